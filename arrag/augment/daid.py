@@ -1,0 +1,102 @@
+"""DAiD: blend the model's distribution over codes with one made of retrieved patches.
+
+Paper section 3.2: p = (1 - lam) p_model + lam p_ret. Nothing is trained. It sees codes, what is
+known and positions, and no backbone.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import torch
+
+from arrag.errors import ArragError
+from arrag.index import PatchIndex
+
+DEDUPE = ("nearest", "none")
+
+
+def retrieval_distribution(
+    distances: torch.Tensor,
+    codes: torch.Tensor,
+    V: int,
+    tau: float,
+    dedupe: str = "nearest",
+) -> torch.Tensor:
+    """p_ret(c) proportional to exp(-d / tau) over the retrieved codes, 0 elsewhere: [..., V].
+
+    distances: float [..., k], squared L2; codes: int64 [..., k] below V, -1 if absent. An absent
+    slot gets no mass, a row without any slot is all zero. Of repeats of a code ``nearest`` counts
+    the nearest one only, ``none`` counts every one.
+    """
+    if dedupe not in DEDUPE:
+        raise ArragError(f"daid: dedupe is {dedupe!r}; use one of {', '.join(DEDUPE)}")
+    absent = (codes < 0) | ~torch.isfinite(distances)
+    distances = distances.masked_fill(absent, torch.inf)
+    found = (~absent).any(dim=-1, keepdim=True)
+    index = codes.clamp(min=0)
+    # Shifted so that the nearest has exponent 0 and no tau can underflow the whole row.
+    shifted = distances - distances.amin(dim=-1, keepdim=True)
+    tau = max(tau, torch.finfo(distances.dtype).tiny)
+    dense = distances.new_zeros(*codes.shape[:-1], V)
+    if dedupe == "nearest":
+        dense = dense.fill_(torch.inf).scatter_reduce(-1, index, shifted, "amin")
+        probs = torch.softmax(-dense / tau, dim=-1)
+    else:
+        weights = torch.softmax(-shifted / tau, dim=-1)
+        probs = dense.scatter_add(-1, index, weights.masked_fill(absent, 0.0))
+    return torch.where(found, probs, 0.0)
+
+
+class DAiD:
+    """Distribution-level augmentation of a decoding step.
+
+    index: where to search. k: patches retrieved. lam: weight of the retrieved distribution, in
+    [0, 1]. tau: its temperature, in units of squared L2. The paper states neither lam nor tau.
+    Raises ArragError for values out of range.
+    """
+
+    def __init__(
+        self, index: PatchIndex, *, k: int, lam: float, tau: float, dedupe: str = "nearest"
+    ) -> None:
+        if not _is_number(lam) or not 0 <= lam <= 1:
+            raise ArragError(f"daid: lam is {lam!r}; use a number in [0, 1]")
+        if not _is_number(tau) or not 0 < tau < math.inf:
+            raise ArragError(f"daid: tau is {tau!r}; use a finite number above 0")
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise ArragError(f"daid: k is {k!r}; use a whole number of 1 or more")
+        if dedupe not in DEDUPE:
+            raise ArragError(f"daid: dedupe is {dedupe!r}; use one of {', '.join(DEDUPE)}")
+        self.index, self.k, self.lam, self.tau, self.dedupe = index, k, lam, tau, dedupe
+
+    def __call__(
+        self,
+        probs: torch.Tensor,
+        codes: torch.Tensor,
+        known: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> torch.Tensor:
+        """Augment probs [B, P, V] at flat positions [P], given codes and known, both [B, H, W].
+
+        Returns [B, P, V]: the very same tensor when lam is 0, unchanged rows where nothing was
+        retrieved. Raises ArragError when V is not the size of the database's codebook.
+        """
+        if self.lam == 0:
+            return probs
+        size = len(self.index.store.codebook)
+        if probs.shape[-1] != size:
+            raise ArragError(
+                f"daid: the model predicts {probs.shape[-1]} codes, the database has {size}; "
+                "use a database made with the generator's tokenizer"
+            )
+        found = self.index.search(codes, known, positions, self.k)
+        retrieved = retrieval_distribution(
+            found.distances, found.codes, size, self.tau, self.dedupe
+        ).to(probs)  # [B, P, V]
+        blended = (1 - self.lam) * probs + self.lam * retrieved
+        return torch.where((found.codes >= 0).any(dim=-1, keepdim=True), blended, probs)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

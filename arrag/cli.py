@@ -1,0 +1,81 @@
+"""The command line: one sub-command a stage. The workflow's rules call it, and so can a person.
+
+A command's result is a few lines on stdout, or with ``--json`` one JSON object; progress goes to
+stderr. A mistake of the user's is one line on stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from arrag import __version__
+from arrag.errors import ArragError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 2 the user's mistake, 130 interrupted."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    bound_threads()
+    try:
+        # Whatever a library prints belongs to the progress, not to the result.
+        with contextlib.redirect_stdout(sys.stderr):
+            result = args.run(args)
+    except ArragError as error:
+        message = " ".join(str(error).split())
+        print(f"arrag: error: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("arrag: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(json.dumps(result, default=str, ensure_ascii=False) if args.json else describe(result))
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands. Imports no library that is slow to load."""
+    from arrag.commands import config, data, draw, micro, score
+
+    parser = argparse.ArgumentParser(
+        prog="arrag",
+        description="Retrieval-augmented image generation: sample, score, report.",
+        epilog='example:\n  arrag generate "a photo of a dog" --method daid --seed 0 --out x.png',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"arrag {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for module in (data, draw, score, micro, config):
+        module.add(commands)
+    return parser
+
+
+def bound_threads() -> None:
+    """Let every library obey OMP_NUM_THREADS, which Snakemake sets from a rule's ``threads``.
+
+    The one place where threads are set: torch, faiss and OpenBLAS read the variable themselves,
+    numba and the tokenizers have their own. Must run before any of them is imported.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads:
+        os.environ.setdefault("NUMBA_NUM_THREADS", threads)
+        os.environ.setdefault("RAYON_NUM_THREADS", threads)
+
+
+def describe(result: dict[str, Any]) -> str:
+    """A result for a person: one ``name: value`` a line, nested values as compact JSON."""
+    lines = []
+    for name, value in result.items():
+        if isinstance(value, dict | list):
+            value = json.dumps(value, default=str, ensure_ascii=False)
+        lines.append(f"{name}: {value}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""``arrag generate`` and ``sample``: a few images for a person, a whole benchmark for a table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arrag.commands import command, config_option, count
+from arrag.layout import MICRO_ASSETS
+
+if TYPE_CHECKING:
+    from arrag.config import Config
+
+
+def add(commands: Any) -> None:
+    """Add ``generate`` and ``sample``."""
+    generate = command(
+        commands,
+        "generate",
+        "draw images for prompts",
+        'arrag generate "a photo of a dog" --method daid --seed 0 --out x.png',
+        run_generate,
+    )
+    generate.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw")
+    generate.add_argument("--out", type=Path, required=True, help="a .png; numbered if several")
+    generate.add_argument("--seed", type=int, default=0, help="random seed (%(default)s)")
+    generate.add_argument("--images", type=count, default=1, help="images a prompt (%(default)s)")
+    sample = command(
+        commands,
+        "sample",
+        "draw one method's images for the whole benchmark; goes on after a kill, image by image",
+        "arrag sample --method daid --config config/micro.yaml",
+        run_sample,
+    )
+    sample.add_argument("--out", type=Path, help="folder; by default where the workflow has it")
+    sample.add_argument(
+        "--assets", type=Path, default=MICRO_ASSETS, help="for `real`, `reconstructions`"
+    )
+    for parser in (generate, sample):
+        config_option(parser)
+        also = "; also real or reconstructions" if parser is sample else ""
+        parser.add_argument("--method", required=True, help=f"a method of the configuration{also}")
+        parser.add_argument("--codes", type=Path, help="store, if not where the workflow has it")
+        parser.add_argument("--index", type=Path, help="index, if not where the workflow has it")
+        parser.add_argument("--batch-size", type=count, help="images at a time")
+
+
+def run_generate(args: argparse.Namespace) -> dict[str, Any]:
+    """Draw and save; the files appear whole or not at all."""
+    from arrag.config import load_config
+    from arrag.errors import ArragError
+    from arrag.generate import generate_images
+
+    if args.out.suffix.lower() != ".png":
+        raise ArragError(f"--out: found {args.out}; wanted a name that ends in .png")
+    if blank := [text for text in args.prompts if not text.strip()]:
+        raise ArragError(f"PROMPT: found {blank[0]!r}; write what the image should show")
+    config = load_config(args.config)
+    store, index = retrieval_paths(config, args)
+    images = generate_images(
+        config,
+        args.method,
+        args.prompts,
+        seed=args.seed,
+        samples_per_prompt=args.images,
+        store=store,
+        index=index,
+        batch_size=args.batch_size or config.resources.batch_size,
+    )
+    return {"images": [str(path) for path in _save(images, args.out)]}
+
+
+def _save(images: list, out: Path) -> list[Path]:
+    from PIL import Image
+
+    from arrag.files import atomic_path
+
+    numbers = [""] if len(images) == 1 else [f"-{i:04d}" for i in range(len(images))]
+    paths = [out.with_name(f"{out.stem}{number}{out.suffix}") for number in numbers]
+    for path, image in zip(paths, images, strict=True):
+        with atomic_path(path) as temporary:
+            Image.fromarray(image).save(temporary, format="PNG")
+    return paths
+
+
+def run_sample(args: argparse.Namespace) -> dict[str, Any]:
+    """The workflow's sampling stage; ``run.json`` is written last."""
+    from arrag.config import CEILING_LABELS, load_config
+    from arrag.layout import Layout
+
+    config = load_config(args.config)
+    _refuse_foreign_folder(args.out)
+    if args.method in CEILING_LABELS:
+        out = args.out or Layout(config).samples(args.method)
+        from arrag.micro import ceiling
+
+        write = {
+            "real": ceiling.write_real,
+            "reconstructions": ceiling.write_reconstructions,
+        }[args.method]
+        return {"samples": out, **(write(config, out, args.assets) or {})}
+    store, index = retrieval_paths(config, args)
+    out = args.out or Layout(config).samples(args.method)
+    from arrag.generate import sample_benchmark
+
+    run = sample_benchmark(
+        config,
+        args.method,
+        out,
+        store=store,
+        index=index,
+        batch_size=args.batch_size or config.resources.batch_size,
+    )
+    return {"samples": out, **run}
+
+
+def _refuse_foreign_folder(out: Path | None) -> None:
+    """Sampling empties a folder of other settings: let it not be a folder of something else."""
+    from arrag.errors import ArragError
+
+    if out is None or (out / "begun.json").is_file() or not out.exists():
+        return
+    if not out.is_dir() or any(out.iterdir()):
+        raise ArragError(f"--out: {out} holds other files than samples; name a new folder")
+
+
+def retrieval_paths(config: Config, args: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    """Store and index of a method that retrieves, (None, None) of one that does not.
+
+    Raises ArragError with the command that makes them when they are not there.
+    """
+    from arrag.errors import ArragError
+    from arrag.layout import Layout
+
+    if config.method(args.method).augment is None:
+        return None, None
+    layout = Layout(config)
+    store, index = args.codes or layout.codes, args.index or layout.index
+    for path, file in ((store, "manifest.json"), (index, "meta.json")):
+        if not (path / file).is_file():
+            target = layout.index / "meta.json"
+            raise ArragError(
+                f"{path / file}: method '{args.method}' retrieves and this is not there; make it "
+                f"with `snakemake --cores all {target} --configfile {args.config}`, or name "
+                "another with --codes and --index"
+            )
+    return store, index

@@ -1,0 +1,145 @@
+"""``arrag micro``: the built-in world's prompts and its own small models."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from arrag.commands import command, count, group
+from arrag.layout import MICRO_ASSETS
+
+# What is trained, its help, and the options it needs; in the order of training.
+MODELS = {
+    "codebook": ("fit the tokenizer's codebook", ()),
+    "decoder": ("train the tokenizer's decoder", ("codebook", "steps")),
+    "lm": ("train the language model", ("codebook", "steps")),
+    "janus": ("join decoder and language model into one checkpoint", ("decoder", "lm")),
+    "detector": ("train the detector, also on reconstructions", ("tokenizer", "steps")),
+    "clip": ("train the colour classifier, also on reconstructions", ("tokenizer", "steps")),
+}
+OPTIONS = {
+    "codebook": "file of the codebook",
+    "decoder": "file of the trained decoder",
+    "lm": "file of the trained language model",
+    "tokenizer": "folder of the joined checkpoint",
+}
+
+
+def add(commands: Any) -> None:
+    """Add ``micro prompts`` and ``micro train MODEL``."""
+    inner = group(
+        commands, "micro", "prompts and training of the built-in world", "arrag micro prompts"
+    )
+    prompts = command(
+        inner,
+        "prompts",
+        "write the benchmark's prompts in GenEval's metadata format",
+        "arrag micro prompts --out benchmarks/geneval_micro.jsonl",
+        run_prompts,
+    )
+    prompts.add_argument("--out", type=Path, default=Path("benchmarks/geneval_micro.jsonl"))
+    prompts.add_argument("--per-task", type=count, help="keep only the first N of each task")
+    models = group(
+        inner,
+        "train",
+        "train the micro models; `snakemake train_micro` runs all of it",
+        "arrag micro train codebook --out results/train/codebook.safetensors",
+    )
+    for model, (help, needs) in MODELS.items():
+        _add_model(models, model, help, needs)
+
+
+def _add_model(models: Any, model: str, help: str, needs: tuple[str, ...]) -> None:
+    steps = "steps" in needs
+    values = "".join(f" --{name} {'1000' if name == 'steps' else name.upper()}" for name in needs)
+    example = f"arrag micro train {model}{values} --out results/train/{model}"
+    goes_on = "; goes on after a kill" if steps else ""
+    train = command(models, model, help + goes_on, example, run_train)
+    train.set_defaults(model=model, work_dir=None)
+    for name in needs:
+        if name != "steps":
+            train.add_argument(f"--{name}", type=Path, required=True, help=OPTIONS[name])
+    if steps:
+        train.add_argument("--steps", type=count, required=True, help="batches to train on")
+        train.add_argument("--work-dir", type=Path, help="running state and log (OUT.work)")
+    train.add_argument("--out", type=Path, required=True, help="what is made")
+    train.add_argument("--assets", type=Path, default=MICRO_ASSETS, help="%(default)s")
+
+
+def run_prompts(args: argparse.Namespace) -> dict[str, Any]:
+    """Write the prompt file, or the beginning of each of its tasks."""
+    from arrag.files import sha256_file
+    from arrag.micro.prompts import write_prompts
+
+    write_prompts(args.out)
+    if args.per_task is not None:
+        keep_first(args.out, args.per_task)
+    return {"prompts": args.out, "sha256": sha256_file(args.out)}
+
+
+def keep_first(path: Path, per_task: int) -> None:
+    """Reduce a prompt file to the first ``per_task`` lines of each task, bytes unchanged."""
+    import json
+
+    from arrag.files import write_text
+
+    taken: dict[str, int] = {}
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        tag = json.loads(line)["tag"]
+        taken[tag] = taken.get(tag, 0) + 1
+        if taken[tag] <= per_task:
+            kept.append(line)
+    write_text(path, "".join(kept))
+
+
+def run_train(args: argparse.Namespace) -> dict[str, Any]:
+    """Train one model, or join two."""
+    if args.work_dir is None:
+        args.work_dir = args.out.with_name(args.out.name + ".work")
+    _TRAIN[args.model](args)
+    return {args.model: args.out}
+
+
+def _codebook(args: argparse.Namespace) -> None:
+    from arrag.micro.train.tokenizer import make_codebook
+
+    make_codebook(args.assets, args.out)
+
+
+def _decoder(args: argparse.Namespace) -> None:
+    from arrag.micro.train.tokenizer import train_decoder
+
+    train_decoder(args.assets, args.codebook, args.out, args.work_dir, args.steps)
+
+
+def _lm(args: argparse.Namespace) -> None:
+    from arrag.micro.train.lm import train
+
+    train(args.assets, args.codebook, args.out, args.work_dir, args.steps)
+
+
+def _janus(args: argparse.Namespace) -> None:
+    from arrag.micro.train.lm import assemble
+
+    assemble(args.lm, args.decoder, args.out)
+
+
+def _judge(args: argparse.Namespace) -> None:
+    import importlib
+
+    from arrag.codec import load_codec
+
+    train = importlib.import_module(f"arrag.micro.train.{args.model}").train
+    train(args.assets, load_codec(args.tokenizer), args.out, args.work_dir, args.steps)
+
+
+_TRAIN = {
+    "codebook": _codebook,
+    "decoder": _decoder,
+    "lm": _lm,
+    "janus": _janus,
+    "detector": _judge,
+    "clip": _judge,
+}

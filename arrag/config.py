@@ -1,0 +1,229 @@
+"""The one definition of a configuration file: what it may hold, and what each mistake is called.
+
+Everything that reads a configuration (the command line, the Snakefile, the tests) comes through
+``load_config``; ``workflow/schemas/config.schema.json`` is generated from the models below by
+``arrag config schema``. Nothing here imports torch, so a workflow parses in a moment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from arrag.files import sha256_json
+
+# Rows of Table 1 that the workflow adds by itself: what the judge says of images of the world, and
+# of the same images after the tokenizer. No method can be expected to score higher.
+CEILING_LABELS = {"real": "real images", "reconstructions": "reconstructions"}
+
+# Method names become folder names.
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.+-]*$")]
+# A Path is written as a string in YAML, which strict mode would refuse.
+FilePath = Annotated[Path, Field(strict=False)]
+
+
+class Model(BaseModel):
+    """Unknown keys are mistakes; a number in quotes is not a number; nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Janus(Model):
+    """The generator: a checkpoint in transformers' Janus format and how it samples."""
+
+    kind: Literal["janus"]
+    checkpoint: FilePath = Field(description="folder of a Janus checkpoint")
+    guidance_scale: float = Field(ge=0, description="classifier-free guidance g, >= 0; 1 = off")
+    temperature: float = Field(default=1.0, gt=0, description="softmax temperature, > 0")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="arithmetic of the language model"
+    )
+
+
+class Database(Model):
+    """The images whose patches can be retrieved."""
+
+    source: str = Field(
+        min_length=1, description="`micro`, or the path of a folder that holds images"
+    )
+    images: int | None = Field(default=None, ge=1, description="take the first N; null = all")
+    shard_size: int = Field(default=1000, ge=1, description="images in one shard file")
+
+    @model_validator(mode="after")
+    def _the_micro_world_has_no_end(self) -> Database:
+        if self.source == "micro" and self.images is None:
+            raise ValueError("source 'micro' is endless; say how many `images`")
+        return self
+
+
+class Index(Model):
+    """How patches are keyed and searched (spec: retrieval)."""
+
+    mode: Literal["exact", "ivf"] = Field(description="scan everything, or inverted lists")
+    context: Literal["causal", "full"] = Field(
+        default="causal", description="neighbours in a key: those decoded before, or all"
+    )
+    key_hop: int = Field(default=1, ge=1, description="radius h of the key's window, >= 1")
+    border: Literal["skip", "zero"] = Field(
+        default="skip", description="leave patches at the edge out, or pad their key with zeros"
+    )
+    nprobe: int = Field(default=32, ge=1, description="lists visited by a query (ivf)")
+    nlist: int | None = Field(default=None, ge=1, description="lists (ivf); null = by size")
+
+    @model_validator(mode="after")
+    def _lists(self) -> Index:
+        if self.mode == "ivf" and self.nlist is not None and self.nprobe > self.nlist:
+            raise ValueError(
+                f"nprobe {self.nprobe} exceeds nlist {self.nlist}; lower nprobe or raise nlist"
+            )
+        return self
+
+
+class Benchmark(Model):
+    """The prompts every method draws."""
+
+    name: Literal["geneval_micro", "geneval"] = Field(description="which scoring rules apply")
+    prompts: FilePath = Field(description="JSON lines in GenEval's metadata format")
+    images_per_prompt: int = Field(ge=1, description="images drawn for a prompt, >= 1")
+
+
+class Judge(Model):
+    """The models that look at the images."""
+
+    detector: FilePath = Field(description="folder of the object detector")
+    color: FilePath = Field(description="folder of the open_clip model that names colours")
+
+
+class Daid(Model):
+    """Distribution-level augmentation: p = (1 - lam) p_model + lam p_retrieved."""
+
+    kind: Literal["daid"]
+    k: int = Field(ge=1, description="patches retrieved for a position (K), >= 1")
+    lam: float = Field(
+        ge=0, le=1, description="retrieval weight λ in [0, 1]; not stated in the paper"
+    )
+    tau: float = Field(gt=0, description="retrieval temperature τ, > 0; not stated in the paper")
+
+
+class Method(Model):
+    """One row of the table."""
+
+    label: str = Field(min_length=1, description="the row's name in the tables")
+    augment: Daid | None = Field(default=None, description="retrieval; null = the bare model")
+    baseline: Name | None = Field(default=None, description="method this one is compared with")
+    paper_key: str | None = Field(
+        default=None, description="the paper's row to print beside it, as in benchmarks/paper"
+    )
+
+
+class Resources(Model):
+    """What changes speed and memory, never a result; no hash contains it."""
+
+    batch_size: int = Field(default=16, ge=1, description="images drawn at a time")
+    encode_batch_size: int = Field(default=64, ge=1, description="images encoded at a time")
+    threads: int = Field(default=1, ge=1, description="threads of one job")
+
+
+class Config(Model):
+    """A configuration file."""
+
+    scale: Literal["micro", "paper"] = Field(description="which world the numbers are about")
+    seed: int = Field(ge=0, description="root of every random stream, >= 0")
+    backbone: Janus = Field(description="the generator")
+    database: Database | None = Field(default=None, description="needed by methods that retrieve")
+    index: Index | None = Field(default=None, description="needed by methods that retrieve")
+    benchmark: Benchmark = Field(description="the prompts")
+    judge: Judge = Field(description="the models that score")
+    methods: dict[Name, Method] = Field(min_length=1, description="the rows, in the table's order")
+    resources: Resources = Field(default_factory=Resources, description="speed and memory only")
+
+    @model_validator(mode="after")
+    def _methods_fit(self) -> Config:
+        for name, method in self.methods.items():
+            at = f"methods.{name}"
+            if name in CEILING_LABELS:
+                raise ValueError(f"{at}: the name is taken by a ceiling row; choose another")
+            if method.baseline is not None and method.baseline == name:
+                raise ValueError(f"{at}.baseline: found its own name; name another method")
+            if method.baseline is not None and method.baseline not in self.methods:
+                known = ", ".join(self.methods)
+                raise ValueError(
+                    f"{at}.baseline: found '{method.baseline}', no such method; one of {known}"
+                )
+            if method.augment is None:
+                continue
+            for part in ("database", "index"):
+                if getattr(self, part) is None:
+                    raise ValueError(f"{at} retrieves, but `{part}` is missing; add that block")
+        if self.index is not None and self.index.context != "causal":
+            raise ValueError(
+                f"index.context: found '{self.index.context}'; a {self.backbone.kind} backbone "
+                "decodes in raster order and needs 'causal'"
+            )
+        return self
+
+    def method(self, name: str) -> Method:
+        """The method called ``name``; ArragError with a suggestion if there is none."""
+        from arrag.config_errors import unknown_choice
+
+        if name not in self.methods:
+            raise unknown_choice("method", name, list(self.methods))
+        return self.methods[name]
+
+    def samples_identity(self, method: str) -> dict[str, Any]:
+        """Exactly what shapes a method's samples, as JSON: no label, no batch size, no judge.
+
+        Database and index take part only when the method retrieves; ``nprobe`` and ``nlist``
+        only when there are lists.
+        """
+        augment = self.method(method).augment
+        identity: dict[str, Any] = {
+            "seed": self.seed,
+            "backbone": self.backbone.model_dump(mode="json"),
+            "benchmark": self.benchmark.model_dump(mode="json", exclude={"name"}),
+            "augment": None,
+        }
+        if augment is not None:
+            identity["augment"] = augment.model_dump(mode="json")
+            identity |= {"database": self.database_identity(), "index": self.index_identity()}
+        return identity
+
+    def database_identity(self) -> dict[str, Any]:
+        """What shapes the database's contents: not how it is cut into shards."""
+        assert self.database is not None
+        return self.database.model_dump(mode="json", exclude={"shard_size"})
+
+    def index_identity(self) -> dict[str, Any]:
+        """What shapes a search's answer."""
+        assert self.index is not None
+        unused = {"nprobe", "nlist"} if self.index.mode == "exact" else set()
+        return self.index.model_dump(mode="json", exclude=unused)
+
+    def config_hash(self, method: str) -> str:
+        """Hex SHA-256 of ``samples_identity``; samples and scores carry it."""
+        return sha256_json(self.samples_identity(method))
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and check a configuration file.
+
+    Raises ArragError naming the file, the field, what was found and what to do; all mistakes of
+    a file come in one message.
+    """
+    from pydantic import ValidationError
+
+    from arrag.config_errors import explain, read_yaml
+
+    document = read_yaml(path)
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise explain(error, Path(path), Config) from None
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON schema of a configuration file, for editors and for ``workflow/schemas``."""
+    schema = Config.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,160 @@
+"""Turns what pydantic and PyYAML find wrong in a file into one sentence a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from arrag.errors import ArragError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without two of its traps: ``1e-3`` is a number, and a key given twice is an error."""
+
+
+# YAML 1.1 wants a dot in a float: without this, `lam: 1e-3` would be text.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            line = node.start_mark.line + 1
+            raise ArragError(f"'{key}' is given twice in the block at line {line}; keep one")
+    loader.flatten_mapping(node)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file's mapping; ArragError if it is missing, malformed, empty or not a mapping."""
+    path = Path(path)
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        there = f"; there are {', '.join(near)}" if near else ""
+        raise ArragError(f"{path}: no such file{there}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArragError(f"{path}: cannot be read ({error}); name a YAML file") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ArragError(f"{path}: not valid YAML ({reason}); correct that place") from None
+    except ArragError as error:
+        raise ArragError(f"{path}: {error}") from None
+    if not isinstance(document, dict):
+        found = "nothing" if document is None else f"a {type(document).__name__}"
+        raise ArragError(
+            f"{path}: found {found}, wanted `key: value` lines; start from config/micro.yaml"
+        )
+    return document
+
+
+def unknown_choice(what: str, found: str, known: list[str]) -> ArragError:
+    """``no such method 'diad'; did you mean 'daid'? There are vanilla, daid``."""
+    return ArragError(f"no such {what} '{found}'{_hint(found, known)} (known: {', '.join(known)})")
+
+
+def explain(error: ValidationError, path: Path, model: type[BaseModel]) -> ArragError:
+    """One ArragError for all mistakes that pydantic found in the file ``path``."""
+    details = error.errors(include_url=False)
+    # A misspelt key is also a missing one: tell it once.
+    respelt = set()
+    for detail in details:
+        if detail["type"] == "extra_forbidden":
+            parent = _model_at(model, detail["loc"][:-1])
+            near = _nearest(str(detail["loc"][-1]), list(parent.model_fields) if parent else [])
+            respelt.add((*detail["loc"][:-1], near))
+    lines = [
+        _sentence(detail, model)
+        for detail in details
+        if not (detail["type"] == "missing" and tuple(detail["loc"]) in respelt)
+    ]
+    if len(lines) == 1:
+        return ArragError(f"{path}: {lines[0]}")
+    numbered = "; ".join(f"({i}) {line}" for i, line in enumerate(lines, start=1))
+    return ArragError(f"{path}: {len(lines)} mistakes: {numbered}")
+
+
+def _sentence(detail: Any, model: type[BaseModel]) -> str:
+    location = [part for part in detail["loc"] if part != "[key]"]
+    field = ".".join(str(part) for part in location)
+    kind, found = detail["type"], detail.get("input")
+    if kind == "value_error":  # written by a validator of ours: it already says what to do
+        message = str(detail["ctx"]["error"])
+        return f"{field}: {message}" if field else message
+    if kind == "extra_forbidden":
+        parent = _model_at(model, location[:-1])
+        known = list(parent.model_fields) if parent else []
+        hint = _hint(str(location[-1]), known)
+        return f"{field}: unknown key{hint} (known keys: {', '.join(known)})"
+    info = _field_at(model, location)
+    wanted = f" ({info.description})" if info and info.description else ""
+    if kind == "missing":
+        return f"{field}: missing; add it{wanted}"
+    message = detail["msg"][0].lower() + detail["msg"][1:]
+    return f"{field}: found {_show(found)}; {message}{wanted}"
+
+
+def _nearest(word: str, known: list[str]) -> str | None:
+    near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
+def _hint(word: str, known: list[str]) -> str:
+    near = _nearest(word, known)
+    return f"; did you mean '{near}'?" if near else ""
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _field_at(model: type[BaseModel], location: list) -> FieldInfo | None:
+    for depth in range(len(location), 0, -1):
+        parent = _model_at(model, location[: depth - 1])
+        if parent is not None and location[depth - 1] in parent.model_fields:
+            return parent.model_fields[location[depth - 1]]
+    return None
+
+
+def _model_at(model: type[BaseModel], location: Any) -> type[BaseModel] | None:
+    """The model that a place in the document is checked against, None if it is no mapping."""
+    annotation: Any = model
+    for part in location:
+        inner = _inner(annotation)
+        if inner is None:
+            return None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            if part not in inner.model_fields:
+                return None
+            annotation = inner.model_fields[part].annotation
+        else:  # a dictionary's value type
+            annotation = get_args(inner)[1]
+    inner = _inner(annotation)
+    return inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+
+
+def _inner(annotation: Any) -> Any:
+    """The model or dictionary type inside ``X | None``; None for anything else."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        found = [_inner(option) for option in get_args(annotation)]
+        return next((option for option in found if option is not None), None)
+    if get_origin(annotation) is dict:
+        return annotation
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None

@@ -1,0 +1,82 @@
+"""Files that are either whole or absent, and the digests that name them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from arrag.errors import ArragError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` when the block succeeds.
+
+    The block may create a file or a directory there. On any exception the temporary is removed
+    and whatever stood at ``path`` before stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary = holder / path.name
+    try:
+        yield temporary
+        if path.is_dir():
+            # A directory cannot be replaced in one step: move the old one out of the way first.
+            os.replace(path, holder / "old")
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, obj: Any) -> None:
+    """Write ``obj`` as indented JSON with sorted keys, atomically."""
+    write_text(path, json.dumps(obj, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; a missing or malformed one is an ArragError that names it."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArragError(f"{path}: no such file; make it first or correct the path") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArragError(f"{path}: not valid JSON ({error}); delete it and make it again") from None
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_json(obj: Any) -> str:
+    """Hex SHA-256 of the canonical JSON of ``obj`` (sorted keys, no spaces)."""
+    text = json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tree_digest(directory: str | Path) -> str:
+    """Hex SHA-256 over the names and bytes of all files below ``directory``, Markdown left out.
+
+    Model cards may be edited without changing what a model computes, hence the exception.
+    """
+    root = Path(directory)
+    if not root.is_dir():
+        raise ArragError(f"{root}: no such directory; make it first or correct the path")
+    names = sorted(p for p in root.rglob("*") if p.is_file() and p.suffix not in {".md", ".png"})
+    return sha256_json([[str(p.relative_to(root)), sha256_file(p)] for p in names])

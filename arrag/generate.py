@@ -1,0 +1,176 @@
+"""From a configured method and prompts to PNG files."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from arrag.augment.daid import DAiD
+from arrag.backbones.janus import JanusBackbone, load_janus
+from arrag.codec import Codec, load_codec
+from arrag.config import Config
+from arrag.decode import decode_raster, uniforms
+from arrag.errors import ArragError
+from arrag.files import read_json, sha256_file, tree_digest, write_json
+from arrag.index import open_index
+from arrag.metrics.samples import load_prompts
+from arrag.store import TokenStore
+
+PACKAGES = ("arrag", "torch", "transformers", "numpy", "numba", "pillow")
+
+
+class Sampler:
+    """A method ready to draw: backbone, codec and, if it retrieves, index.
+
+    Raises ArragError when the index was made from another tokenizer's codes.
+    """
+
+    def __init__(self, config: Config, method: str, store: Path | None, index: Path | None):
+        self.config = config
+        settings = config.backbone
+        self.backbone: JanusBackbone = load_janus(settings.checkpoint, settings.dtype)
+        self.codec: Codec = load_codec(settings.checkpoint)
+        self.augment, self.index = None, None
+        wanted = config.method(method).augment
+        if wanted is not None:
+            if store is None or index is None:
+                raise ArragError(f"method '{method}' retrieves: give its store and its index")
+            self.index = open_index(index, TokenStore.open(store), self.codec.digest)
+            self.augment = DAiD(self.index, k=wanted.k, lam=wanted.lam, tau=wanted.tau)
+
+    def draw(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> np.ndarray:
+        """One image for each pair of prompt and sample number: uint8 [B, S, S, 3]."""
+        return self.codec.decode(self.draw_codes(prompts, samples, seed))
+
+    def draw_codes(
+        self, prompts: Sequence[str], samples: Sequence[int], seed: int
+    ) -> torch.Tensor:
+        """The same as codes: int64 [B, H, W]."""
+        count = self.backbone.grid[0] * self.backbone.grid[1]
+        pairs = zip(prompts, samples, strict=True)
+        draws = np.stack([uniforms(seed, prompt, sample, count) for prompt, sample in pairs])
+        return decode_raster(
+            self.backbone,
+            prompts,
+            draws,
+            guidance_scale=self.config.backbone.guidance_scale,
+            temperature=self.config.backbone.temperature,
+            augment=self.augment,
+        )
+
+
+def generate_images(
+    config: Config,
+    method: str,
+    prompts: list[str],
+    *,
+    seed: int,
+    samples_per_prompt: int = 1,
+    store: Path | None = None,
+    index: Path | None = None,
+    batch_size: int = 16,
+) -> list[np.ndarray]:
+    """Draw ``samples_per_prompt`` images of each prompt: uint8 [S, S, 3], prompt by prompt."""
+    sampler = Sampler(config, method, store, index)
+    jobs = [(p, i) for p in prompts for i in range(samples_per_prompt)]
+    images: list[np.ndarray] = []
+    for start in tqdm(range(0, len(jobs), batch_size), desc=method, unit="batch"):
+        chunk = jobs[start : start + batch_size]
+        images += list(sampler.draw(*zip(*chunk, strict=True), seed))
+    return images
+
+
+def sample_benchmark(
+    config: Config,
+    method: str,
+    out: str | Path,
+    *,
+    store: Path | None = None,
+    index: Path | None = None,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> dict:
+    """Draw every image of the benchmark in GenEval's layout below ``out``; ``run.json`` is last.
+
+    Goes on after a kill with the images that are missing; images of other settings are removed
+    first. Returns the contents of run.json.
+    """
+    out = Path(out)
+    prompts = load_prompts(config.benchmark.prompts)
+    sampler = Sampler(config, method, store, index)
+    run = {
+        "method": method,
+        "config_hash": config.config_hash(method),
+        "seed": config.seed,
+        "prompt_set_sha256": sha256_file(config.benchmark.prompts),
+        "weights": {
+            "backbone": tree_digest(config.backbone.checkpoint),
+            "tokenizer": sampler.codec.digest,
+        },
+        "index": sampler.index.digest if sampler.index else None,
+        "images_per_prompt": config.benchmark.images_per_prompt,
+        "prompts": len(prompts),
+    }
+    prepare(out, run, prompts)
+    jobs = [
+        (i, k)
+        for i in range(len(prompts))
+        for k in range(config.benchmark.images_per_prompt)
+        if not image_path(out, i, k).is_file()
+    ]
+    total = len(prompts) * config.benchmark.images_per_prompt
+    with tqdm(
+        total=total, initial=total - len(jobs), desc=method, unit="image", disable=not progress
+    ) as bar:
+        for start in range(0, len(jobs), batch_size):
+            chunk = jobs[start : start + batch_size]
+            texts = [prompts[i]["prompt"] for i, _ in chunk]
+            images = sampler.draw(texts, [k for _, k in chunk], config.seed)
+            for (i, k), image in zip(chunk, images, strict=True):
+                save_png(image, image_path(out, i, k))
+            bar.update(len(chunk))
+    return finish(out, run)
+
+
+def image_path(out: Path, prompt: int, sample: int) -> Path:
+    """Where GenEval's layout has an image."""
+    return out / f"{prompt:05d}" / "samples" / f"{sample:04d}.png"
+
+
+def prepare(out: Path, run: dict, prompts: list[dict]) -> None:
+    """Make the prompt folders of ``out``; start afresh when it holds images of another run."""
+    begun = out / "begun.json"
+    if out.exists() and not (begun.is_file() and read_json(begun) == run):
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    if not begun.is_file():
+        write_json(begun, run)
+    for i, prompt in enumerate(prompts):
+        folder = out / f"{i:05d}"
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
+        line = json.dumps(prompt, ensure_ascii=False) + "\n"
+        (folder / "metadata.jsonl").write_text(line, encoding="utf-8")
+
+
+def finish(out: Path, run: dict) -> dict:
+    """Write run.json, which says that the samples are complete."""
+    versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    write_json(out / "run.json", {**run, "versions": versions})
+    return run
+
+
+def save_png(image: np.ndarray, path: Path) -> None:
+    """Write a PNG under a temporary name, then rename."""
+    partial = path.with_name(f".{path.name}.tmp")
+    Image.fromarray(image).save(partial, format="PNG")
+    os.replace(partial, path)

@@ -1,0 +1,124 @@
+"""Candidates and exact distances: build an index over a token store, open it, search it.
+
+An index is a directory whose ``meta.json`` says all about it. Mode ``exact`` holds nothing else
+and scans the store; mode ``ivf`` adds inverted lists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+
+import arrag
+from arrag.errors import ArragError
+from arrag.files import atomic_path, read_json, write_json
+from arrag.index.base import PatchIndex, Retrieved
+from arrag.index.exact import ExactIndex
+from arrag.index.ivf import FAISS_VERSION, IvfIndex, build_lists
+from arrag.neighborhood import MISSING, Neighborhood
+from arrag.store import TokenStore, check_codes
+
+__all__ = ["PatchIndex", "Retrieved", "build_index", "open_index"]
+
+FORMAT = 1
+
+
+def build_index(
+    store: TokenStore,
+    out_dir: str | Path,
+    *,
+    neighborhood: Neighborhood,
+    mode: str = "exact",
+    nlist: int | None = None,
+    nprobe: int = 32,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Build an index and return its meta data; ``nlist``, ``nprobe``, ``seed`` are for mode ivf.
+
+    The directory appears whole or not at all, an earlier one stays until then. The same store,
+    options and versions give the same bytes. Raises ArragError for an unknown mode, a code outside
+    the codebook, a neighbourhood larger than the grid, or nlist or nprobe out of range.
+    """
+    if mode not in ("exact", "ivf"):
+        raise ArragError(f"index: mode is {mode!r}; use 'exact' or 'ivf'")
+    for shard, about in zip(store.shards, store.manifest["shards"], strict=True):
+        check_codes(shard, len(store.codebook), str(store.path / about["file"]))
+    inside = neighborhood.entries(*store.grid).numpy()
+    if not inside.any():
+        raise ArragError(
+            f"index of {store.path}: every neighbourhood of hop {neighborhood.hop} leaves the grid "
+            f"{list(store.grid)}; use a smaller hop or border 'zero'"
+        )
+    crosses = (neighborhood.sources(*store.grid) == MISSING).any(axis=1)
+    meta = {
+        "format": FORMAT,
+        "mode": mode,
+        "neighborhood": asdict(neighborhood),
+        "grid": list(store.grid),
+        "codes": len(store.codebook),
+        "images": len(store),
+        "entries": len(store) * int(inside.sum()),
+        "border_share": float(crosses[inside.reshape(-1)].mean()),
+        "bytes_per_patch": 2,
+        "store_digest": store.digest,
+        "tokenizer_digest": store.tokenizer_digest,
+        "versions": {
+            "arrag": arrag.__version__,
+            "faiss": FAISS_VERSION,
+            "numba": numba.__version__,
+            "numpy": np.__version__,
+        },
+    }
+    with atomic_path(out_dir) as path:
+        path.mkdir()
+        if mode == "ivf":
+            meta |= build_lists(
+                store,
+                path,
+                neighborhood,
+                entries=meta["entries"],
+                nlist=nlist,
+                nprobe=nprobe,
+                seed=seed,
+                progress=progress,
+            )
+        write_json(path / "meta.json", meta)
+    return meta
+
+
+def open_index(
+    path: str | Path,
+    store: TokenStore,
+    tokenizer_digest: str | None = None,
+    nprobe: int | None = None,
+) -> PatchIndex:
+    """Open an index over the store it was built from.
+
+    tokenizer_digest: of the generator's codec, checked if given. nprobe: instead of the stored
+    one, mode ivf only. Raises ArragError for another store or tokenizer (naming both digests), a
+    truncated file, or a misplaced nprobe.
+    """
+    path = Path(path)
+    meta = read_json(path / "meta.json")
+    if meta.get("format") != FORMAT:
+        raise ArragError(
+            f"{path / 'meta.json'}: format is {meta.get('format')!r}, this version of arrag reads "
+            f"{FORMAT}; build the index again"
+        )
+    expected = {"tokenizer_digest": tokenizer_digest, "store_digest": store.digest}
+    for field, ours in expected.items():
+        if ours is not None and meta[field] != ours:
+            raise ArragError(
+                f"{path / 'meta.json'}: {field} is {meta[field]}, but {ours} is in use; "
+                "build the index again from that store and tokenizer"
+            )
+    if meta["mode"] == "ivf":
+        return IvfIndex(store, meta, path, nprobe)
+    if nprobe is not None:
+        raise ArragError(f"index {path}: mode exact has no nprobe, found {nprobe}; leave it out")
+    return ExactIndex(store, meta)

@@ -1,0 +1,151 @@
+"""What every index does alike: read queries, drop repeats, sort, and name itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from arrag.errors import ArragError
+from arrag.files import sha256_json
+from arrag.index.kernels import FAR, FIXED_BITS, distance_tables, sort_heap
+from arrag.neighborhood import MISSING, Neighborhood
+from arrag.store import TokenStore
+
+Heap = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Distances float32 (fixed point), entries, codes int64, each [Q, k]; see ``empty_heap``."""
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """The k nearest entries of each query, sorted by (distance, entry).
+
+    distances: float32 [..., k], squared L2, +inf in an absent slot; codes: int64 [..., k], the
+    patch's own code, -1 if absent; entries: int64 [..., k], ``image * H * W + position``, -1 if
+    absent.
+    """
+
+    distances: torch.Tensor
+    codes: torch.Tensor
+    entries: torch.Tensor
+
+
+class PatchIndex(ABC):
+    """Nearest patches by squared L2 between their neighbourhoods (paper section 3.1).
+
+    A row of a result depends on that row's query alone, never on the rest of the batch.
+    """
+
+    def __init__(self, store: TokenStore, meta: dict[str, Any]) -> None:
+        self.store, self.meta = store, meta
+        self.neighborhood = Neighborhood(**meta["neighborhood"])
+        # Versions are left out: they say who wrote the index, not what it holds.
+        self.digest = sha256_json({k: v for k, v in meta.items() if k != "versions"})
+        self._inside = self.neighborhood.entries(*store.grid).flatten()  # bool [N]
+        codes = len(store.codebook)
+        self._vectors = np.zeros((store.codebook.shape[1], codes + 1))  # float64 [d, V + 1]
+        self._vectors[:, :codes] = store.codebook.T
+        n = len(self.neighborhood.offsets)
+        # |a - b|² <= 4 max|e|². A power of two, so that scaling rounds nothing.
+        bound = max(4.0 * n * float((self._vectors**2).sum(axis=0).max()), 1e-30)
+        self._scale = 2.0 ** np.floor(FIXED_BITS - 1 - np.log2(bound))
+
+    def search(
+        self,
+        codes: torch.Tensor,
+        known: torch.Tensor,
+        positions: torch.Tensor,
+        k: int,
+    ) -> Retrieved:
+        """Search for the surroundings of some positions.
+
+        codes: integer [B, H, W]; known: bool [B, H, W]; positions: integer [P], flat. Returns
+        [B, P, k] on the device of ``codes``. Every slot is absent where the border rule leaves the
+        position out. Raises ArragError for another grid, a code outside the codebook, or
+        k outside [1, entries].
+        """
+        if tuple(codes.shape[1:]) != self.store.grid or known.shape != codes.shape:
+            raise ArragError(
+                f"index of {self.store.path}: its grid is {list(self.store.grid)}, the query has "
+                f"codes {list(codes.shape)} and known {list(known.shape)}; "
+                "use a database made with the generator's tokenizer"
+            )
+        around = self.neighborhood.gather(codes, known, positions).cpu()  # [B, P, n]
+        inside = self._inside[positions.cpu()]  # [P]
+        found = self.search_keys(around[:, inside].flatten(0, 1), k)
+        shape = (*around.shape[:2], k)
+
+        def spread(values: torch.Tensor, absent: float) -> torch.Tensor:
+            full = values.new_full(shape, absent)
+            full[:, inside] = values.view(shape[0], -1, k)
+            return full.to(codes.device)
+
+        return Retrieved(
+            spread(found.distances, torch.inf), spread(found.codes, -1), spread(found.entries, -1)
+        )
+
+    def search_keys(self, neighbours: torch.Tensor, k: int) -> Retrieved:
+        """Search for given neighbours: integer [Q, n] on the CPU, MISSING if unknown -> [Q, k].
+
+        With ``masked_distance`` a query that knows no neighbour is at distance zero of everything,
+        which says nothing: all its slots are absent. Errors as in ``search``.
+        """
+        keys = self._checked(np.asarray(neighbours, dtype=np.int64), k)
+        # Flat regions make many queries equal: search each once.
+        rows: dict[bytes, int] = {}
+        inverse = [rows.setdefault(key.tobytes(), len(rows)) for key in keys]
+        distinct = np.frombuffer(b"".join(rows), np.int64).reshape(len(rows), keys.shape[1])
+        heap = empty_heap(len(distinct), k)
+        asks = np.ones(len(distinct), bool)
+        if self.neighborhood.masked_distance:
+            asks = (distinct != MISSING).any(axis=1)
+        if asks.any():
+            for whole, part in zip(heap, self._scan(distinct[asks], k), strict=True):
+                whole[asks] = part
+        sort_heap(heap)
+        distances, entries, codes = (torch.from_numpy(part[inverse]) for part in heap)
+        return Retrieved(distances / self._scale, codes, entries)
+
+    def info(self) -> dict[str, Any]:
+        """What the index holds: ``meta.json`` and its digest."""
+        return {**self.meta, "digest": self.digest}
+
+    @abstractmethod
+    def _scan(self, keys: np.ndarray, k: int) -> Heap:
+        """Nearest entries of distinct queries: int64 [Q, n] -> three [Q, k], in any order."""
+
+    def _tables(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Distance tables of the codes in use, int64 [U, V + 1], and their rows, int64 [Q, n]."""
+        codes = len(self.store.codebook)
+        missing = codes + 1 if self.neighborhood.masked_distance else codes
+        used, rows = np.unique(np.where(keys == MISSING, missing, keys), return_inverse=True)
+        return distance_tables(self._vectors, used, self._scale), rows.reshape(keys.shape)
+
+    def _checked(self, keys: np.ndarray, k: int) -> np.ndarray:
+        entries = self.meta["entries"]
+        if not 1 <= k <= entries:
+            raise ArragError(
+                f"index of {self.store.path}: k is {k}, it holds {entries} entries; "
+                "use 1 <= k <= entries or a larger database"
+            )
+        codes = len(self.store.codebook)
+        if keys.size and (keys.max() >= codes or keys.min() < MISSING):
+            raise ArragError(
+                f"index of {self.store.path}: its codebook has {codes} codes, the query holds "
+                f"{keys.max() if keys.max() >= codes else keys.min()}; "
+                "use a database made with the generator's tokenizer"
+            )
+        return keys
+
+
+def empty_heap(queries: int, k: int) -> Heap:
+    """A heap of absent slots: anything real is nearer."""
+    shape = (queries, k)
+    return (
+        np.full(shape, FAR),
+        np.full(shape, -1, np.int64),
+        np.full(shape, -1, np.int64),
+    )

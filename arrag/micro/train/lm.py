@@ -1,0 +1,126 @@
+"""Train the micro Janus's language model on captions and codes of the training split."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from arrag.files import atomic_path
+from arrag.micro import janus
+from arrag.micro.train import data, loop
+from arrag.micro.train.tokenizer import load_codebook
+from arrag.micro.world import World
+
+BATCH = 32
+PROMPT_LENGTH = 16  # tokens of the longest prompt of the grammar, template included
+DROP_PROMPT = 0.1  # share of prompts replaced by the unconditional row, for guidance
+TEMPLATE = "<|User|>: {prompt}\n\n<|Assistant|>:<begin_of_image>"
+
+
+class Conditioned(nn.Module):
+    """The parts of Janus that generation trains, with a teacher-forced loss."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.language_model = model.model.language_model
+        self.embed = model.model.generation_embeddings
+        self.align = model.model.generation_aligner
+        self.head = model.model.generation_head
+
+    def forward(self, ids, mask, codes):
+        """ids, mask [B, T] (left-padded), codes [B, N] -> mean cross-entropy in nats."""
+        text = self.language_model.embed_tokens(ids)
+        image = self.align(self.embed(codes[:, :-1]))
+        inputs = torch.cat([text, image], dim=1)  # [B, T + N - 1, D]
+        mask = torch.cat([mask, mask.new_ones(image.shape[:2])], dim=1)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        causal = torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool).tril()
+        # A pad looks at itself, so that no row of the softmax is empty.
+        seen = causal & mask.bool()[:, None, None, :] | torch.eye(mask.shape[1], dtype=torch.bool)
+        hidden = self.language_model(
+            inputs_embeds=inputs, attention_mask=seen, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        logits = self.head(hidden[:, ids.shape[1] - 1 :])  # [B, N, V]
+        return F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
+
+
+def batch_of(scenes, tokenizer, coder, step: int | None):
+    """Prompts [B, T] with mask and codes [B, N]; with ``step``, some prompts are dropped."""
+    prompts = [TEMPLATE.format(prompt=scene.caption) for scene in scenes]
+    text = tokenizer(
+        prompts, padding="max_length", max_length=PROMPT_LENGTH, return_tensors="pt"
+    )
+    ids, mask = text["input_ids"], text["attention_mask"]
+    if step is not None:
+        drawn = torch.rand(len(ids), generator=torch.Generator().manual_seed(step)) < DROP_PROMPT
+        ids[drawn] = unconditional(ids[drawn], tokenizer)
+    return ids, mask, coder.encode(data.images_of(scenes)).flatten(1)
+
+
+def unconditional(ids: torch.Tensor, tokenizer) -> torch.Tensor:
+    """Janus's unconditional row: everything but BOS and BOI becomes pad."""
+    boi = tokenizer.convert_tokens_to_ids(janus.MARKERS["boi_token"])
+    kept = (ids == tokenizer.bos_token_id) | (ids == boi)
+    return torch.where(kept, ids, tokenizer.pad_token_id)
+
+
+def train(assets: Path, codes: Path, out: Path, work_dir: Path, steps: int) -> None:
+    """Train from scratch for ``steps`` batches; write the trained weights to ``out``."""
+    world = World(assets, "training")
+    coder = load_codebook(codes)
+    model, tokenizer = janus.build_model(seed=0)
+    with torch.no_grad():  # start the input embeddings from what the codes look like
+        model.model.generation_embeddings.weight.copy_(coder.codebook)
+    trained = Conditioned(model).train()
+    # Fusing the element-wise work nearly doubles the speed, where there is a compiler.
+    forward = torch.compile(trained) if shutil.which("g++") else trained
+
+    def loss_of_step(step: int) -> torch.Tensor:
+        batch = batch_of(data.scenes(world, step, BATCH), tokenizer, coder, step)
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward(*batch)
+
+    held = batch_of(data.validation_scenes(world, 256), tokenizer, coder, None)
+
+    @torch.no_grad()
+    def validate() -> dict:
+        def mean_loss(ids):
+            parts = [
+                trained(ids[i : i + 32], held[1][i : i + 32], held[2][i : i + 32]).item()
+                for i in range(0, 256, 32)
+            ]
+            return sum(parts) / len(parts)
+
+        with torch.autocast("cpu", torch.bfloat16):
+            dropped = unconditional(held[0], tokenizer)
+            return {"held_out": mean_loss(held[0]), "held_out_no_prompt": mean_loss(dropped)}
+
+    loop.run(
+        trained,
+        [{"params": trained.parameters()}],
+        loss_of_step,
+        steps=steps,
+        peak=2e-3,
+        work_dir=work_dir,
+        recipe={"what": "lm", "batch": BATCH, "drop": DROP_PROMPT},
+        validate=validate,
+        warmup=200,
+        weight_decay=0.05,
+        validate_every=250,
+    )
+    with atomic_path(out) as partial:
+        save_file({k: v.contiguous() for k, v in trained.state_dict().items()}, partial)
+
+
+def assemble(lm: Path, vq: Path, out: Path) -> None:
+    """Join trained language model and tokenizer into one checkpoint directory."""
+    model, tokenizer = janus.build_model(seed=0)
+    Conditioned(model).load_state_dict(load_file(lm))
+    model.model.vqmodel.load_state_dict(load_file(vq))
+    with atomic_path(out) as partial:
+        janus.save(model, tokenizer, partial)

@@ -1,0 +1,107 @@
+"""The one definition of context: which grid positions surround a patch.
+
+The store's entries, the queries of a decoder and the search kernels all read their neighbours
+from here, so a key of the database and a query can never disagree (paper section 3.1; the border
+and the causal half follow the authors' code, which the paper leaves open).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from arrag.errors import ArragError
+
+MISSING = -1
+"""Stands for a neighbour that is off the grid or not generated yet; its vector is zero."""
+
+
+@dataclass(frozen=True)
+class Neighborhood:
+    """Neighbours of a patch within ``hop`` steps.
+
+    context: ``causal`` keeps those that precede the patch in raster order (hop 1: upper left,
+      upper, upper right, left), ``full`` keeps all ``(2 hop + 1)² - 1``.
+    border: ``skip`` neither indexes nor augments a patch whose neighbourhood leaves the grid;
+      ``zero`` does both, with zero vectors off the grid.
+    masked_distance: only the known neighbours of a query contribute to a distance. Without it an
+      unknown neighbour is a zero vector, which draws queries towards border keys.
+
+    Raises ArragError for any other value.
+    """
+
+    context: str
+    hop: int = 1
+    border: str = "skip"
+    masked_distance: bool = False
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "context": ("causal", "full"),
+            "border": ("skip", "zero"),
+            "masked_distance": (False, True),
+        }
+        for field, values in allowed.items():
+            if getattr(self, field) not in values:
+                raise ArragError(
+                    f"neighborhood: {field} is {getattr(self, field)!r}; "
+                    f"use one of {', '.join(map(repr, values))}"
+                )
+        if isinstance(self.hop, bool) or not isinstance(self.hop, int) or self.hop < 1:
+            raise ArragError(f"neighborhood: hop is {self.hop!r}; use a whole number of 1 or more")
+
+    @property
+    def offsets(self) -> tuple[tuple[int, int], ...]:
+        """(row, column) steps to the n neighbours, top to bottom and left to right."""
+        reach = range(-self.hop, self.hop + 1)
+        window = [(dr, dc) for dr in reach for dc in reach if (dr, dc) != (0, 0)]
+        return tuple(window if self.context == "full" else [o for o in window if o < (0, 0)])
+
+    def sources(self, height: int, width: int) -> np.ndarray:
+        """Flat position of each neighbour of each position: int64 [H*W, n], MISSING off the grid.
+
+        Read-only, made once for each grid.
+        """
+        return _sources(self, height, width)
+
+    def entries(self, height: int, width: int) -> torch.Tensor:
+        """Which positions are indexed and augmented: bool [H, W]."""
+        inside = (self.sources(height, width) != MISSING).all(axis=1)
+        wanted = inside | (self.border == "zero")
+        return torch.from_numpy(wanted.reshape(height, width))
+
+    def gather(
+        self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """Codes around some positions.
+
+        codes: integer [B, H, W]; known: bool [B, H, W], which codes are generated;
+        positions: integer [P], flat in raster order. Returns int64 [B, P, n] on the device of
+        ``codes``, MISSING where the neighbour is off the grid or unknown.
+        """
+        batch, height, width = codes.shape
+        around = _sources_on(self, height, width, codes.device)[positions]  # [P, n]
+        flat = torch.full((batch, height * width + 1), MISSING, device=codes.device)
+        flat[:, :-1] = torch.where(known, codes.long(), MISSING).flatten(1)
+        return flat[:, around]  # MISSING = -1 reads the extra last column
+
+
+@lru_cache(maxsize=64)
+def _sources(neighborhood: Neighborhood, height: int, width: int) -> np.ndarray:
+    rows, columns = np.divmod(np.arange(height * width), width)  # [N]
+    steps = np.array(neighborhood.offsets)  # [n, 2]
+    row, column = rows[:, None] + steps[:, 0], columns[:, None] + steps[:, 1]  # [N, n]
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    table = np.where(inside, row * width + column, MISSING)
+    table.flags.writeable = False
+    return table
+
+
+@lru_cache(maxsize=64)
+def _sources_on(
+    neighborhood: Neighborhood, height: int, width: int, device: torch.device
+) -> torch.Tensor:
+    return torch.tensor(neighborhood.sources(height, width), device=device)

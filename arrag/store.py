@@ -1,0 +1,311 @@
+"""Token-grid shards: the only truth of a retrieval database.
+
+A key of the database is a function of the codes that already stand in the grids, so nothing but
+the grids is kept: two bytes a patch, lossless. A store is a directory:
+
+    shard-00000.npy            uint16 [n, H, W], memory-mapped
+    shard-00000.keys.json      n strings that name the images
+    codebook.safetensors       "codebook": float32 [V, d]
+    manifest.json              what the above holds, with sizes and SHA-256; written last
+    writing.json               the same, for the shards done so far, while it is being written
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from arrag.errors import ArragError
+from arrag.files import atomic_path, read_json, sha256_file, sha256_json, write_json
+
+FORMAT = 1
+MANIFEST, WRITING, CODEBOOK = "manifest.json", "writing.json", "codebook.safetensors"
+IDENTITY = ("format", "tokenizer_digest", "grid", "codebook", "images", "content")
+MAX_CODES = 65535
+"""uint16 holds the codes, and the search needs one more value for a missing neighbour."""
+
+
+class StoreWriter:
+    """Write a store shard by shard; a killed writer goes on after its last whole shard.
+
+    path: directory, made if need be. tokenizer_digest: which codec made the codes. grid: (H, W).
+    codebook: float [V, d], array or tensor. source: JSON-able description of the images.
+    shard_size: images a shard from here on; it may change between runs.
+
+    Reopening a path written with another of the former raises ArragError. Usage: skip the first
+    ``writer.done`` images, ``add`` the others in the same order, ``close``; or use it as a context
+    manager, which closes when the block succeeds. How often it was killed, and the shards' sizes,
+    leave no trace in the digest of the store.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        tokenizer_digest: str,
+        grid: tuple[int, int],
+        codebook: Any,
+        source: Any,
+        shard_size: int,
+    ) -> None:
+        self.path = Path(path)
+        vectors = _checked_codebook(codebook)
+        if shard_size < 1:
+            raise ArragError(f"store {path}: shard_size is {shard_size}; use 1 or more")
+        self._header = {
+            "format": FORMAT,
+            "tokenizer_digest": tokenizer_digest,
+            "grid": [int(side) for side in grid],
+            "codebook": {
+                "codes": len(vectors),
+                "dimension": vectors.shape[1],
+                "sha256": hashlib.sha256(vectors.tobytes()).hexdigest(),
+            },
+            "source": source,
+        }
+        self._shard_size = shard_size
+        self._shards: list[dict[str, Any]] = []
+        self._keys: list[str] = []
+        self._grids: list[np.ndarray] = []
+        self.path.mkdir(parents=True, exist_ok=True)
+        for leftover in self.path.glob(".*.tmp"):
+            shutil.rmtree(leftover)
+        self._complete = (self.path / MANIFEST).exists()
+        if self._complete or (self.path / WRITING).exists():
+            self._resume(read_json(self.path / (MANIFEST if self._complete else WRITING)))
+        else:
+            with atomic_path(self.path / CODEBOOK) as temporary:
+                save_file({"codebook": vectors}, temporary)
+            write_json(self.path / WRITING, self._state())
+
+    @property
+    def done(self) -> int:
+        """Images in the shards that are on disk."""
+        return sum(shard["images"] for shard in self._shards)
+
+    def add(self, keys: Sequence[str], grids: np.ndarray) -> None:
+        """Append images: n names and their codes, integer [n, H, W] below V.
+
+        Raises ArragError for another grid, a code outside the codebook, or a finished store.
+        """
+        grids = np.asarray(grids)
+        height, width = self._header["grid"]
+        if grids.dtype.kind not in "ui" or grids.shape != (len(keys), height, width):
+            raise ArragError(
+                f"store {self.path}: expected whole numbers of shape "
+                f"{[len(keys), height, width]} for {len(keys)} keys, "
+                f"found {grids.dtype} {list(grids.shape)}; encode with the store's tokenizer"
+            )
+        check_codes(grids, self._header["codebook"]["codes"], f"store {self.path}")
+        if self._complete and len(keys):
+            raise ArragError(
+                f"store {self.path}: {MANIFEST} says it is finished with {self.done} images; "
+                "write to another path or delete it"
+            )
+        self._keys.extend(str(key) for key in keys)
+        self._grids.append(grids.astype(np.uint16))
+        while len(self._keys) >= self._shard_size:
+            self._flush(self._shard_size)
+
+    def close(self) -> None:
+        """Write the last, shorter shard and the manifest; an empty store raises ArragError."""
+        if self._complete:
+            return
+        if self._keys:
+            self._flush(len(self._keys))
+        if not self._shards:
+            raise ArragError(f"store {self.path}: no image was added; check the source")
+        write_json(self.path / MANIFEST, {**self._state(), "content": self._content()})
+        (self.path / WRITING).unlink(missing_ok=True)
+        self._complete = True
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.close()
+
+    def _state(self) -> dict[str, Any]:
+        return {**self._header, "images": self.done, "shards": self._shards}
+
+    def _content(self) -> dict[str, str]:
+        """SHA-256 of all codes and of all names, whatever the shards."""
+        codes, names = hashlib.sha256(), hashlib.sha256()
+        for shard in self._shards:
+            codes.update(np.load(self.path / shard["file"], mmap_mode="r", allow_pickle=False))
+            for key in read_json(self.path / shard["keys"]):
+                names.update(json.dumps(key).encode() + b"\n")
+        return {"codes_sha256": codes.hexdigest(), "keys_sha256": names.hexdigest()}
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        for field, ours in self._header.items():
+            if state.get(field) != ours:
+                raise ArragError(
+                    f"store {self.path}: was written with {field} {state.get(field)!r}, "
+                    f"this run has {ours!r}; write to another path or delete the store"
+                )
+        self._shards = state["shards"]
+        for shard in self._shards:
+            _check_size(self.path / shard["file"], shard["bytes"])
+
+    def _flush(self, count: int) -> None:
+        grids = np.concatenate(self._grids)
+        keys, self._keys = self._keys[:count], self._keys[count:]
+        self._grids = [grids[count:]]
+        name = f"shard-{len(self._shards):05d}"
+        file, names = self.path / f"{name}.npy", self.path / f"{name}.keys.json"
+        with atomic_path(file) as temporary:
+            np.save(temporary, grids[:count])
+        write_json(names, keys)
+        self._shards.append(
+            {
+                "file": file.name,
+                "images": count,
+                "bytes": file.stat().st_size,
+                "sha256": sha256_file(file),
+                "keys": names.name,
+                "keys_sha256": sha256_file(names),
+            }
+        )
+        write_json(self.path / WRITING, self._state())  # a shard counts once it is listed here
+
+
+class TokenStore:
+    """A finished store, read through memory maps. Open it with ``TokenStore.open``.
+
+    manifest: dict. grid: (H, W). codebook: float32 [V, d]. tokenizer_digest, digest: hex SHA-256,
+    of the tokenizer and of the codes, names and codebook, however they are cut into shards.
+    shards: read-only memmaps, uint16 [n, H, W]. starts: int64 [shards + 1], first image of each.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], codebook: np.ndarray) -> None:
+        self.path, self.manifest, self.codebook = path, manifest, codebook
+        self.grid: tuple[int, int] = tuple(manifest["grid"])
+        self.tokenizer_digest: str = manifest["tokenizer_digest"]
+        self.digest = sha256_json({field: manifest[field] for field in IDENTITY})
+        self.shards = [
+            np.load(path / shard["file"], mmap_mode="r", allow_pickle=False)
+            for shard in manifest["shards"]
+        ]
+        self.starts = np.cumsum([0] + [len(shard) for shard in self.shards])  # [shards + 1]
+        self._cached_keys: tuple[int, list[str]] = (-1, [])
+
+    @classmethod
+    def open(cls, path: str | Path, verify: bool = False) -> TokenStore:
+        """Open a store; ``verify`` also reads every byte and compares the SHA-256.
+
+        Raises ArragError for a missing, unfinished, truncated or (with ``verify``) altered store.
+        """
+        path = Path(path)
+        if (path / WRITING).exists() and not (path / MANIFEST).exists():
+            raise ArragError(
+                f"store {path}: not finished ({WRITING} without {MANIFEST}); "
+                "run the encoding again, it goes on where it stopped"
+            )
+        manifest = read_json(path / MANIFEST)
+        if manifest.get("format") != FORMAT:
+            raise ArragError(
+                f"{path / MANIFEST}: format is {manifest.get('format')!r}, this version of arrag "
+                f"reads {FORMAT}; encode the images again"
+            )
+        for field in (*IDENTITY, "shards"):
+            if field not in manifest:
+                raise ArragError(f"{path / MANIFEST}: no field {field!r}; encode the images again")
+        for shard in manifest["shards"]:
+            _check_size(path / shard["file"], shard["bytes"])
+            if verify:
+                _check_sha256(path / shard["file"], shard["sha256"])
+                _check_sha256(path / shard["keys"], shard["keys_sha256"])
+        return cls(path, manifest, _load_codebook(path / CODEBOOK, manifest["codebook"]["sha256"]))
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return int(self.starts[-1])
+
+    def keys(self, image: int) -> str:
+        """Name of an image, 0 <= image < len(store)."""
+        shard, row = self._locate(image)
+        if self._cached_keys[0] != shard:
+            names = read_json(self.path / self.manifest["shards"][shard]["keys"])
+            self._cached_keys = (shard, names)
+        return self._cached_keys[1][row]
+
+    def grids(self, images: np.ndarray) -> np.ndarray:
+        """Codes of some images, in the order given: uint16 [len(images), H, W], a copy."""
+        images = np.asarray(images, dtype=np.int64)
+        found = np.empty((len(images), *self.grid), np.uint16)
+        which = np.searchsorted(self.starts, images, side="right") - 1
+        for shard in np.unique(which):
+            here = which == shard
+            found[here] = self.shards[shard][images[here] - self.starts[shard]]
+        return found
+
+    def _locate(self, image: int) -> tuple[int, int]:
+        if not 0 <= image < len(self):
+            raise IndexError(f"image {image} of a store of {len(self)}")
+        shard = int(np.searchsorted(self.starts, image, side="right")) - 1
+        return shard, int(image - self.starts[shard])
+
+
+def check_codes(grids: np.ndarray, codes: int, where: str) -> None:
+    """Raise ArragError unless every code of integer [n, H, W] lies in [0, codes)."""
+    if grids.size and (int(grids.max()) >= codes or int(grids.min()) < 0):
+        image, row, column = np.argwhere((grids >= codes) | (grids < 0))[0]
+        raise ArragError(
+            f"{where}: image {image}, row {row}, column {column} holds code "
+            f"{grids[image, row, column]}, but the codebook has {codes}; "
+            "encode the images again with the tokenizer of this store"
+        )
+
+
+def _checked_codebook(codebook: Any) -> np.ndarray:
+    vectors = torch.as_tensor(codebook).detach().cpu().float().contiguous().numpy()
+    if vectors.ndim != 2 or not 1 <= len(vectors) <= MAX_CODES or not np.isfinite(vectors).all():
+        raise ArragError(
+            f"codebook: expected finite numbers of shape [codes <= {MAX_CODES}, dimension], found "
+            f"shape {list(vectors.shape)}, finite: {bool(np.isfinite(vectors).all())}"
+        )
+    return vectors
+
+
+def _load_codebook(path: Path, sha256: str) -> np.ndarray:
+    try:
+        vectors = load_file(path)["codebook"]
+    except Exception as error:  # safetensors has its own error types, one a kind of damage
+        raise ArragError(f"{path}: cannot be read ({error}); encode the images again") from None
+    found = hashlib.sha256(vectors.tobytes()).hexdigest()
+    if found != sha256:
+        raise ArragError(
+            f"{path}: SHA-256 of the vectors is {found}, {MANIFEST} says {sha256}; "
+            "encode the images again"
+        )
+    return vectors
+
+
+def _check_size(path: Path, expected: int) -> None:
+    if not path.exists():
+        raise ArragError(f"{path}: missing; encode the images again into an empty directory")
+    found = path.stat().st_size
+    if found != expected:
+        raise ArragError(
+            f"{path}: {found} bytes, the manifest says {expected}: truncated or altered; "
+            "delete the store and encode the images again"
+        )
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    found = sha256_file(path) if path.exists() else "that of no file"
+    if found != expected:
+        raise ArragError(
+            f"{path}: SHA-256 is {found}, the manifest says {expected}; "
+            "delete the store and encode the images again"
+        )

@@ -1,0 +1,190 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from arrag.config import Config, config_schema, load_config
+from arrag.errors import ArragError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "config"
+MICRO = CONFIGS / "micro.yaml"
+FILES = sorted(CONFIGS.glob("*.yaml"))
+TEXT = MICRO.read_text(encoding="utf-8")
+
+
+def config_with(tmp_path, old, new):
+    """A copy of config/micro.yaml with one text replaced."""
+    assert TEXT.count(old) >= 1, f"config/micro.yaml no longer holds {old!r}"
+    path = tmp_path / "mine.yaml"
+    path.write_text(TEXT.replace(old, new, 1), encoding="utf-8")
+    return path
+
+
+def changed(**parts):
+    """The micro configuration with nested values replaced: changed(index={"nprobe": 8})."""
+    document = yaml.safe_load(TEXT)
+    for name, value in parts.items():
+        if isinstance(value, dict):
+            document[name] |= value
+        else:
+            document[name] = value
+    return Config.model_validate(document)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_shipped_file_is_valid_and_says_how_to_run_it(path):
+    config = load_config(path)
+    head = Path(path).read_text(encoding="utf-8").split("scale:")[0]
+    assert "snakemake --cores all" in head and "Takes:" in head and "Gives:" in head
+    assert {config.config_hash(name) for name in config.methods}
+
+
+MISTAKES = {
+    "misspelt key": ("lam: 0.1", "lamda: 0.1", r"daid\.augment\.lamda: unknown key; did you mean"),
+    "misspelt block": ("judge:", "jugde:", r"jugde: unknown key; did you mean 'judge'\?"),
+    "lam above 1": (
+        "lam: 0.1",
+        "lam: 1.2",
+        r"daid\.augment\.lam: found 1\.2; .*less than or equal",
+    ),
+    "lam below 0": ("lam: 0.1", "lam: -0.1", r"augment\.lam: found -0\.1; .*greater than or equal"),
+    "lam in quotes": ("lam: 0.1", "lam: '0.1'", r"augment\.lam: found '0\.1'; .*valid number"),
+    "tau zero": ("tau: 0.05", "tau: 0", r"augment\.tau: found 0; .*greater than 0"),
+    "tau missing": ("tau: 0.05", "", r"augment\.tau: missing; add it"),
+    "k zero": ("k: 50", "k: 0", r"augment\.k: found 0; .*greater than or equal to 1"),
+    "guidance": (
+        "guidance_scale: 3.0",
+        "guidance_scale: -1",
+        r"backbone\.guidance_scale: found -1",
+    ),
+    "temperature": ("temperature: 1.0", "temperature: 0", r"backbone\.temperature: found 0;"),
+    "images": ("images_per_prompt: 4", "images_per_prompt: 0", r"images_per_prompt: found 0;"),
+    "context": ("context: causal", "context: full", r"index\.context: found 'full'; .*'causal'"),
+    "endless": ("images: 4000", "images: null", r"database: source 'micro' is endless; say"),
+    "nprobe": ("nlist: null", "nlist: 4", r"index: nprobe 32 exceeds nlist 4"),
+    "baseline": ("baseline: vanilla", "baseline: vanila", r"baseline: found 'vanila', no such"),
+    "own baseline": ("baseline: vanilla", "baseline: daid", r"baseline: found its own name"),
+    "ceiling name": ("  vanilla:", "  real:", r"methods\.real: the name is taken"),
+    "folder name": ("  vanilla:", "  ../up:", r"methods\.\.\./up: found '\.\./up'; "),
+    "no index": ("index:", "resources:", r"'resources' is given twice"),
+    "empty": (TEXT, "", r"found nothing, wanted"),
+    "a list": (TEXT, "- 1", r"found a list, wanted"),
+    "no YAML": ("methods:", "methods: [", r"not valid YAML .*correct that place"),
+}
+
+
+@pytest.mark.parametrize("old, new, message", MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_named_with_file_field_and_remedy(tmp_path, old, new, message):
+    path = config_with(tmp_path, old, new)
+    with pytest.raises(ArragError, match=message) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_one_misspelt_key_is_one_mistake(tmp_path):
+    with pytest.raises(ArragError) as caught:
+        load_config(config_with(tmp_path, "lam: 0.1", "lamb: 0.1"))
+    assert "did you mean 'lam'?" in str(caught.value)
+    assert "missing" not in str(caught.value)
+
+
+def test_all_mistakes_of_a_file_come_at_once(tmp_path):
+    path = config_with(tmp_path, "k: 50", "k: 0")
+    path.write_text(path.read_text(encoding="utf-8").replace("seed: 0", "seed: -1"))
+    with pytest.raises(ArragError, match=r"2 mistakes: \(1\) seed: .*; \(2\) .*k: found 0"):
+        load_config(path)
+
+
+def test_a_method_that_retrieves_needs_a_database(tmp_path):
+    document = yaml.safe_load(TEXT)
+    del document["database"]
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(ArragError, match="methods.daid retrieves, but `database` is missing"):
+        load_config(path)
+    del document["methods"]["daid"]
+    path.write_text(yaml.safe_dump(document))
+    assert list(load_config(path).methods) == ["vanilla"]
+
+
+def test_a_missing_file_lists_its_neighbours(tmp_path):
+    config_with(tmp_path, "seed: 0", "seed: 1")
+    with pytest.raises(ArragError, match=r"mcro\.yaml: no such file; there are .*mine\.yaml"):
+        load_config(tmp_path / "mcro.yaml")
+
+
+def test_an_exponent_without_a_dot_is_a_number(tmp_path):
+    config = load_config(config_with(tmp_path, "tau: 0.05", "tau: 5e-2"))
+    assert config.methods["daid"].augment.tau == 0.05
+
+
+def test_a_method_that_does_not_exist_gets_a_suggestion():
+    with pytest.raises(ArragError, match=r"no such method 'diad'; did you mean 'daid'\?"):
+        changed().config_hash("diad")
+
+
+def hashes(config):
+    return {name: config.config_hash(name) for name in config.methods}
+
+
+SHARED = [
+    {"seed": 1},
+    {"backbone": {"guidance_scale": 4.0}},
+    {"backbone": {"temperature": 0.9}},
+    {"benchmark": {"images_per_prompt": 2}},
+]
+RETRIEVAL = [{"database": {"images": 100}}, {"index": {"nprobe": 8}}, {"index": {"mode": "exact"}}]
+NEITHER = [
+    {"resources": {"batch_size": 3, "encode_batch_size": 5, "threads": 2}},
+    {"database": {"shard_size": 7}},
+    {"judge": {"detector": "elsewhere"}},
+]
+
+
+@pytest.mark.parametrize("part", SHARED)
+def test_hash_of_every_method_follows_what_shapes_all_samples(part):
+    before, after = hashes(changed()), hashes(changed(**part))
+    assert all(before[name] != after[name] for name in before)
+
+
+@pytest.mark.parametrize("part", RETRIEVAL)
+def test_hash_follows_the_database_only_where_it_is_used(part):
+    before, after = hashes(changed()), hashes(changed(**part))
+    assert before["vanilla"] == after["vanilla"]
+    assert before["daid"] != after["daid"]
+
+
+@pytest.mark.parametrize("part", NEITHER)
+def test_hash_ignores_what_shapes_no_sample(part):
+    assert hashes(changed()) == hashes(changed(**part))
+
+
+def test_hash_ignores_lists_when_there_are_none():
+    one, two = ({"mode": "exact", "nprobe": n} for n in (4, 8))
+    assert hashes(changed(index=one)) == hashes(changed(index=two))
+
+
+def test_hash_of_one_method_ignores_the_others(tmp_path):
+    changed_lam = load_config(config_with(tmp_path, "lam: 0.1", "lam: 0.2"))
+    before, after = hashes(changed()), hashes(changed_lam)
+    assert before["vanilla"] == after["vanilla"] and before["daid"] != after["daid"]
+    relabelled = load_config(config_with(tmp_path, "label: + DAiD", "label: DAiD"))
+    assert hashes(relabelled) == before
+
+
+def test_the_schema_file_is_up_to_date(root):
+    shipped = json.loads((root / "workflow/schemas/config.schema.json").read_text())
+    assert shipped == config_schema(), (
+        "run `arrag config schema --out workflow/schemas/config.schema.json`"
+    )
+
+
+def test_the_schema_refuses_what_the_models_refuse():
+    import jsonschema
+
+    document = yaml.safe_load(TEXT)
+    jsonschema.validate(document, config_schema())
+    document["methods"]["daid"]["augment"]["lamda"] = 0.1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, config_schema())

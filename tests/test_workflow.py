@@ -1,0 +1,305 @@
+"""The workflow's plan: which jobs run when, in a copy of the project with stand-in checkpoints."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TARGETS = ("reports/table1.md", "reports/samples.png")
+WHOLE_PLAN = {
+    "fetch_assets": 1,
+    "encode_database": 1,
+    "build_index": 1,
+    "sample": 2,
+    "sample_ceiling": 2,
+    "score_geneval": 4,
+    "table1": 1,
+    "gallery": 1,
+}
+
+
+class Project:
+    """A folder with the workflow in it."""
+
+    def __init__(self, path):
+        self.path = path
+        self.config = path / "config/micro.yaml"
+        self.python = Path(sys.executable)
+
+    def start(self, *arguments):
+        """Start snakemake in a process group of its own, stdout and stderr as one text."""
+        return subprocess.Popen(
+            [self.python, "-m", "snakemake", "--cores", "1", *arguments],
+            cwd=self.path,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def snakemake(self, *arguments):
+        """Run snakemake to its end."""
+        process = self.start(*arguments)
+        stdout, _ = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout)
+
+    def plan(self, *arguments):
+        """{rule: jobs} of a dry run, targets not counted."""
+        done = self.snakemake("--dry-run", *(arguments or TARGETS))
+        assert done.returncode == 0, done.stdout
+        assert "Exception" not in done.stdout, done.stdout
+        self.said = done.stdout
+        stats = re.search(r"^job +count\n[- ]+\n(.*?)^total", done.stdout, re.M | re.S)
+        assert stats or "Nothing to be done" in done.stdout, done.stdout
+        lines = stats[1].splitlines() if stats else []
+        return {name: int(count) for name, count in map(str.split, lines)}
+
+    def edit(self, old, new):
+        text = self.config.read_text(encoding="utf-8")
+        assert old in text
+        self.config.write_text(text.replace(old, new), encoding="utf-8")
+
+    def finish(self):
+        """Pretend that everything was made: put every file in place and let snakemake record it."""
+        summary = self.snakemake("--summary", *TARGETS).stdout
+        for line in summary.split("output_file", 1)[1].splitlines()[1:]:
+            path = self.path / line.split("\t")[0]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("made\n")
+        done = self.snakemake("--touch", "--forceall", *TARGETS)
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory, root):
+    """The project's workflow files with stand-in checkpoints and prompts."""
+    path = tmp_path_factory.mktemp("project")
+    for part in ("workflow", "profiles", "config"):
+        shutil.copytree(root / part, path / part)
+    shutil.copy(root / "Snakefile", path)
+    for name in ("micro-janus", "micro-detector", "micro-clip"):
+        (path / "checkpoints" / name).mkdir(parents=True)
+        (path / "checkpoints" / name / "model.safetensors").write_text(name)
+    (path / "benchmarks").mkdir()
+    for name in ("geneval_micro", "geneval_micro_ci"):
+        prompt = {"tag": "colors", "prompt": f"a photo of a red dog, {name}"}
+        (path / f"benchmarks/{name}.jsonl").write_text(json.dumps(prompt) + "\n")
+    return path
+
+
+@pytest.fixture
+def project(template, tmp_path):
+    return Project(shutil.copytree(template, tmp_path / "project"))
+
+
+@pytest.fixture(scope="module")
+def finished_template(template, tmp_path_factory):
+    path = shutil.copytree(template, tmp_path_factory.mktemp("finished") / "project")
+    Project(path).finish()
+    return path
+
+
+@pytest.fixture
+def finished(finished_template, tmp_path):
+    # copytree keeps the dates, on which snakemake relies
+    return Project(shutil.copytree(finished_template, tmp_path / "project"))
+
+
+def test_a_bare_clone_plans_every_stage(project):
+    assert project.plan() == WHOLE_PLAN
+
+
+def test_a_report_that_came_with_the_clone_is_made_again(project):
+    (project.path / "reports").mkdir()
+    for name in TARGETS:
+        (project.path / name).write_text("from the repository")
+    assert project.plan() == WHOLE_PLAN
+
+
+def test_the_small_configuration_plans_the_same_stages(project):
+    assert project.plan(*TARGETS, "--configfile", "config/micro-ci.yaml") == WHOLE_PLAN
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    assert finished.plan() == {}
+
+
+def test_dates_batches_and_the_files_name_recompute_nothing(finished):
+    results = ("results", "reports", "data", ".snakemake")
+    for path in finished.path.rglob("*"):
+        if path.relative_to(finished.path).parts[0] not in results:
+            os.utime(path)  # as a clone or a checkout does to code, prompts and weights
+    finished.edit("batch_size: 16", "batch_size: 3")
+    finished.edit("shard_size: 1000", "shard_size: 10")
+    finished.config.rename(finished.path / "config/renamed.yaml")
+    assert finished.plan(*TARGETS, "--configfile", "config/renamed.yaml") == {}
+
+
+def test_one_parameter_of_daid_recomputes_only_its_row(finished):
+    finished.edit("lam: 0.1", "lam: 0.25")
+    wanted = {"sample": 1, "score_geneval": 1, "table1": 1}
+    assert finished.plan("reports/table1.md") == wanted
+    outputs = re.findall(r"output: results/(\S+)", finished.said)
+    assert len(outputs) == 2 and all("/daid-" in path for path in outputs)
+    finished.edit("lam: 0.25", "lam: 0.1")  # nothing was made meanwhile, nothing is lost
+    assert finished.plan("reports/table1.md") == {}
+
+
+def test_index_parameters_leave_codes_and_vanilla_alone(finished):
+    finished.edit("nprobe: 32", "nprobe: 8")
+    wanted = {"build_index": 1, "sample": 1, "score_geneval": 1, "table1": 1}
+    assert finished.plan("reports/table1.md") == wanted
+
+
+def test_a_label_recomputes_only_the_reports(finished):
+    finished.edit("label: + DAiD", "label: DAiD")
+    assert finished.plan() == {"table1": 1, "gallery": 1}
+
+
+def test_a_new_method_is_a_few_lines_and_one_more_row(finished):
+    block = "  strong:\n    label: strong\n    augment: {kind: daid, k: 5, lam: 0.9, tau: 1.0}\n"
+    finished.edit("methods:\n", "methods:\n" + block)
+    wanted = {"sample": 1, "score_geneval": 1, "table1": 1, "gallery": 1}
+    assert finished.plan() == wanted
+
+
+def test_other_weights_of_the_judge_recompute_the_scores(finished):
+    (finished.path / "checkpoints/micro-clip/model.safetensors").write_text("better")
+    assert finished.plan("reports/table1.md") == {"score_geneval": 4, "table1": 1}
+
+
+def test_other_prompts_recompute_all_samples(finished):
+    with open(finished.path / "benchmarks/geneval_micro.jsonl", "a") as prompts:
+        prompts.write('{"tag": "colors", "prompt": "a photo of a blue dog"}\n')
+    wanted = {"sample": 2, "sample_ceiling": 2, "score_geneval": 4, "table1": 1}
+    assert finished.plan("reports/table1.md") == wanted
+
+
+def test_without_results_an_old_report_is_not_believed(finished):
+    shutil.rmtree(finished.path / "results")
+    plan = Counter(WHOLE_PLAN) - Counter({"fetch_assets": 1, "gallery": 1})
+    assert finished.plan("reports/table1.md") == plan
+
+
+def assert_one_line(done, message):
+    assert done.returncode != 0
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("arrag: error: ")]
+    assert re.search(message, line)
+    assert "Traceback" not in done.stdout
+
+
+def test_a_misspelt_key_is_one_line_without_traceback(project):
+    project.edit("lam:", "lamda:")
+    done = project.snakemake("--dry-run", *TARGETS)
+    assert_one_line(done, r"config/micro\.yaml: methods\.daid\.augment\.lamda: .*mean 'lam'")
+
+
+def test_a_missing_checkpoint_is_one_line_without_traceback(project):
+    shutil.rmtree(project.path / "checkpoints/micro-janus")
+    done = project.snakemake("--dry-run", *TARGETS)
+    assert_one_line(done, r"backbone\.checkpoint: no folder checkpoints/micro-janus")
+
+
+def test_an_empty_prompt_file_is_one_line_without_traceback(project):
+    (project.path / "benchmarks/geneval_micro.jsonl").write_text("\n")
+    done = project.snakemake("--dry-run", *TARGETS)
+    assert_one_line(done, r"benchmark\.prompts: .* is empty")
+
+
+def test_values_on_the_command_line_are_refused(project):
+    done = project.snakemake("--dry-run", "--config", "seed=1", "--", *TARGETS)
+    assert_one_line(done, "one configuration file describes a run")
+
+
+def test_lint_asks_for_nothing_but_environments(project):
+    done = project.snakemake("--lint")
+    asked = set(re.findall(r"^    \* (.*)$", done.stdout, re.M))
+    assert asked <= {"Specify a conda environment or container for each rule.:"}, done.stdout
+
+
+def test_training_is_planned_only_on_demand(project):
+    shutil.rmtree(project.path / "checkpoints")  # which the training makes
+    plan = project.plan("train_micro")
+    assert not set(WHOLE_PLAN) - {"fetch_assets"} & set(plan)
+    wanted = {"train_codebook": 1, "train_part": 2, "assemble_janus": 1, "train_judge": 2}
+    assert plan == wanted | {"fetch_assets": 1, "train_micro": 1}
+
+
+def test_reading_the_workflow_loads_no_torch(project):
+    last = project.path / "workflow/rules/report.smk"
+    last.write_text(last.read_text() + "\nassert 'torch' not in sys.modules\n")
+    done = project.snakemake("--list-rules")
+    assert done.returncode == 0 and "table1" in done.stdout, done.stdout
+
+
+# Stands in for `arrag`: draws ten images at leisure, goes on where it was, makes the other files.
+STAND_IN = """#!/bin/sh
+echo "$@" >> calls.txt
+while [ $# -gt 0 ]; do
+    case $1 in
+        sample) sampling=yes ;;
+        build) file=meta.json ;;
+        encode | fetch) file=manifest.json ;;
+        --out) out=$2 ;;
+        --records) touch "$2" ;;
+    esac
+    shift
+done
+if [ $sampling ]; then
+    for i in 0 1 2 3 4 5 6 7 8 9; do
+        [ -e $out/$i.png ] || { sleep 0.05; echo image > $out/$i.png; }
+    done
+    file=run.json
+fi
+case $out in
+    *.md) touch reports/table1.csv reports/table1.tex ;;
+    data/*) touch data/micro/assets.npz ;;
+esac
+echo done > $out${file:+/$file}
+"""
+
+
+@pytest.fixture
+def enacted(project):
+    """The project with a stand-in for the command line, which the rules then really run."""
+    folder = project.path / "bin"
+    folder.mkdir()
+    project.python = folder / "python"
+    project.python.symlink_to(os.path.realpath(sys.executable))
+    (folder / "arrag").write_text(STAND_IN)
+    (folder / "arrag").chmod(0o755)
+    return project
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_a_failed_one_shows_why(enacted):
+    process = enacted.start("reports/table1.md")
+    while process.poll() is None and len(list(enacted.path.glob("results/samples/*/*.png"))) < 3:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    images = {p: p.stat().st_ino for p in enacted.path.glob("results/samples/*/*.png")}
+    assert len(images) >= 3 and not list(enacted.path.glob("results/samples/*/run.json"))
+
+    done = enacted.snakemake("reports/table1.md")
+    assert done.returncode == 0, done.stdout
+    assert len(list(enacted.path.glob("results/samples/*/*.png"))) == 40
+    assert all(path.stat().st_ino == inode for path, inode in images.items())
+    calls = (enacted.path / "calls.txt").read_text().splitlines()
+    assert calls[-1].startswith("report table1 --config config/micro.yaml --out reports/table1.md")
+    assert enacted.plan("reports/table1.md") == {}
+
+    (enacted.path / "bin/arrag").write_text("#!/bin/sh\necho arrag: error: no disk >&2; exit 2\n")
+    enacted.edit("lam: 0.1", "lam: 0.2")
+    done = enacted.snakemake("reports/table1.md")
+    assert done.returncode != 0 and "arrag: error: no disk" in done.stdout

@@ -1,0 +1,84 @@
+# The micro checkpoints, from nothing. Only the target `train_micro` runs this; the shipped ones in
+# checkpoints/ are what everything else uses, and nothing is copied there by itself.
+# A killed training goes on from its work folder, which is therefore no output. About three hours on
+# 2 cores, more than half of it for the language model; logs and loss plots are in the work folders.
+TRAIN = RESULTS / "train"
+STEPS = {"decoder": 1500, "lm": 7000, "detector": 3000, "clip": 2000}
+
+
+rule train_micro:
+    input:
+        str(TRAIN / "micro-janus/config.json"),
+        str(TRAIN / "micro-detector/config.json"),
+        str(TRAIN / "micro-clip/open_clip_config.json"),
+    localrule: True
+
+
+rule train_codebook:
+    input:
+        assets=rules.fetch_assets.output.assets,
+    output:
+        str(TRAIN / "codebook.safetensors"),
+    log:
+        "logs/train_codebook.log",
+    threads: workflow.cores
+    shell:
+        "arrag micro train codebook --out {output:q} > {log:q} 2>&1"
+
+
+# The tokenizer's decoder and the language model, which only share the codebook.
+rule train_part:
+    input:
+        assets=rules.fetch_assets.output.assets,
+        codebook=rules.train_codebook.output,
+    output:
+        str(TRAIN / "{part}.safetensors"),
+    log:
+        "logs/train_part/{part}.log",
+    wildcard_constraints:
+        part="decoder|lm",
+    threads: workflow.cores
+    params:
+        work=str(TRAIN / "{part}"),
+        steps=lambda wildcards: STEPS[wildcards.part],
+    shell:
+        "arrag micro train {wildcards.part} --codebook {input.codebook:q} --steps {params.steps}"
+        " --work-dir {params.work:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule assemble_janus:
+    input:
+        decoder=str(TRAIN / "decoder.safetensors"),
+        lm=str(TRAIN / "lm.safetensors"),
+    output:
+        str(TRAIN / "micro-janus/config.json"),
+    log:
+        "logs/assemble_janus.log",
+    params:
+        out=folder_of_output,
+    shell:
+        "arrag micro train janus --decoder {input.decoder:q} --lm {input.lm:q}"
+        " --out {params.out:q} > {log:q} 2>&1"
+
+
+# The detector and the colour classifier; they also see what the tokenizer makes of images.
+rule train_judge:
+    input:
+        assets=rules.fetch_assets.output.assets,
+        tokenizer=rules.assemble_janus.output,
+    output:
+        str(TRAIN / "micro-{judge}/{config}.json"),
+    log:
+        "logs/train_judge/{judge}-{config}.log",
+    wildcard_constraints:
+        judge="detector|clip",
+        config="config|open_clip_config",
+    threads: workflow.cores
+    params:
+        tokenizer=lambda wildcards, input: Path(input.tokenizer[0]).parent,
+        work=str(TRAIN / "{judge}"),
+        steps=lambda wildcards: STEPS[wildcards.judge],
+        out=folder_of_output,
+    shell:
+        "arrag micro train {wildcards.judge} --tokenizer {params.tokenizer:q} --steps {params.steps}"
+        " --work-dir {params.work:q} --out {params.out:q} > {log:q} 2>&1"
