@@ -52,9 +52,7 @@ class Sampler:
         """One image for each pair of prompt and sample number: uint8 [B, S, S, 3]."""
         return self.codec.decode(self.draw_codes(prompts, samples, seed))
 
-    def draw_codes(
-        self, prompts: Sequence[str], samples: Sequence[int], seed: int
-    ) -> torch.Tensor:
+    def draw_codes(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> torch.Tensor:
         """The same as codes: int64 [B, H, W]."""
         count = self.backbone.grid[0] * self.backbone.grid[1]
         pairs = zip(prompts, samples, strict=True)
@@ -117,6 +115,7 @@ def sample_benchmark(
             "backbone": tree_digest(config.backbone.checkpoint),
             "tokenizer": sampler.codec.digest,
         },
+        "parameters": sampler.backbone.parameters,
         "index": sampler.index.digest if sampler.index else None,
         "images_per_prompt": config.benchmark.images_per_prompt,
         "prompts": len(prompts),
@@ -148,10 +147,16 @@ def image_path(out: Path, prompt: int, sample: int) -> Path:
 
 
 def prepare(out: Path, run: dict, prompts: list[dict]) -> None:
-    """Make the prompt folders of ``out``; start afresh when it holds images of another run."""
+    """Make the prompt folders of ``out``; start afresh when it holds images of another run.
+
+    Raises ArragError when ``out`` holds something that no run made: that is not ours to remove.
+    """
     begun = out / "begun.json"
-    if out.exists() and not (begun.is_file() and read_json(begun) == run):
-        shutil.rmtree(out)
+    if out.exists() and any(out.iterdir()):
+        if not begun.is_file():
+            raise ArragError(f"{out}: holds files that are no samples; name an empty folder")
+        if read_json(begun) != run:
+            shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     if not begun.is_file():
         write_json(begun, run)

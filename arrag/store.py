@@ -69,7 +69,7 @@ class StoreWriter:
                 "dimension": vectors.shape[1],
                 "sha256": hashlib.sha256(vectors.tobytes()).hexdigest(),
             },
-            "source": source,
+            "source": json.loads(json.dumps(source)),  # as it will be read back
         }
         self._shard_size = shard_size
         self._shards: list[dict[str, Any]] = []

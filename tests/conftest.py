@@ -18,3 +18,47 @@ import pytest  # noqa: E402
 def root() -> Path:
     """The repository."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def assets(root) -> Path:
+    """The micro world's pictures, fetched once (by whichever worker comes first)."""
+    from filelock import FileLock
+
+    from arrag.micro.assets import fetch_assets
+
+    folder = root / "data" / "micro"
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.parent / ".fetch.lock"):
+        if not (folder / "manifest.json").is_file():
+            fetch_assets(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def micro_janus(root) -> Path:
+    """The shipped micro Janus."""
+    return root / "checkpoints" / "micro-janus"
+
+
+@pytest.fixture(scope="session")
+def tiny_janus(tmp_path_factory) -> Path:
+    """A Janus of random weights whose codebook rows differ in norm."""
+    import torch
+
+    from arrag.micro import janus
+
+    model, tokenizer = janus.build_model(seed=1)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(1)
+        for weight in (
+            model.model.vqmodel.quantize.embedding.weight,
+            model.model.generation_embeddings.weight,
+            model.model.generation_head.vision_head.weight,
+        ):
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+        scale = 0.5 + torch.rand(janus.CODES, 1, generator=generator)
+        model.model.vqmodel.quantize.embedding.weight.mul_(scale)
+    path = tmp_path_factory.mktemp("tiny") / "tiny-janus"
+    janus.save(model, tokenizer, path)
+    return path

@@ -10,7 +10,7 @@ import torch
 from arrag.errors import ArragError
 from arrag.store import StoreWriter, TokenStore
 
-OPTIONS = {"tokenizer_digest": "abc", "grid": (3, 4), "source": {"split": "database"}}
+OPTIONS = {"tokenizer_digest": "abc", "grid": (3, 4), "source": {"split": "database", "of": (1, 2)}}
 CODEBOOK = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
 
 
@@ -37,7 +37,7 @@ def test_a_store_gives_back_what_was_put_in(tmp_path):
     assert np.array_equal(store.grids(np.array([24, 3, 10, 3])), grids[[24, 3, 10, 3]])
     assert np.array_equal(store.codebook, CODEBOOK)
     assert (store.grid, store.tokenizer_digest) == ((3, 4), "abc")
-    assert store.manifest["source"] == {"split": "database"}
+    assert store.manifest["source"] == {"split": "database", "of": [1, 2]}
     assert all(isinstance(s, np.memmap) and not s.flags.writeable for s in store.shards)
     TokenStore.open(tmp_path / "store", verify=True)
     with pytest.raises(IndexError):
@@ -145,9 +145,10 @@ def test_a_truncated_shard_is_named_with_both_sizes(tmp_path):
     file = store.path / "shard-00001.npy"
     size = file.stat().st_size
     file.write_bytes(file.read_bytes()[:-10])
-    for reopen in (TokenStore.open, write):
-        with pytest.raises(ArragError, match=f"shard-00001.npy: {size - 10} bytes.* {size}"):
-            reopen(store.path)
+    with pytest.raises(ArragError, match=f"shard-00001.npy: {size - 10} bytes.* {size}"):
+        TokenStore.open(store.path)
+    with pytest.raises(ArragError, match=f"shard-00001.npy: {size - 10} bytes.* {size}"):
+        StoreWriter(store.path, **OPTIONS, codebook=CODEBOOK, shard_size=10)
     file.unlink()
     with pytest.raises(ArragError, match="shard-00001.npy: missing"):
         TokenStore.open(store.path)

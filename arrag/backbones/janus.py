@@ -48,6 +48,16 @@ class JanusBackbone:
             self.pad = tokenizer.pad_token_id
 
     @property
+    def parameters(self) -> int:
+        """Weights of the language model and its image embeddings and head; the paper's Params."""
+        parts = self.model.model
+        used = (
+            parts.language_model, parts.generation_embeddings, parts.generation_aligner,
+            parts.generation_head,
+        )  # fmt: skip
+        return sum(p.numel() for part in used for p in part.parameters())
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.device

@@ -48,32 +48,7 @@ def build_index(
         raise ArragError(f"index: mode is {mode!r}; use 'exact' or 'ivf'")
     for shard, about in zip(store.shards, store.manifest["shards"], strict=True):
         check_codes(shard, len(store.codebook), str(store.path / about["file"]))
-    inside = neighborhood.entries(*store.grid).numpy()
-    if not inside.any():
-        raise ArragError(
-            f"index of {store.path}: every neighbourhood of hop {neighborhood.hop} leaves the grid "
-            f"{list(store.grid)}; use a smaller hop or border 'zero'"
-        )
-    crosses = (neighborhood.sources(*store.grid) == MISSING).any(axis=1)
-    meta = {
-        "format": FORMAT,
-        "mode": mode,
-        "neighborhood": asdict(neighborhood),
-        "grid": list(store.grid),
-        "codes": len(store.codebook),
-        "images": len(store),
-        "entries": len(store) * int(inside.sum()),
-        "border_share": float(crosses[inside.reshape(-1)].mean()),
-        "bytes_per_patch": 2,
-        "store_digest": store.digest,
-        "tokenizer_digest": store.tokenizer_digest,
-        "versions": {
-            "arrag": arrag.__version__,
-            "faiss": FAISS_VERSION,
-            "numba": numba.__version__,
-            "numpy": np.__version__,
-        },
-    }
+    meta = _describe(store, neighborhood, mode)
     with atomic_path(out_dir) as path:
         path.mkdir()
         if mode == "ivf":
@@ -89,6 +64,37 @@ def build_index(
             )
         write_json(path / "meta.json", meta)
     return meta
+
+
+def _describe(store: TokenStore, neighborhood: Neighborhood, mode: str) -> dict[str, Any]:
+    """What ``meta.json`` says in every mode."""
+    inside = neighborhood.entries(*store.grid).numpy()
+    if not inside.any():
+        raise ArragError(
+            f"index of {store.path}: every neighbourhood of hop {neighborhood.hop} leaves the grid "
+            f"{list(store.grid)}; use a smaller hop or border 'zero'"
+        )
+    crosses = (neighborhood.sources(*store.grid) == MISSING).any(axis=1)
+    return {
+        "format": FORMAT,
+        "mode": mode,
+        "neighborhood": asdict(neighborhood),
+        "grid": list(store.grid),
+        "codes": len(store.codebook),
+        "images": len(store),
+        "entries": len(store) * int(inside.sum()),
+        # share of the entries whose neighbourhood leaves the grid: 0 under border "skip"
+        "border_share": float(crosses[inside.reshape(-1)].mean()),
+        "bytes_per_patch": 2,
+        "store_digest": store.digest,
+        "tokenizer_digest": store.tokenizer_digest,
+        "versions": {
+            "arrag": arrag.__version__,
+            "faiss": FAISS_VERSION,
+            "numba": numba.__version__,
+            "numpy": np.__version__,
+        },
+    }
 
 
 def open_index(

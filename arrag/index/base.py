@@ -18,6 +18,9 @@ from arrag.store import TokenStore
 Heap = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Distances float32 (fixed point), entries, codes int64, each [Q, k]; see ``empty_heap``."""
 
+QUERIES_AT_ONCE = 256
+"""Bounds the memory of the distance tables: 8 n (V + 1) bytes a query at most."""
+
 
 @dataclass(frozen=True)
 class Retrieved:
@@ -102,9 +105,11 @@ class PatchIndex(ABC):
         asks = np.ones(len(distinct), bool)
         if self.neighborhood.masked_distance:
             asks = (distinct != MISSING).any(axis=1)
-        if asks.any():
-            for whole, part in zip(heap, self._scan(distinct[asks], k), strict=True):
-                whole[asks] = part
+        asking = np.flatnonzero(asks)
+        for start in range(0, len(asking), QUERIES_AT_ONCE):
+            some = asking[start : start + QUERIES_AT_ONCE]
+            for whole, part in zip(heap, self._scan(distinct[some], k), strict=True):
+                whole[some] = part
         sort_heap(heap)
         distances, entries, codes = (torch.from_numpy(part[inverse]) for part in heap)
         return Retrieved(distances / self._scale, codes, entries)

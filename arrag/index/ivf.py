@@ -33,6 +33,8 @@ FILES = ("centroids.npy", "offsets.npy", "lists.npy", "ids.npy")
 KMEANS_ITERATIONS = 10
 POINTS_PER_CENTROID = 64
 CHUNK_ENTRIES = 65536
+SAMPLE_IMAGES = 4096
+"""Images held at once while the training sample is gathered."""
 
 
 class IvfIndex(PatchIndex):
@@ -106,16 +108,20 @@ def build_lists(
     _fill(cutter, assigned, sizes, path, progress)
     del assigned
     (path / "assigned.tmp").unlink()
+    options = {"nlist": nlist, "nprobe": min(nprobe, nlist), "seed": seed}
+    return options | _describe(path, sizes)
+
+
+def _describe(path: Path, sizes: np.ndarray) -> dict[str, Any]:
+    """What ``meta.json`` says of the lists; sizes: int64 [nlist]."""
+    lists, ids = (np.load(path / name, mmap_mode="r") for name in ("lists.npy", "ids.npy"))
     return {
-        "nlist": nlist,
-        "nprobe": min(nprobe, nlist),
-        "seed": seed,
         # 1 when all lists are equal; expected entries in a probed list over the mean size.
-        "imbalance": float(nlist * (sizes.astype(float) ** 2).sum() / entries**2),
+        "imbalance": float(len(sizes) * (sizes.astype(float) ** 2).sum() / sizes.sum() ** 2),
         "empty_lists": int((sizes == 0).sum()),
         "largest_list": int(sizes.max()),
-        "bytes_per_patch": 2 * (len(neighborhood.offsets) + 1),
-        "id_bytes_per_patch": _id_type(store).itemsize,
+        "bytes_per_patch": lists.itemsize * lists.shape[1],  # what a search scans
+        "id_bytes_per_patch": ids.itemsize,
         "files": {
             name: {"bytes": (path / name).stat().st_size, "sha256": sha256_file(path / name)}
             for name in FILES
@@ -157,9 +163,9 @@ def _train(cutter: _Cutter, entries: int, nlist: int, seed: int) -> np.ndarray:
     images, slots = np.divmod(np.sort(chosen), len(cutter.positions))
     distinct, rows = np.unique(images, return_inverse=True)
     keys = np.empty((wanted, cutter.around.shape[1]), np.uint16)
-    for start in range(0, len(distinct), 4096):
-        here = (rows >= start) & (rows < start + 4096)
-        cut = cutter.keys(cutter.store.grids(distinct[start : start + 4096]))
+    for start in range(0, len(distinct), SAMPLE_IMAGES):
+        here = (rows >= start) & (rows < start + SAMPLE_IMAGES)
+        cut = cutter.keys(cutter.store.grids(distinct[start : start + SAMPLE_IMAGES]))
         keys[here] = cut[rows[here] - start, slots[here]]
     sample = cutter.vectors(keys)
     kmeans = faiss.Kmeans(

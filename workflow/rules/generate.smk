@@ -11,7 +11,7 @@ rule sample:
     log:
         "logs/sample/{run}.log",
     wildcard_constraints:
-        run=f"(?!{CEILING_RUN}$)[^/]+",
+        run=f"(?!{CEILING_RUN}(/|$))[^/]+",
     threads: CONFIG.resources.threads
     resources:
         config=CONFIG_FILE,

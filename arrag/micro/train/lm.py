@@ -52,9 +52,7 @@ class Conditioned(nn.Module):
 def batch_of(scenes, tokenizer, coder, step: int | None):
     """Prompts [B, T] with mask and codes [B, N]; with ``step``, some prompts are dropped."""
     prompts = [TEMPLATE.format(prompt=scene.caption) for scene in scenes]
-    text = tokenizer(
-        prompts, padding="max_length", max_length=PROMPT_LENGTH, return_tensors="pt"
-    )
+    text = tokenizer(prompts, padding="max_length", max_length=PROMPT_LENGTH, return_tensors="pt")
     ids, mask = text["input_ids"], text["attention_mask"]
     if step is not None:
         drawn = torch.rand(len(ids), generator=torch.Generator().manual_seed(step)) < DROP_PROMPT
