@@ -14,7 +14,7 @@ from arrag.files import atomic_path
 from arrag.micro import janus
 from arrag.micro.train import data, loop
 from arrag.micro.train.tokenizer import load_codebook
-from arrag.micro.world import World
+from arrag.micro.world import TASKS, Scene, World
 
 BATCH = 32
 PROMPT_LENGTH = 16  # tokens of the longest prompt of the grammar, template included
@@ -49,6 +49,17 @@ class Conditioned(nn.Module):
         return F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
 
 
+def scenes_of(world: World, step: int, steps: int) -> list[Scene]:
+    """The batch of a step: tasks at random in the first half, then the colour tasks twice as often.
+
+    Recoloured sprites are ten times as many as the others, and are learnt last.
+    """
+    if step < steps // 2:
+        return data.scenes(world, step, BATCH)
+    cycle = (*TASKS, "colors", "color_attr")
+    return [world.scene(step * BATCH + i, cycle[i % len(cycle)]) for i in range(BATCH)]
+
+
 def batch_of(scenes, tokenizer, coder, step: int | None):
     """Prompts [B, T] with mask and codes [B, N]; with ``step``, some prompts are dropped."""
     prompts = [TEMPLATE.format(prompt=scene.caption) for scene in scenes]
@@ -79,7 +90,7 @@ def train(assets: Path, codes: Path, out: Path, work_dir: Path, steps: int) -> N
     forward = torch.compile(trained) if shutil.which("g++") else trained
 
     def loss_of_step(step: int) -> torch.Tensor:
-        batch = batch_of(data.scenes(world, step, BATCH), tokenizer, coder, step)
+        batch = batch_of(scenes_of(world, step, steps), tokenizer, coder, step)
         with torch.autocast("cpu", torch.bfloat16):
             return forward(*batch)
 
