@@ -4,10 +4,8 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -240,66 +238,3 @@ def test_reading_the_workflow_loads_no_torch(project):
     last.write_text(last.read_text() + "\nassert 'torch' not in sys.modules\n")
     done = project.snakemake("--list-rules")
     assert done.returncode == 0 and "table1" in done.stdout, done.stdout
-
-
-# Stands in for `arrag`: draws ten images at leisure, goes on where it was, makes the other files.
-STAND_IN = """#!/bin/sh
-echo "$@" >> calls.txt
-while [ $# -gt 0 ]; do
-    case $1 in
-        sample) sampling=yes ;;
-        build) file=meta.json ;;
-        encode | fetch) file=manifest.json ;;
-        --out) out=$2 ;;
-        --records) touch "$2" ;;
-    esac
-    shift
-done
-if [ $sampling ]; then
-    for i in 0 1 2 3 4 5 6 7 8 9; do
-        [ -e $out/$i.png ] || { sleep 0.05; echo image > $out/$i.png; }
-    done
-    file=run.json
-fi
-case $out in
-    *.md) touch reports/table1.csv reports/table1.tex ;;
-    data/*) touch data/micro/assets.npz ;;
-esac
-echo done > $out${file:+/$file}
-"""
-
-
-@pytest.fixture
-def enacted(project):
-    """The project with a stand-in for the command line, which the rules then really run."""
-    folder = project.path / "bin"
-    folder.mkdir()
-    project.python = folder / "python"
-    project.python.symlink_to(os.path.realpath(sys.executable))
-    (folder / "arrag").write_text(STAND_IN)
-    (folder / "arrag").chmod(0o755)
-    return project
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_and_a_failed_one_shows_why(enacted):
-    process = enacted.start("reports/table1.md")
-    while process.poll() is None and len(list(enacted.path.glob("results/samples/*/*.png"))) < 3:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    images = {p: p.stat().st_ino for p in enacted.path.glob("results/samples/*/*.png")}
-    assert len(images) >= 3 and not list(enacted.path.glob("results/samples/*/run.json"))
-
-    done = enacted.snakemake("reports/table1.md")
-    assert done.returncode == 0, done.stdout
-    assert len(list(enacted.path.glob("results/samples/*/*.png"))) == 40
-    assert all(path.stat().st_ino == inode for path, inode in images.items())
-    calls = (enacted.path / "calls.txt").read_text().splitlines()
-    assert calls[-1].startswith("report table1 --config config/micro.yaml --out reports/table1.md")
-    assert enacted.plan("reports/table1.md") == {}
-
-    (enacted.path / "bin/arrag").write_text("#!/bin/sh\necho arrag: error: no disk >&2; exit 2\n")
-    enacted.edit("lam: 0.1", "lam: 0.2")
-    done = enacted.snakemake("reports/table1.md")
-    assert done.returncode != 0 and "arrag: error: no disk" in done.stdout

@@ -3,7 +3,7 @@
 # A killed training goes on from its work folder, which is therefore no output. About three hours on
 # 2 cores, more than half of it for the language model; logs and loss plots are in the work folders.
 TRAIN = RESULTS / "train"
-STEPS = {"decoder": 1500, "lm": 7000, "detector": 3000, "clip": 2000}
+STEPS = {"decoder": 1000, "lm": 4400, "detector": 1200, "clip": 350}
 
 
 rule train_micro:
