@@ -65,16 +65,15 @@ class JanusBackbone:
     def start(self, prompts: list[str], guidance_scale: float) -> State:
         """Tokenise B prompts into guidance pairs; nothing is run yet.
 
-        The unconditional row keeps BOS and BOI, everything else becomes pad, still attended
-        (deepseek-ai/Janus, generation_inference.py). Prompts of different lengths are padded on
-        the left and the padding is masked. Raises ArragError for a word the tokenizer lacks.
+        Prompts of different lengths are padded on the left and the padding is masked. Raises
+        ArragError for a word the tokenizer lacks.
         """
         self.check_words(prompts)
         texts = [TEMPLATE.format(prompt=prompt) for prompt in prompts]
         text = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
         ids, mask = text["input_ids"], text["attention_mask"]  # [B, T]
-        kept = (ids == self.tokenizer.bos_token_id) | (ids == self.boi)
-        ids = torch.cat([ids, torch.where(kept, ids, self.pad)]).to(self.device)  # [2B, T]
+        empty = unconditional(ids, self.tokenizer.bos_token_id, self.boi, self.pad)
+        ids = torch.cat([ids, empty]).to(self.device)  # [2B, T]
         inputs = self.model.get_input_embeddings()(ids)  # [2B, T, D]
         return State(DynamicCache(), mask.repeat(2, 1).to(self.device), inputs, guidance_scale)
 
@@ -120,6 +119,14 @@ class JanusBackbone:
         logits = logits if logits.dtype == torch.float64 else logits.float()
         conditional, unconditional = logits.chunk(2)
         return unconditional + state.guidance_scale * (conditional - unconditional)
+
+
+def unconditional(ids: torch.Tensor, bos: int, boi: int, pad: int) -> torch.Tensor:
+    """The row without the prompt, of the same shape as ``ids``: all but BOS and BOI becomes pad.
+
+    Those pads are attended to (deepseek-ai/Janus, generation_inference.py).
+    """
+    return torch.where((ids == bos) | (ids == boi), ids, pad)
 
 
 def load_janus(checkpoint: str | Path, dtype: str = "float32", device: str = "cpu"):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from arrag.backbones.janus import TEMPLATE, unconditional
 from arrag.files import atomic_path
 from arrag.micro import janus
 from arrag.micro.train import data, loop
@@ -19,7 +20,6 @@ from arrag.micro.world import TASKS, Scene, World
 BATCH = 32
 PROMPT_LENGTH = 16  # tokens of the longest prompt of the grammar, template included
 DROP_PROMPT = 0.1  # share of prompts replaced by the unconditional row, for guidance
-TEMPLATE = "<|User|>: {prompt}\n\n<|Assistant|>:<begin_of_image>"
 
 
 class Conditioned(nn.Module):
@@ -67,15 +67,14 @@ def batch_of(scenes, tokenizer, coder, step: int | None):
     ids, mask = text["input_ids"], text["attention_mask"]
     if step is not None:
         drawn = torch.rand(len(ids), generator=torch.Generator().manual_seed(step)) < DROP_PROMPT
-        ids[drawn] = unconditional(ids[drawn], tokenizer)
+        ids[drawn] = drop_prompt(ids[drawn], tokenizer)
     return ids, mask, coder.encode(data.images_of(scenes)).flatten(1)
 
 
-def unconditional(ids: torch.Tensor, tokenizer) -> torch.Tensor:
-    """Janus's unconditional row: everything but BOS and BOI becomes pad."""
+def drop_prompt(ids: torch.Tensor, tokenizer) -> torch.Tensor:
+    """Prompts [B, T] -> their unconditional rows."""
     boi = tokenizer.convert_tokens_to_ids(janus.MARKERS["boi_token"])
-    kept = (ids == tokenizer.bos_token_id) | (ids == boi)
-    return torch.where(kept, ids, tokenizer.pad_token_id)
+    return unconditional(ids, tokenizer.bos_token_id, boi, tokenizer.pad_token_id)
 
 
 def train(assets: Path, codes: Path, out: Path, work_dir: Path, steps: int) -> None:
@@ -106,7 +105,7 @@ def train(assets: Path, codes: Path, out: Path, work_dir: Path, steps: int) -> N
             return sum(parts) / len(parts)
 
         with torch.autocast("cpu", torch.bfloat16):
-            dropped = unconditional(held[0], tokenizer)
+            dropped = drop_prompt(held[0], tokenizer)
             return {"held_out": mean_loss(held[0]), "held_out_no_prompt": mean_loss(dropped)}
 
     loop.run(
