@@ -68,7 +68,14 @@ def _add_build(inner: Any) -> None:
     )
     build.add_argument("--codes", type=Path, required=True, help="folder of a store")
     build.add_argument("--out", type=Path, required=True, help="folder of the index")
-    build.add_argument("--mode", choices=["exact", "ivf"], default="ivf", help="%(default)s")
+    build.add_argument(
+        "--mode",
+        default="ivf",
+        help="exact, hamming, ivf, faiss:FACTORY_STRING or official (%(default)s)",
+    )
+    build.add_argument(
+        "--published", type=Path, help="for mode official: folder of the authors' two files"
+    )
     build.add_argument("--context", choices=["causal", "full"], default="causal", help="key")
     build.add_argument("--key-hop", type=count, default=1, help="radius of the key's window")
     build.add_argument("--border", choices=["skip", "zero"], default="skip", help="edge patches")
@@ -131,6 +138,7 @@ def run_build(args: argparse.Namespace) -> dict[str, Any]:
         nlist=args.nlist,
         nprobe=args.nprobe,
         seed=args.seed,
+        published=args.published,
     )
 
 
@@ -158,24 +166,19 @@ def _nearest(store: Any, index: Any, args: argparse.Namespace) -> list[dict[str,
     rows, columns = store.grid
     codes = torch.from_numpy(store.grids(np.array([args.image])).astype(np.int64))  # [1, H, W]
     position = torch.tensor([args.row * columns + args.col])  # [P=1]
-    found = index.search(codes, torch.ones_like(codes, dtype=torch.bool), position, args.k)
+    hits = index.search(codes, torch.ones_like(codes, dtype=torch.bool), position, args.k)
     nearest = []
     for distance, code, entry in zip(
-        *(part[0, 0].tolist() for part in (found.distances, found.codes, found.entries)),
+        *(part[0, 0].tolist() for part in (hits.distances, hits.codes, hits.entries)),
         strict=True,
     ):
         if entry < 0:  # fewer than k were found
             break
-        image, flat = divmod(entry, rows * columns)
-        nearest.append(
-            {
-                "distance": round(distance, 6),
-                "code": code,
-                "key": store.keys(image),
-                "row": flat // columns,
-                "col": flat % columns,
-            }
-        )
+        found = {"distance": round(distance, 6), "code": code, "entry": entry}
+        if index.meta["mode"] != "official":  # whose entries are of nobody knows which image
+            image, flat = divmod(entry, rows * columns)
+            found |= {"key": store.keys(image), "row": flat // columns, "col": flat % columns}
+        nearest.append(found)
     return nearest
 
 
