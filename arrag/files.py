@@ -30,7 +30,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         if path.is_dir():
             # A directory cannot be replaced in one step: move the old one out of the way first.
-            os.replace(path, holder / "old")
+            os.replace(path, holder / f"{path.name}.old")
         os.replace(temporary, path)
     finally:
         shutil.rmtree(holder, ignore_errors=True)

@@ -123,7 +123,10 @@ class StoreWriter:
             self._flush(len(self._keys))
         if not self._shards:
             raise ArragError(f"store {self.path}: no image was added; check the source")
-        write_json(self.path / MANIFEST, {**self._state(), "content": self._content()})
+        write_json(
+            self.path / MANIFEST,
+            {**self._state(), "content": content_digests(self.path, self._shards)},
+        )
         (self.path / WRITING).unlink(missing_ok=True)
         self._complete = True
 
@@ -136,15 +139,6 @@ class StoreWriter:
 
     def _state(self) -> dict[str, Any]:
         return {**self._header, "images": self.done, "shards": self._shards}
-
-    def _content(self) -> dict[str, str]:
-        """SHA-256 of all codes and of all names, whatever the shards."""
-        codes, names = hashlib.sha256(), hashlib.sha256()
-        for shard in self._shards:
-            codes.update(np.load(self.path / shard["file"], mmap_mode="r", allow_pickle=False))
-            for key in read_json(self.path / shard["keys"]):
-                names.update(json.dumps(key).encode() + b"\n")
-        return {"codes_sha256": codes.hexdigest(), "keys_sha256": names.hexdigest()}
 
     def _resume(self, state: dict[str, Any]) -> None:
         for field, ours in self._header.items():
@@ -254,6 +248,16 @@ class TokenStore:
             raise IndexError(f"image {image} of a store of {len(self)}")
         shard = int(np.searchsorted(self.starts, image, side="right")) - 1
         return shard, int(image - self.starts[shard])
+
+
+def content_digests(path: Path, shards: list[dict[str, Any]]) -> dict[str, str]:
+    """SHA-256 of all codes and of all names, however they are cut into shards."""
+    codes, names = hashlib.sha256(), hashlib.sha256()
+    for shard in shards:
+        codes.update(np.load(path / shard["file"], mmap_mode="r", allow_pickle=False))
+        for key in read_json(path / shard["keys"]):
+            names.update(json.dumps(key).encode() + b"\n")
+    return {"codes_sha256": codes.hexdigest(), "keys_sha256": names.hexdigest()}
 
 
 def check_codes(grids: np.ndarray, codes: int, where: str) -> None:

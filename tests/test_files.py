@@ -27,13 +27,14 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert [p.name for p in target.parent.iterdir()] == ["table.md"]
 
 
-def test_a_folder_is_replaced_whole(tmp_path):
+@pytest.mark.parametrize("name", ["index", "old"])
+def test_a_folder_is_replaced_whole(tmp_path, name):
     for content in ("first", "second"):
-        with atomic_path(tmp_path / "index") as partial:
+        with atomic_path(tmp_path / name) as partial:
             partial.mkdir()
             (partial / content).write_text(content)
-    assert [p.name for p in (tmp_path / "index").iterdir()] == ["second"]
-    assert [p.name for p in tmp_path.iterdir()] == ["index"]
+    assert [p.name for p in (tmp_path / name).iterdir()] == ["second"]
+    assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
 def test_json_comes_back_and_mistakes_name_the_file(tmp_path):

@@ -68,9 +68,9 @@ def build_index(
         )
     for shard, about in zip(store.shards, store.manifest["shards"], strict=True):
         check_codes(shard, len(store.codebook), str(store.path / about["file"]))
-    meta = _describe(store, neighborhood, mode)
+    meta = describe(store, neighborhood, mode)
     lists = {"nprobe": nprobe, "seed": seed, "progress": progress}
-    with atomic_path(out_dir) as path, _disk_space(out_dir):
+    with atomic_path(out_dir) as path, disk_space(out_dir):
         path.mkdir()
         if mode == "hamming":
             check_signs(store)
@@ -88,20 +88,21 @@ def build_index(
 
 
 @contextmanager
-def _disk_space(out_dir: str | Path) -> Iterator[None]:
+def disk_space(out_dir: str | Path) -> Iterator[None]:
+    """Turn the error of a full disk into an ArragError that names the directory."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ArragError(
-            f"index {out_dir}: the disk is full; free some space or write elsewhere "
-            "(an earlier index there is untouched)"
+            f"{out_dir}: the disk is full; free some space or write elsewhere "
+            "(what stood there before is untouched)"
         ) from None
 
 
-def _describe(store: TokenStore, neighborhood: Neighborhood, mode: str) -> dict[str, Any]:
-    """What ``meta.json`` says in every mode."""
+def describe(store: TokenStore, neighborhood: Neighborhood, mode: str) -> dict[str, Any]:
+    """What ``meta.json`` says in every mode; ArragError if no patch has its neighbours."""
     inside = neighborhood.entries(*store.grid).numpy()
     if not inside.any():
         raise ArragError(

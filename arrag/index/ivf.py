@@ -12,6 +12,7 @@ file of their own, read only for entries that get among the nearest.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,8 @@ def _write_lists(
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)  # [nlist + 1]
     np.save(path / "offsets.npy", offsets)
     rows, n = int(offsets[-1]), cutter.around.shape[1]
-    lists = np.lib.format.open_memmap(path / "lists.npy", "w+", np.uint16, (rows, n + 1))
-    ids = np.lib.format.open_memmap(path / "ids.npy", "w+", _id_type(cutter.store), (rows,))
+    lists = _allocated(path / "lists.npy", np.dtype(np.uint16), (rows, n + 1))
+    ids = _allocated(path / "ids.npy", _id_type(cutter.store), (rows,))
     if old is not None:
         for start, stop, to in zip(old.offsets, old.offsets[1:], offsets, strict=False):
             lists[to : to + stop - start] = old.lists[start:stop]
@@ -167,7 +168,7 @@ def _assign(
     sizes = np.zeros(len(centroids), np.int64)
     if not entries:  # nothing can be mapped
         return np.empty(0, np.uint32), sizes
-    assigned = np.memmap(scratch, np.uint32, "w+", shape=(entries,))
+    assigned = _allocated(scratch, np.dtype(np.uint32), (entries,))
     done = 0
     with tqdm(total=entries, desc="assign", unit="patch", disable=not progress) as bar:
         for _, grids in cutter.chunks(first):
@@ -211,6 +212,18 @@ def _fill(
             following += counts
             done += len(entries)
             bar.update(len(entries))
+
+
+def _allocated(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+    """A new .npy file to write through a memory map, its blocks reserved.
+
+    Without that a full disk would kill the process at some later write (SIGBUS); with it, it is
+    an OSError here.
+    """
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    with open(path, "r+b") as handle:
+        os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _id_type(store: TokenStore) -> np.dtype:
