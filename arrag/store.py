@@ -91,6 +91,16 @@ class StoreWriter:
         """Images in the shards that are on disk."""
         return sum(shard["images"] for shard in self._shards)
 
+    @property
+    def complete(self) -> bool:
+        """Whether the manifest is written; then nothing can be added."""
+        return self._complete
+
+    @property
+    def last_key(self) -> str | None:
+        """Name of the last image on disk."""
+        return read_json(self.path / self._shards[-1]["keys"])[-1] if self._shards else None
+
     def add(self, keys: Sequence[str], grids: np.ndarray) -> None:
         """Append images: n names and their codes, integer [n, H, W] below V.
 

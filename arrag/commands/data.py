@@ -31,12 +31,24 @@ def _add_encode(commands: Any) -> None:
         "arrag encode my_images --tokenizer checkpoints/micro-janus --out results/codes/mine",
         run_encode,
     )
-    encode.add_argument("source", help="folder of images, `micro:database` or `micro:reference`")
+    encode.add_argument(
+        "source",
+        help="folder of images, tar or tars (`data-{000..099}.tar`), or `micro:database`",
+    )
     encode.add_argument("--tokenizer", type=Path, required=True, help="folder of a checkpoint")
     encode.add_argument("--out", type=Path, required=True, help="folder of the store")
     encode.add_argument("--images", type=count, help="take only the first N")
     encode.add_argument("--shard-size", type=count, default=1000, help="images a shard file")
     encode.add_argument("--batch-size", type=count, default=64, help="images at a time")
+    encode.add_argument(
+        "--workers", type=int, default=0, help="processes that decode images (%(default)s: none)"
+    )
+    encode.add_argument(
+        "--exclude",
+        type=Path,
+        metavar="DIR",
+        help="folder of test images; images like one of them are left out",
+    )
     encode.add_argument(
         "--assets", type=Path, default=MICRO_ASSETS, help="for micro sources (%(default)s)"
     )
@@ -61,4 +73,6 @@ def run_encode(args: argparse.Namespace) -> dict[str, Any]:
         shard_size=args.shard_size,
         limit=args.images,
         assets=args.assets,
+        exclude=args.exclude,
+        workers=args.workers,
     )
