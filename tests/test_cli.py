@@ -29,7 +29,7 @@ LEAVES = {name: parser for name, parser in ALL.items() if parser.get_default("ru
 
 def test_there_is_a_command_for_every_stage():
     stages = "fetch, encode, index build, index search, index info, index verify, "
-    stages += "index merge, generate, sample, "
+    stages += "index merge, index images, generate, sample, "
     stages += "score geneval, report table1, report gallery, micro prompts, micro train lm, "
     stages += "config check, config schema"
     assert {f"arrag {stage}" for stage in stages.split(", ")} <= set(LEAVES)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arrag.commands import command, count, group
+from arrag.layout import MICRO_ASSETS
 
 
 def add(commands: Any) -> None:
@@ -21,6 +22,7 @@ def add(commands: Any) -> None:
     _add_search(inner)
     _add_verify(inner)
     _add_merge(inner)
+    _add_images(inner)
     info = command(
         inner,
         "info",
@@ -111,6 +113,28 @@ def _add_merge(inner: Any) -> None:
     )
     merge.add_argument("--out-codes", type=Path, required=True, help="folder of the joint store")
     merge.add_argument("--out", type=Path, required=True, help="folder of the joint index")
+
+
+def _add_images(inner: Any) -> None:
+    images = command(
+        inner,
+        "images",
+        "index the whole images of a store by their CLIP features (RA-CM3, ImageRAG, RDM)",
+        "arrag index images my_images --codes results/codes/mine --clip models/clip "
+        "--out results/index/images",
+        run_images,
+    )
+    images.add_argument("source", help="what the store was encoded from, as for `arrag encode`")
+    images.add_argument("--codes", type=Path, required=True, help="folder of the store")
+    images.add_argument("--clip", required=True, help="folder or name of an open_clip model")
+    images.add_argument("--pretrained", help="tag or file of the weights of a model named by name")
+    images.add_argument("--out", type=Path, required=True, help="folder of the index")
+    images.add_argument("--images", type=count, help="take only the first N of the source")
+    images.add_argument("--batch-size", type=count, default=64, help="images at a time")
+    images.add_argument("--workers", type=int, default=0, help="processes that decode images")
+    images.add_argument(
+        "--assets", type=Path, default=MICRO_ASSETS, help="for micro sources (%(default)s)"
+    )
 
 
 def run_build(args: argparse.Namespace) -> dict[str, Any]:
@@ -206,3 +230,21 @@ def run_merge(args: argparse.Namespace) -> dict[str, Any]:
 
     parts = [TokenStore.open(path) for path in args.codes]
     return extend_index(args.index, parts[0], merge_stores(parts, args.out_codes), args.out)
+
+
+def run_images(args: argparse.Namespace) -> dict[str, Any]:
+    """Index whole images."""
+    from arrag.clip import OpenClip
+    from arrag.image_index import build_image_index
+    from arrag.store import TokenStore
+
+    return build_image_index(
+        TokenStore.open(args.codes),
+        args.source,
+        OpenClip(args.clip, args.pretrained),
+        args.out,
+        limit=args.images,
+        assets=args.assets,
+        batch_size=args.batch_size,
+        workers=args.workers,
+    )
