@@ -1,6 +1,7 @@
 """The modes that are there for other codes and for comparison: hamming, FAISS's own, official."""
 
 import contextlib
+import re
 
 import faiss
 import numpy as np
@@ -53,6 +54,14 @@ def test_hamming_equals_brute_force(stores, tmp_path):
         assert found.entries[q].tolist() == [w[1] for w in want]
         assert found.codes[q].tolist() == [w[2] for w in want]
     assert index.info()["bytes_per_patch"] == 2
+
+
+def test_hamming_orders_ties_between_the_corners_and_edges_of_one_image(tmp_path):
+    store = make_store(tmp_path / "s", np.zeros((1, 4, 4), np.uint16), SIGNS)
+    index = make_index(store, tmp_path / "h", Neighborhood("full", border="zero"), mode="hamming")
+    found = index.search_keys(torch.full((1, 8), MISSING), 8)
+    assert found.entries.tolist() == [[0, 3, 12, 15, 1, 2, 4, 7]]
+    assert found.distances.tolist() == [[9.0] * 4 + [15.0] * 4]
 
 
 def test_hamming_takes_codes_of_signs_only(stores, tmp_path):
@@ -197,3 +206,10 @@ def test_published_files_that_do_not_fit_are_refused(stores, published, tmp_path
         with pytest.raises(ArragError, match=message):
             official(store, tmp_path / "o", bad)
     assert not (tmp_path / "o").exists()
+
+
+def test_one_file_of_the_retrieval_imports_faiss(root):
+    pattern = re.compile(r"^\s*(import|from) faiss", re.MULTILINE)
+    files = [p for p in (root / "arrag").rglob("*.py") if pattern.search(p.read_text())]
+    # Training the micro tokenizer clusters its codebook; it searches nothing.
+    assert [p.name for p in files if p.parent.name != "train"] == ["faiss_index.py"]

@@ -69,20 +69,19 @@ def build_index(
     for shard, about in zip(store.shards, store.manifest["shards"], strict=True):
         check_codes(shard, len(store.codebook), str(store.path / about["file"]))
     meta = describe(store, neighborhood, mode)
-    lists = {"nprobe": nprobe, "seed": seed, "progress": progress}
+    options = {"nprobe": nprobe, "seed": seed, "progress": progress}
     with atomic_path(out_dir) as path, disk_space(out_dir):
         path.mkdir()
         if mode == "hamming":
             check_signs(store)
         elif mode == "ivf":
-            meta |= build_lists(
-                store, path, neighborhood, entries=meta["entries"], nlist=nlist, **lists
-            )
+            options |= {"nlist": nlist, "entries": meta["entries"]}
+            meta |= build_lists(store, path, neighborhood, **options)
         elif mode == "official":
-            meta |= link_published(store, path, neighborhood, folder=Path(published), nprobe=nprobe)
+            meta |= link_published(store, path, neighborhood, Path(published), nprobe)
         elif mode != "exact":
             factory = mode.removeprefix(PREFIX)
-            meta |= build_faiss(store, path, neighborhood, factory=factory, **lists)
+            meta |= build_faiss(store, path, neighborhood, factory=factory, **options)
         write_json(path / "meta.json", meta)
     return meta
 

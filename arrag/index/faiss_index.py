@@ -127,7 +127,7 @@ def build_faiss(
 
 
 def link_published(
-    store: TokenStore, path: Path, neighborhood: Neighborhood, *, folder: Path, nprobe: int
+    store: TokenStore, path: Path, neighborhood: Neighborhood, folder: Path, nprobe: int
 ) -> dict[str, Any]:
     """Link the authors' two files; returns what ``meta.json`` says of them.
 
