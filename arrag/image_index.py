@@ -21,9 +21,8 @@ from tqdm import tqdm
 
 from arrag.clip import OpenClip
 from arrag.errors import ArragError
-from arrag.files import atomic_path, read_json, write_json
+from arrag.files import atomic_path, disk_space, read_json, write_json
 from arrag.images import Decoded, decode_all
-from arrag.index import disk_space
 from arrag.index.base import check_files, describe_files
 from arrag.sources import Items, open_source
 from arrag.store import TokenStore

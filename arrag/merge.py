@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from arrag.errors import ArragError
-from arrag.files import atomic_path, read_json, write_json
-from arrag.index import describe, disk_space, open_index
+from arrag.files import atomic_path, disk_space, read_json, write_json
+from arrag.index import describe, open_index
 from arrag.index.ivf import extend_lists
 from arrag.store import CODEBOOK, FORMAT, MANIFEST, TokenStore, content_digests
 

@@ -24,7 +24,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from arrag.errors import ArragError
-from arrag.files import atomic_path, read_json, sha256_file, sha256_json, write_json
+from arrag.files import atomic_path, disk_space, read_json, sha256_file, sha256_json, write_json
 
 FORMAT = 1
 MANIFEST, WRITING, CODEBOOK = "manifest.json", "writing.json", "codebook.safetensors"
@@ -122,15 +122,17 @@ class StoreWriter:
             )
         self._keys.extend(str(key) for key in keys)
         self._grids.append(grids.astype(np.uint16))
-        while len(self._keys) >= self._shard_size:
-            self._flush(self._shard_size)
+        with disk_space(self.path):
+            while len(self._keys) >= self._shard_size:
+                self._flush(self._shard_size)
 
     def close(self) -> None:
         """Write the last, shorter shard and the manifest; an empty store raises ArragError."""
         if self._complete:
             return
-        if self._keys:
-            self._flush(len(self._keys))
+        with disk_space(self.path):
+            if self._keys:
+                self._flush(len(self._keys))
         if not self._shards:
             raise ArragError(f"store {self.path}: no image was added; check the source")
         write_json(

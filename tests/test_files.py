@@ -1,8 +1,11 @@
+import errno
+
 import pytest
 
 from arrag.errors import ArragError
 from arrag.files import (
     atomic_path,
+    disk_space,
     read_json,
     sha256_file,
     sha256_json,
@@ -63,3 +66,18 @@ def test_digests_see_contents_and_names_only(tmp_path):
     assert tree_digest(folder) != before
     with pytest.raises(ArragError, match="no such directory"):
         tree_digest(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError("144000 requested and 67520 written"),  # numpy.save's words
+    ],
+)
+def test_a_full_disk_is_said_in_one_line(tmp_path, error):
+    with pytest.raises(ArragError, match="codes: the disk is full"), disk_space("codes"):
+        raise error
+    with pytest.raises(PermissionError), disk_space("codes"):
+        raise PermissionError(errno.EACCES, "Permission denied")

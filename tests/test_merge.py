@@ -5,6 +5,7 @@ import json
 import os
 import tracemalloc
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -146,8 +147,13 @@ def test_a_full_disk_is_one_error_and_leaves_the_previous_index(tmp_path, monkey
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    def full_in_faiss(*_):
+        raise RuntimeError("Error in write_index: write error (No space left on device)")
+
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(ArragError, match="index: the disk is full"):
-        make_index(store, tmp_path / "index", CAUSAL, mode="ivf", nlist=3)
-    assert files(tmp_path / "index") == before
+    monkeypatch.setattr(faiss, "write_index", full_in_faiss)
+    for mode in ("ivf", "faiss:Flat"):
+        with pytest.raises(ArragError, match="index: the disk is full"):
+            make_index(store, tmp_path / "index", CAUSAL, mode=mode, nlist=3)
+        assert files(tmp_path / "index") == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["codes", "index"]

@@ -11,9 +11,6 @@ An index is a directory whose ``meta.json`` says all about it. Modes, behind one
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ import numpy as np
 
 import arrag
 from arrag.errors import ArragError
-from arrag.files import atomic_path, read_json, write_json
+from arrag.files import atomic_path, disk_space, read_json, write_json
 from arrag.index.base import PatchIndex, Retrieved
 from arrag.index.exact import ExactIndex
 from arrag.index.faiss_index import PREFIX, VERSION, FaissIndex, build_faiss, link_published
@@ -84,20 +81,6 @@ def build_index(
             meta |= build_faiss(store, path, neighborhood, factory=factory, **options)
         write_json(path / "meta.json", meta)
     return meta
-
-
-@contextmanager
-def disk_space(out_dir: str | Path) -> Iterator[None]:
-    """Turn the error of a full disk into an ArragError that names the directory."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise ArragError(
-            f"{out_dir}: the disk is full; free some space or write elsewhere "
-            "(what stood there before is untouched)"
-        ) from None
 
 
 def describe(store: TokenStore, neighborhood: Neighborhood, mode: str) -> dict[str, Any]:

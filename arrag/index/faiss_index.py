@@ -9,6 +9,8 @@ that the authors published. Their distances are FAISS's own, hence approximate w
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -121,7 +123,7 @@ def build_faiss(
             f"index: FAISS cannot make {factory!r} of {entries} entries of "
             f"{cutter.dimension} dimensions ({_reason(error)}); use another factory string"
         ) from None
-    faiss.write_index(index, str(path / FILE))
+    _write(index, path / FILE)
     nprobe = None if inner is None else set_nprobe(index, min(nprobe, inner.nlist), path / FILE)
     return {"nprobe": nprobe, "seed": seed} | _files(path, [FILE], entries)
 
@@ -229,6 +231,15 @@ def _read(path: Path) -> Any:
         raise ArragError(
             f"{path}: FAISS cannot read it ({_reason(error)}); fetch or build it again"
         ) from None
+
+
+def _write(index: Any, path: Path) -> None:
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+        raise
 
 
 def _load_codes(path: Path) -> np.ndarray:
