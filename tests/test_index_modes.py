@@ -1,6 +1,7 @@
 """The modes that are there for other codes and for comparison: hamming, FAISS's own, official."""
 
 import contextlib
+import json
 import re
 
 import faiss
@@ -9,6 +10,7 @@ import pytest
 import torch
 from test_index import CONTEXTS, SIGNS, UNIT, brute_force, make_index, make_store, some_queries
 
+from arrag.cli import main
 from arrag.errors import ArragError
 from arrag.index import build_index, open_index
 from arrag.index.faiss_index import PUBLISHED, PUBLISHED_CODES, get_nprobe, set_nprobe
@@ -167,6 +169,19 @@ def test_the_published_index_is_read_and_searched(stores, published, tmp_path):
         assert found.distances[q].tolist() == distances[0].tolist()
         assert sorted(found.entries[q].tolist()) == sorted(ids[0].tolist())
         assert found.codes[q].tolist() == codes[found.entries[q]].tolist()
+
+
+def test_a_hit_of_the_published_index_has_no_image(stores, published, tmp_path, capsys):
+    codes, index = str(stores["unit"].path), str(tmp_path / "o")
+    argv = ["index", "build", "--codes", codes, "--out", index, "--mode", "official"]
+    assert main([*argv, "--published", str(published), "--nprobe", "16"]) == 0
+    capsys.readouterr()
+    argv = ["index", "search", index, "--codes", codes, "--row", "2", "--col", "3", "-k", "2"]
+    assert main([*argv, "--json"]) == 0
+    nearest = json.loads(capsys.readouterr().out)["nearest"]
+    assert [set(found) for found in nearest] == [{"distance", "code", "entry"}] * 2
+    assert main(["index", "verify", index, "--codes", codes, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recall"] is None
 
 
 def test_a_short_list_of_the_published_index_leaves_absent_slots(stores, published, tmp_path):

@@ -54,6 +54,11 @@ def _add_build(inner: Any) -> None:
     build.add_argument("--context", choices=["causal", "full"], default="causal", help="key")
     build.add_argument("--key-hop", type=count, default=1, help="radius of the key's window")
     build.add_argument("--border", choices=["skip", "zero"], default="skip", help="edge patches")
+    build.add_argument(
+        "--masked-distance",
+        action="store_true",
+        help="only the known neighbours of a query contribute to a distance",
+    )
     build.add_argument("--nlist", type=count, help="inverted lists; chosen by size if not given")
     build.add_argument("--nprobe", type=count, default=32, help="lists visited (%(default)s)")
     build.add_argument("--seed", type=int, default=0, help="of the clustering (%(default)s)")
@@ -146,7 +151,9 @@ def run_build(args: argparse.Namespace) -> dict[str, Any]:
     return build_index(
         TokenStore.open(args.codes),
         args.out,
-        neighborhood=Neighborhood(args.context, hop=args.key_hop, border=args.border),
+        neighborhood=Neighborhood(
+            args.context, args.key_hop, args.border, masked_distance=args.masked_distance
+        ),
         mode=args.mode,
         nlist=args.nlist,
         nprobe=args.nprobe,
