@@ -20,6 +20,8 @@ from arrag.index.kernels import replace_worst
 from arrag.neighborhood import MISSING
 from arrag.store import TokenStore
 
+OUT_OF_REACH = 2**30
+
 
 class HammingIndex(PatchIndex):
     """Scan every entry of a store whose codebook holds only +1 and -1."""
@@ -32,30 +34,30 @@ class HammingIndex(PatchIndex):
         self._bits[:-1] = (store.codebook > 0) @ (1 << np.arange(d, dtype=np.uint64))
         slots = np.arange(len(self.neighborhood.offsets))
         self._shifts = np.stack([slots // (64 // d), slots % (64 // d) * d], axis=1)  # [n, 2]
-        size = store.grid[0] * store.grid[1]
-        positions = np.flatnonzero(self._inside.numpy())  # [E]
-        around = self.neighborhood.sources(*store.grid)[positions]  # [E, n]
-        # Positions whose neighbourhoods leave the grid alike share a mask.
-        self._on_grid, group = np.unique(around != MISSING, axis=0, return_inverse=True)  # [P, n]
-        order = np.argsort(group.reshape(-1), kind="stable")
-        self._starts = np.concatenate([[0], np.cumsum(np.bincount(group.reshape(-1)))])
-        self._positions, around = positions[order], around[order]
-        self._sources = np.where(around == MISSING, size, around).T.astype(np.uint32, order="C")
-        self._grids = [np.asarray(shard).reshape(len(shard), size) for shard in store.shards]
-        self._block = max(1, BLOCK_BYTES // (2 * size))
+        height, width = store.grid
+        hop = self.neighborhood.hop
+        self._wide = wide = width + 2 * hop  # of a grid with a margin
+        inside = np.pad(self._inside.numpy().reshape(height, width), hop).reshape(-1)
+        places = np.flatnonzero(inside)
+        self._first, self._stop = int(places[0]), int(places[-1]) + 1
+        self._entries = places - self._first  # [E], those of the run that are no margin
+        steps = np.array(self.neighborhood.offsets)  # [n, 2]
+        self._steps = steps[:, 0] * wide + steps[:, 1]
+        around = self.neighborhood.sources(*store.grid)[self._inside.numpy()]  # [E, n]
+        self._on_grid = (around != MISSING).astype(np.int32)
+        self._block = max(1, BLOCK_BYTES // (2 * height * width))
 
     def _scan(self, keys: np.ndarray, k: int) -> Heap:
         queries, heap = self._queries(keys), empty_heap(len(keys), k)
-        for grids, start in zip(self._grids, self.store.starts, strict=False):
+        for grids, start in zip(self.store.shards, self.store.starts, strict=False):
             for m in range(0, len(grids), self._block):
                 _scan_signs(
-                    grids[m : m + self._block],
+                    np.asarray(grids[m : m + self._block]),
                     int(start) + m,
-                    self._sources,
-                    self._positions,
-                    self._starts,
-                    self._bits,
+                    (self._first, self._stop, self.neighborhood.hop),
+                    self._steps,
                     self._shifts,
+                    self._bits,
                     queries,
                     heap,
                 )
@@ -63,22 +65,29 @@ class HammingIndex(PatchIndex):
         return distances * np.float32(self._scale), entries, codes
 
     def _queries(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """int64 [Q, n] -> words uint64 [Q, W], masks uint64 [Q, P, W], constants float32 [Q, P]."""
+        """int64 [Q, n] -> words, masks uint64 [Q, W] and corrections int32 [Q, R].
+
+        R is a run of positions in a grid with a margin; those of the margin are out of reach.
+
+        The bits of an entry's missing neighbour are zeros, so it is taken to differ by the query's
+        ones; a correction replaces four times that by d, and adds d for what the query misses.
+        """
         known = keys != MISSING  # [Q, n]
-        both = known[:, None] & self._on_grid  # [Q, P, n]
-        field = np.uint64((1 << self._dimension) - 1)
-        words = self._packed(np.where(known, self._bits[keys], 0).astype(np.uint64))
-        one_sided = known[:, None] & ~self._on_grid
+        fields = np.where(known, self._bits[keys], 0).astype(np.uint64)
+        masks = np.where(known, np.uint64((1 << self._dimension) - 1), np.uint64(0))
+        off_grid = self._dimension - 4 * np.bitwise_count(fields).astype(np.int32)
+        corrections = np.where(known, off_grid, 0) @ (1 - self._on_grid).T
         if not self.neighborhood.masked_distance:
-            one_sided |= ~known[:, None] & self._on_grid
-        constants = (self._dimension * one_sided.sum(axis=2)).astype(np.float32)
-        return words, self._packed(both * field), constants
+            corrections += self._dimension * (~known).astype(np.int32) @ self._on_grid.T
+        run = np.full((len(keys), self._stop - self._first), OUT_OF_REACH, np.int32)
+        run[:, self._entries] = corrections
+        return self._packed(fields), self._packed(masks), run
 
     def _packed(self, fields: np.ndarray) -> np.ndarray:
-        """A field a neighbour -> words: uint64 [..., n] -> [..., W]."""
-        words = np.zeros((*fields.shape[:-1], int(self._shifts[-1, 0]) + 1), np.uint64)
+        """A field a neighbour -> words: uint64 [Q, n] -> [Q, W]."""
+        words = np.zeros((len(fields), int(self._shifts[-1, 0]) + 1), np.uint64)
         for slot, (word, shift) in enumerate(self._shifts):
-            words[..., word] |= fields[..., slot] << np.uint64(shift)
+            words[:, word] |= fields[:, slot] << np.uint64(shift)
         return words
 
 
@@ -104,51 +113,63 @@ def _popcount(typing_context, word):
     return types.uint64(types.uint64), generate
 
 
-# Not cached: numba would not notice a change of replace_worst, which is in another file.
 @njit(nogil=True)
-def _scan_signs(grids, first, sources, positions, starts, bits, shifts, queries, heap):
-    """Exact scan of some images by Hamming distance, all queries at once.
-
-    grids: uint16 [m, N], images ``first`` and following. sources: uint32 [n, E], N off the grid;
-    positions: int64 [E]; both sorted by what is off the grid, group p at ``starts[p:p + 2]``.
-    bits: uint64 [V + 1], signs of a code, 0 for a missing one. shifts: int64 [n, 2], word and first
-    bit of a neighbour. queries: (words uint64 [q, W], masks uint64 [q, P, W], constants float32
-    [q, P]); a squared distance is the constant + 4 times the bits that differ under the mask.
-    heap: as in ``scan_grids``, distances not scaled.
-    """
-    words, masks, constants = queries
-    distances, entries, codes = heap
-    images, size = grids.shape
-    image = np.empty(size + 1, np.uint64)
-    image[size] = 0
-    keys = np.empty((words.shape[1], len(positions)), np.uint64)
-    sums = np.empty(len(positions), np.uint64)
-    for m in range(images):
-        for j in range(size):
-            image[j] = bits[grids[m, j]]
-        keys[:] = np.uint64(0)
-        for i in range(len(sources)):
-            word, shift = keys[shifts[i, 0]], np.uint64(shifts[i, 1])
-            for e in range(np.uint64(len(sums))):
-                word[e] |= image[sources[i, e]] << shift
-        for q in range(len(words)):
-            for p in range(len(starts) - 1):
-                here = slice(starts[p], starts[p + 1])
-                _add_differing_bits(sums[here], keys[:, here], words[q], masks[q, p])
-                for e in range(starts[p], starts[p + 1]):
-                    distance = constants[q, p] + np.float32(4) * np.float32(sums[e])
-                    if distance > distances[q, 0]:
-                        continue
-                    entry = (first + m) * size + positions[e]
-                    if distance < distances[q, 0] or entry < entries[q, 0]:
-                        code = np.int64(grids[m, positions[e]])
-                        replace_worst(distances[q], entries[q], codes[q], distance, entry, code)
+def _pack_keys(keys, image, first, steps, shifts):
+    """Bits around a run of positions: keys uint64 [W, R], from a flat grid with a margin."""
+    keys[:] = np.uint64(0)
+    for i in range(len(steps)):
+        word, shift = keys[shifts[i, 0]], np.uint64(shifts[i, 1])
+        here = image[first + steps[i] : first + steps[i] + len(word)]
+        for e in range(np.uint64(len(word))):
+            word[e] |= here[e] << shift
 
 
 @njit(nogil=True)
-def _add_differing_bits(sums, keys, words, masks):
-    """Hamming distances to keys uint64 [W, E] under a mask."""
+def _measure(sums, keys, words, masks, corrections):
+    """Squared distances int32 [R] of keys uint64 [W, R] to a query; returns the least."""
+    least = np.int32(2**31 - 1)
     for w in range(len(words)):
         for e in range(np.uint64(len(sums))):
-            differing = _popcount((keys[w, e] ^ words[w]) & masks[w])
-            sums[e] = differing if w == 0 else sums[e] + differing
+            differing = np.int32(_popcount((keys[w, e] ^ words[w]) & masks[w]))
+            before = corrections[e] if w == 0 else sums[e]
+            sums[e] = before + np.int32(4) * differing
+    for e in range(np.uint64(len(sums))):
+        least = min(least, sums[e])
+    return least
+
+
+# Not cached: numba would not notice a change of replace_worst, which is in another file.
+@njit(nogil=True)
+def _scan_signs(grids, start, area, steps, shifts, bits, queries, heap):
+    """Exact scan of some images by Hamming distance, all queries at once.
+
+    grids: uint16 [m, H, W], images ``start`` and following. area: first and last place of the run
+    that holds all entries, in a flat grid with a margin, and the margin. steps: int64 [n], to a
+    neighbour there; shifts: int64 [n, 2], its word and first bit. bits: uint64 [V + 1], signs of a
+    code. queries: from ``HammingIndex._queries``. heap: as in ``scan_grids``, not scaled.
+    """
+    words, masks, corrections = queries
+    distances, entries, codes = heap
+    images, height, width = grids.shape
+    first, stop, margin = area
+    wide = width + 2 * margin
+    image = np.zeros((height + 2 * margin) * wide, np.uint64)
+    sums = np.empty(stop - first, np.int32)
+    keys = np.empty((words.shape[1], stop - first), np.uint64)
+    for m in range(images):
+        for row in range(height):
+            for column in range(width):
+                image[(row + margin) * wide + column + margin] = bits[grids[m, row, column]]
+        _pack_keys(keys, image, first, steps, shifts)
+        for q in range(len(words)):
+            least = _measure(sums, keys, words[q], masks[q], corrections[q])
+            if np.float32(least) >= distances[q, 0]:
+                continue
+            for e in range(len(sums)):
+                # Entries come in ascending order, so on a tie the one already held stays.
+                if sums[e] < OUT_OF_REACH and np.float32(sums[e]) < distances[q, 0]:
+                    row, column = (first + e) // wide - margin, (first + e) % wide - margin
+                    entry = ((start + m) * height + row) * width + column
+                    code = np.int64(grids[m, row, column])
+                    distance = np.float32(sums[e])
+                    replace_worst(distances[q], entries[q], codes[q], distance, entry, code)
