@@ -41,7 +41,7 @@ def _add_encode(commands: Any) -> None:
     encode.add_argument("--shard-size", type=count, default=1000, help="images a shard file")
     encode.add_argument("--batch-size", type=count, default=64, help="images at a time")
     encode.add_argument(
-        "--workers", type=int, default=0, help="processes that decode images (%(default)s: none)"
+        "--workers", type=count, default=0, help="further processes that decode images (none)"
     )
     encode.add_argument(
         "--exclude",

@@ -136,7 +136,9 @@ def _add_images(inner: Any) -> None:
     images.add_argument("--out", type=Path, required=True, help="folder of the index")
     images.add_argument("--images", type=count, help="take only the first N of the source")
     images.add_argument("--batch-size", type=count, default=64, help="images at a time")
-    images.add_argument("--workers", type=int, default=0, help="processes that decode images")
+    images.add_argument(
+        "--workers", type=count, default=0, help="further processes that decode images (none)"
+    )
     images.add_argument(
         "--assets", type=Path, default=MICRO_ASSETS, help="for micro sources (%(default)s)"
     )
