@@ -61,7 +61,9 @@ class Database(Model):
 class Index(Model):
     """How patches are keyed and searched (spec: retrieval)."""
 
-    mode: Literal["exact", "ivf"] = Field(description="scan everything, or inverted lists")
+    mode: Literal["exact", "hamming", "ivf"] = Field(
+        description="scan everything (hamming: by bits, for codes of +1 and -1), or inverted lists"
+    )
     context: Literal["causal", "full"] = Field(
         default="causal", description="neighbours in a key: those decoded before, or all"
     )
@@ -198,7 +200,7 @@ class Config(Model):
     def index_identity(self) -> dict[str, Any]:
         """What shapes a search's answer."""
         assert self.index is not None
-        unused = {"nprobe", "nlist"} if self.index.mode == "exact" else set()
+        unused = {"nprobe", "nlist"} if self.index.mode != "ivf" else set()
         return self.index.model_dump(mode="json", exclude=unused)
 
     def config_hash(self, method: str) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from arrag.codec import Codec, load_codec
 from arrag.errors import ArragError
-from arrag.files import write_json
+from arrag.files import read_json, write_json
+from arrag.images import Decoded, decode_all
+from arrag.leakage import TestImages
+from arrag.sources import ADVICE, Items, open_source
 from arrag.store import StoreWriter
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+SKIPPED, EXCLUDED = "skipped.json", "excluded.json"
 
 
 def encode_source(
@@ -27,79 +30,134 @@ def encode_source(
     shard_size: int = 1000,
     limit: int | None = None,
     assets: str | Path | None = None,
+    exclude: str | Path | None = None,
+    workers: int = 0,
 ) -> dict:
-    """Encode every image of ``source`` with the tokenizer of ``checkpoint`` into a store.
+    """Encode every image of a source (see ``open_source``) into a store.
 
-    ``source``: a folder of images (found recursively, in name order), or ``micro:SPLIT`` for that
-    split of the built-in world (``limit`` scenes; needs ``assets``). Goes on after a kill at the
-    first shard that is not whole. An unreadable image of a folder is skipped, counted, and listed
-    in ``skipped.json``. Returns counts; raises ArragError for a source that cannot be used.
+    Goes on after a kill at the first shard that is not whole, without decoding again what is in
+    the others. An unreadable image is skipped and listed in ``skipped.json``, one like a test image
+    of the folder ``exclude`` in ``excluded.json``, with the reason. workers: processes that decode;
+    their number changes nothing in the store. Returns counts; raises ArragError for a source or
+    test images that cannot be used.
     """
     codec = load_codec(checkpoint)
-    images = _open_source(source, codec, limit, assets)
-    skipped: list[str] = []
+    items = open_source(source, limit, assets)
+    tests = None if exclude is None else TestImages.load(exclude)
     with StoreWriter(
         out,
         tokenizer_digest=codec.digest,
         grid=codec.grid,
         codebook=codec.codebook.numpy(),
-        source=f"{source} ({limit} images)" if limit else source,
+        source=_described(source, limit, tests),
         shard_size=shard_size,
     ) as writer:
+        omitted = _Omitted(Path(out), tests)
+        images = decode_all(
+            _after(items, writer, omitted),
+            codec.image_size,
+            fingerprints=tests is not None,
+            workers=workers,
+        )
         stored = writer.done
-        todo = islice(_readable(images, skipped), stored, None)
         with tqdm(desc=f"encode {source}", unit="image", initial=stored, total=limit) as bar:
-            while batch := list(islice(todo, batch_size)):
-                keys, pixels = zip(*batch, strict=True)
-                writer.add(list(keys), codec.encode(np.stack(pixels)).numpy().astype(np.uint16))
-                bar.update(len(batch))
-                stored += len(batch)
+            for count in _store(images, codec, writer, omitted, batch_size):
+                stored += count
+                bar.update(count)
         if not stored:
-            raise ArragError(f"{source}: no readable image there; give a folder of images")
-    if skipped:
-        write_json(Path(out) / "skipped.json", skipped)
-    return {"images": stored, "skipped": len(skipped), "grid": list(codec.grid), "store": str(out)}
+            raise ArragError(
+                f"{source}: no readable image there (skipped {len(omitted.skipped)}, excluded "
+                f"{len(omitted.excluded)}); {ADVICE}"
+            )
+    counts = {"skipped": len(omitted.skipped), "excluded": len(omitted.excluded)}
+    return {"images": stored, **counts, "grid": list(codec.grid), "store": str(out)}
 
 
-def _open_source(source: str, codec: Codec, limit: int | None, assets: str | Path | None):
-    """Pairs (key, function that returns uint8 [S, S, 3])."""
-    if source.partition(":")[0] == "micro":
-        return _micro_scenes(source.partition(":")[2] or "database", limit, assets)
-    folder = Path(source)
-    if not folder.is_dir():
-        raise ArragError(f"{source}: no such folder; give a folder of images or `micro:database`")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    return (
-        (str(p.relative_to(folder)), lambda p=p: read_square(p, codec.image_size))
-        for p in files[:limit]
-    )
+def _store(
+    images: Iterator[Decoded],
+    codec: Codec,
+    writer: StoreWriter,
+    omitted: _Omitted,
+    batch_size: int,
+) -> Iterator[int]:
+    """Encode batches and add them; yields how many images each one had."""
+    todo = omitted.filter(images)
+    while batch := list(islice(todo, batch_size)):
+        codes = codec.encode(np.stack([image.pixels for image in batch])).numpy()
+        omitted.write()  # before the shard that they belong to
+        writer.add([image.key for image in batch], codes.astype(np.uint16))
+        yield len(batch)
+    omitted.write()
 
 
-def _micro_scenes(split: str, limit: int | None, assets: str | Path | None) -> Iterator:
-    from arrag.micro.world import SPLITS, World
+class _Omitted:
+    """Images left out so far, and why; on disk they are never behind the shards."""
 
-    if split not in SPLITS:
-        raise ArragError(f"micro:{split}: no such split; one of {', '.join(SPLITS)}")
-    if limit is None or assets is None:
-        raise ArragError(f"micro:{split}: is endless; say how many images (and where the assets)")
-    world = World(assets, split)
-    return ((f"{split}/{i}", lambda i=i: world.scene(i).image) for i in range(limit))
+    def __init__(self, folder: Path, tests: TestImages | None) -> None:
+        self.folder, self.tests = folder, tests
+        self.skipped: list[dict[str, Any]] = self._read(SKIPPED)
+        self.excluded: list[dict[str, Any]] = self._read(EXCLUDED)
+        self._written = (len(self.skipped), len(self.excluded))
+
+    def filter(self, images: Iterator[Decoded]) -> Iterator[Decoded]:
+        """Images that can be read and are not like a test image."""
+        for image in images:
+            if image.pixels is None:
+                self.skipped.append({"key": image.key, "problem": image.problem})
+            elif self.tests and (match := self.tests.match(image.fingerprint)):
+                self.excluded.append({"key": image.key, **match})
+            else:
+                yield image
+
+    def keep(self, passed: set[str]) -> None:
+        """Forget what lies behind the last whole shard: it will be met again."""
+        self.skipped = [entry for entry in self.skipped if entry["key"] in passed]
+        self.excluded = [entry for entry in self.excluded if entry["key"] in passed]
+
+    def keys(self) -> set[str]:
+        return {entry["key"] for entry in self.skipped + self.excluded}
+
+    def write(self) -> None:
+        """Write the lists if they have grown; the one of test images even if it is empty."""
+        now = (len(self.skipped), len(self.excluded))
+        if now != self._written and self.skipped:
+            write_json(self.folder / SKIPPED, self.skipped)
+        if self.tests and (now != self._written or not (self.folder / EXCLUDED).exists()):
+            write_json(self.folder / EXCLUDED, self.excluded)
+        self._written = now
+
+    def _read(self, name: str) -> list[dict[str, Any]]:
+        return read_json(self.folder / name) if (self.folder / name).exists() else []
 
 
-def _readable(images, skipped: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-    for key, read in images:
-        try:
-            yield key, read()
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-            skipped.append(f"{key}: {error}")
+def _after(items: Items, writer: StoreWriter, omitted: _Omitted) -> Items:
+    """The items behind the last stored one; those before are passed by without being read."""
+    recorded, passed, stored, key = omitted.keys(), set(), 0, None
+    while stored < writer.done:
+        key, _ = next(items, (None, None))
+        if key is None:
+            break
+        if key in recorded:
+            passed.add(key)
+        else:
+            stored += 1
+    if key != writer.last_key:
+        raise ArragError(
+            f"store {writer.path}: its image {writer.done} is {writer.last_key}, the source has "
+            f"{key} there; restore the source, or delete the store and encode again"
+        )
+    if writer.complete:  # what is behind it has been left out, or is new
+        new = sum(key not in recorded for key, _ in items)
+        if new:
+            raise ArragError(
+                f"store {writer.path}: is finished with {writer.done} images, the source has {new} "
+                "more; encode those into another store and merge"
+            )
+        return iter(())
+    omitted.keep(passed)
+    return items
 
 
-def read_square(path: Path, size: int) -> np.ndarray:
-    """Scale the shorter side to ``size`` (bicubic) and crop the middle: uint8 [S, S, 3]."""
-    with Image.open(path) as image:
-        image = image.convert("RGB")
-    scale = size / min(image.size)
-    fitted = [max(size, round(side * scale)) for side in image.size]
-    image = image.resize(fitted, Image.Resampling.BICUBIC)
-    left, top = (fitted[0] - size) // 2, (fitted[1] - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+def _described(source: str, limit: int | None, tests: TestImages | None) -> str:
+    text = f"{source} ({limit} images)" if limit else source
+    return f"{text} without {len(tests.names)} test images {tests.digest}" if tests else text

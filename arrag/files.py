@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -30,10 +31,26 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         if path.is_dir():
             # A directory cannot be replaced in one step: move the old one out of the way first.
-            os.replace(path, holder / "old")
+            os.replace(path, holder / f"{path.name}.old")
         os.replace(temporary, path)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+@contextmanager
+def disk_space(path: str | Path) -> Iterator[None]:
+    """Turn the error of a full disk into an ArragError that names what was to be written."""
+    try:
+        yield
+    except OSError as error:
+        # NumPy's own error of a short write has no number.
+        short = error.errno is None and "requested and" in str(error)
+        if not short and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ArragError(
+            f"{path}: the disk is full; free some space or write elsewhere (what was whole there "
+            "before still is)"
+        ) from None
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -24,7 +24,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from arrag.errors import ArragError
-from arrag.files import atomic_path, read_json, sha256_file, sha256_json, write_json
+from arrag.files import atomic_path, disk_space, read_json, sha256_file, sha256_json, write_json
 
 FORMAT = 1
 MANIFEST, WRITING, CODEBOOK = "manifest.json", "writing.json", "codebook.safetensors"
@@ -91,6 +91,16 @@ class StoreWriter:
         """Images in the shards that are on disk."""
         return sum(shard["images"] for shard in self._shards)
 
+    @property
+    def complete(self) -> bool:
+        """Whether the manifest is written; then nothing can be added."""
+        return self._complete
+
+    @property
+    def last_key(self) -> str | None:
+        """Name of the last image on disk."""
+        return read_json(self.path / self._shards[-1]["keys"])[-1] if self._shards else None
+
     def add(self, keys: Sequence[str], grids: np.ndarray) -> None:
         """Append images: n names and their codes, integer [n, H, W] below V.
 
@@ -112,18 +122,23 @@ class StoreWriter:
             )
         self._keys.extend(str(key) for key in keys)
         self._grids.append(grids.astype(np.uint16))
-        while len(self._keys) >= self._shard_size:
-            self._flush(self._shard_size)
+        with disk_space(self.path):
+            while len(self._keys) >= self._shard_size:
+                self._flush(self._shard_size)
 
     def close(self) -> None:
         """Write the last, shorter shard and the manifest; an empty store raises ArragError."""
         if self._complete:
             return
-        if self._keys:
-            self._flush(len(self._keys))
+        with disk_space(self.path):
+            if self._keys:
+                self._flush(len(self._keys))
         if not self._shards:
             raise ArragError(f"store {self.path}: no image was added; check the source")
-        write_json(self.path / MANIFEST, {**self._state(), "content": self._content()})
+        write_json(
+            self.path / MANIFEST,
+            {**self._state(), "content": content_digests(self.path, self._shards)},
+        )
         (self.path / WRITING).unlink(missing_ok=True)
         self._complete = True
 
@@ -136,15 +151,6 @@ class StoreWriter:
 
     def _state(self) -> dict[str, Any]:
         return {**self._header, "images": self.done, "shards": self._shards}
-
-    def _content(self) -> dict[str, str]:
-        """SHA-256 of all codes and of all names, whatever the shards."""
-        codes, names = hashlib.sha256(), hashlib.sha256()
-        for shard in self._shards:
-            codes.update(np.load(self.path / shard["file"], mmap_mode="r", allow_pickle=False))
-            for key in read_json(self.path / shard["keys"]):
-                names.update(json.dumps(key).encode() + b"\n")
-        return {"codes_sha256": codes.hexdigest(), "keys_sha256": names.hexdigest()}
 
     def _resume(self, state: dict[str, Any]) -> None:
         for field, ours in self._header.items():
@@ -254,6 +260,16 @@ class TokenStore:
             raise IndexError(f"image {image} of a store of {len(self)}")
         shard = int(np.searchsorted(self.starts, image, side="right")) - 1
         return shard, int(image - self.starts[shard])
+
+
+def content_digests(path: Path, shards: list[dict[str, Any]]) -> dict[str, str]:
+    """SHA-256 of all codes and of all names, however they are cut into shards."""
+    codes, names = hashlib.sha256(), hashlib.sha256()
+    for shard in shards:
+        codes.update(np.load(path / shard["file"], mmap_mode="r", allow_pickle=False))
+        for key in read_json(path / shard["keys"]):
+            names.update(json.dumps(key).encode() + b"\n")
+    return {"codes_sha256": codes.hexdigest(), "keys_sha256": names.hexdigest()}
 
 
 def check_codes(grids: np.ndarray, codes: int, where: str) -> None:

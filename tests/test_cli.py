@@ -27,7 +27,8 @@ LEAVES = {name: parser for name, parser in ALL.items() if parser.get_default("ru
 
 
 def test_there_is_a_command_for_every_stage():
-    stages = "fetch, encode, index build, index search, index info, generate, sample, "
+    stages = "fetch, encode, index build, index search, index info, index verify, "
+    stages += "index merge, index images, generate, sample, "
     stages += "score geneval, report table1, report gallery, micro prompts, micro train lm, "
     stages += "config check, config schema"
     assert {f"arrag {stage}" for stage in stages.split(", ")} <= set(LEAVES)
@@ -172,7 +173,7 @@ def database(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("mode", ["exact", "ivf"])
+@pytest.mark.parametrize("mode", ["exact", "ivf", "faiss:Flat"])
 def test_an_index_is_built_described_and_finds_a_patch_at_distance_0(
     mode, database, tmp_path, capsys
 ):
@@ -193,6 +194,14 @@ def test_an_index_is_built_described_and_finds_a_patch_at_distance_0(
     first = nearest[0]
     assert (first["distance"], first["key"], first["row"], first["col"]) == (0, "image 7", 2, 3)
     assert [n["distance"] for n in nearest] == sorted(n["distance"] for n in nearest)
+
+
+def test_an_index_that_measures_what_is_known(database, tmp_path, capsys):
+    argv = ["index", "build", "--codes", str(database), "--out", str(tmp_path / "index")]
+    argv += ["--mode", "exact", "--context", "full", "--border", "zero", "--masked-distance"]
+    assert main([*argv, "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)["neighborhood"]
+    assert about == {"context": "full", "hop": 1, "border": "zero", "masked_distance": True}
 
 
 @pytest.mark.parametrize("option, value", [("--image", "10"), ("--row", "6"), ("--col", "-1")])

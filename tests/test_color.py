@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from arrag.clip import quick_gelu
 from arrag.errors import ArragError
-from arrag.metrics import color
 from arrag.metrics.color import COLORS, ColorClassifier, object_crop
 
 CONFIG = {
@@ -110,9 +110,9 @@ def test_text_embeddings_are_cached_per_class(classifier):
 
 
 def test_openai_weights_get_quick_gelu():
-    assert color._quick_gelu("ViT-L-14", "openai") is True
-    assert color._quick_gelu("ViT-L-14", "laion2b_s32b_b82k") is False
-    assert color._quick_gelu("local-dir:anything", None) is False
+    assert quick_gelu("ViT-L-14", "openai") is True
+    assert quick_gelu("ViT-L-14", "laion2b_s32b_b82k") is False
+    assert quick_gelu("local-dir:anything", None) is False
 
 
 def test_digest_follows_the_weights(classifier, model_dir, tmp_path):

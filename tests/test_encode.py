@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 from arrag.codec import load_codec
-from arrag.encode import encode_source, read_square
+from arrag.encode import encode_source
 from arrag.errors import ArragError
 from arrag.files import read_json
+from arrag.images import open_rgb, square
 from arrag.micro.world import World
 from arrag.store import TokenStore
 
@@ -63,16 +64,17 @@ def test_folder_skips_and_lists_what_cannot_be_read(tiny_janus, tmp_path):
     store = TokenStore.open(tmp_path / "codes")
     assert [store.keys(i) for i in range(2)] == ["b.png", "sub/a.png"]
     skipped = read_json(tmp_path / "codes" / "skipped.json")
-    assert [line.partition(":")[0] for line in skipped] == ["cut.png", "text.jpg"]
+    assert [entry["key"] for entry in skipped] == ["cut.png", "text.jpg"]
+    assert "truncated" in skipped[0]["problem"] and "not an image" in skipped[1]["problem"]
 
 
-def test_read_square_scales_the_short_side_and_crops_the_middle(tmp_path):
+def test_squaring_scales_the_short_side_and_crops_the_middle(tmp_path):
     image = np.zeros((20, 60, 3), np.uint8)
     image[:, 20:40] = 255
     Image.fromarray(image).save(tmp_path / "wide.png")
-    square = read_square(tmp_path / "wide.png", 20)
-    assert square.shape == (20, 20, 3)
-    assert (square == 255).all()
+    middle = square(open_rgb(tmp_path / "wide.png"), 20)
+    assert middle.shape == (20, 20, 3)
+    assert (middle == 255).all()
 
 
 @pytest.mark.parametrize(

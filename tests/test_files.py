@@ -1,8 +1,11 @@
+import errno
+
 import pytest
 
 from arrag.errors import ArragError
 from arrag.files import (
     atomic_path,
+    disk_space,
     read_json,
     sha256_file,
     sha256_json,
@@ -27,13 +30,14 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert [p.name for p in target.parent.iterdir()] == ["table.md"]
 
 
-def test_a_folder_is_replaced_whole(tmp_path):
+@pytest.mark.parametrize("name", ["index", "old"])
+def test_a_folder_is_replaced_whole(tmp_path, name):
     for content in ("first", "second"):
-        with atomic_path(tmp_path / "index") as partial:
+        with atomic_path(tmp_path / name) as partial:
             partial.mkdir()
             (partial / content).write_text(content)
-    assert [p.name for p in (tmp_path / "index").iterdir()] == ["second"]
-    assert [p.name for p in tmp_path.iterdir()] == ["index"]
+    assert [p.name for p in (tmp_path / name).iterdir()] == ["second"]
+    assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
 def test_json_comes_back_and_mistakes_name_the_file(tmp_path):
@@ -62,3 +66,18 @@ def test_digests_see_contents_and_names_only(tmp_path):
     assert tree_digest(folder) != before
     with pytest.raises(ArragError, match="no such directory"):
         tree_digest(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError("144000 requested and 67520 written"),  # numpy.save's words
+    ],
+)
+def test_a_full_disk_is_said_in_one_line(tmp_path, error):
+    with pytest.raises(ArragError, match="codes: the disk is full"), disk_space("codes"):
+        raise error
+    with pytest.raises(PermissionError), disk_space("codes"):
+        raise PermissionError(errno.EACCES, "Permission denied")

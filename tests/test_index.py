@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import arrag.index.base
+import arrag.index.cut
 import arrag.index.ivf
 from arrag.errors import ArragError
 from arrag.index import build_index, open_index
@@ -302,7 +303,7 @@ def test_rebuilding_gives_the_same_bytes(smooth_store, tmp_path, monkeypatch, mo
     before = files("a")
     assert files("b") == before
     assert (files("c", seed=1) != before) == (mode == "ivf")
-    monkeypatch.setattr(arrag.index.ivf, "SAMPLE_IMAGES", 33)
+    monkeypatch.setattr(arrag.index.cut, "SAMPLE_IMAGES", 33)
     assert files("d") == before
 
 
@@ -328,7 +329,7 @@ def test_an_index_describes_itself(smooth_store, smooth, tmp_path):
     assert (exact["bytes_per_patch"], ivf["bytes_per_patch"]) == (2, 10)
     assert exact["border_share"] == 0 and exact["digest"] != ivf["digest"]
     assert ivf["nlist"] == 256 and ivf["nprobe"] == 32 and ivf["imbalance"] >= 1
-    sizes = np.diff(smooth[1]._offsets)
+    sizes = np.diff(smooth[1].offsets)
     assert sizes.sum() == 400 * 110 and ivf["largest_list"] == sizes.max()
     zero = make_index(smooth_store, tmp_path / "z", Neighborhood("causal", border="zero")).info()
     assert zero["entries"] == 400 * 144 and zero["border_share"] == pytest.approx(34 / 144)

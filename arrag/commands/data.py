@@ -1,4 +1,4 @@
-"""``arrag fetch``, ``encode`` and ``index``: from pictures to a searchable database."""
+"""``arrag fetch`` and ``encode``: from pictures to a store of codes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from arrag.commands import command, count, group
+from arrag.commands import command, count
 from arrag.layout import MICRO_ASSETS
 
 
 def add(commands: Any) -> None:
-    """Add the commands that make and look into the database."""
+    """Add the commands that make a store."""
     fetch = command(
         commands,
         "fetch",
@@ -21,22 +21,6 @@ def add(commands: Any) -> None:
     )
     fetch.add_argument("--out", type=Path, default=MICRO_ASSETS, help="folder (%(default)s)")
     _add_encode(commands)
-    inner = group(
-        commands,
-        "index",
-        "build, search and describe indexes of patches",
-        "arrag index info results/index/ivf-causal-0123456789",
-    )
-    _add_build(inner)
-    _add_search(inner)
-    info = command(
-        inner,
-        "info",
-        "say what an index holds",
-        "arrag index info results/index/ivf-causal-0123456789 --json",
-        run_info,
-    )
-    info.add_argument("index", type=Path, help="folder of an index")
 
 
 def _add_encode(commands: Any) -> None:
@@ -47,52 +31,27 @@ def _add_encode(commands: Any) -> None:
         "arrag encode my_images --tokenizer checkpoints/micro-janus --out results/codes/mine",
         run_encode,
     )
-    encode.add_argument("source", help="folder of images, `micro:database` or `micro:reference`")
+    encode.add_argument(
+        "source",
+        help="folder of images, tar or tars (`data-{000..099}.tar`), or `micro:database`",
+    )
     encode.add_argument("--tokenizer", type=Path, required=True, help="folder of a checkpoint")
     encode.add_argument("--out", type=Path, required=True, help="folder of the store")
     encode.add_argument("--images", type=count, help="take only the first N")
     encode.add_argument("--shard-size", type=count, default=1000, help="images a shard file")
     encode.add_argument("--batch-size", type=count, default=64, help="images at a time")
     encode.add_argument(
+        "--workers", type=count, default=0, help="further processes that decode images (none)"
+    )
+    encode.add_argument(
+        "--exclude",
+        type=Path,
+        metavar="DIR",
+        help="folder of test images; images like one of them are left out",
+    )
+    encode.add_argument(
         "--assets", type=Path, default=MICRO_ASSETS, help="for micro sources (%(default)s)"
     )
-
-
-def _add_build(inner: Any) -> None:
-    build = command(
-        inner,
-        "build",
-        "index the patches of a store",
-        "arrag index build --codes results/codes/mine --out results/index/mine --mode ivf",
-        run_build,
-    )
-    build.add_argument("--codes", type=Path, required=True, help="folder of a store")
-    build.add_argument("--out", type=Path, required=True, help="folder of the index")
-    build.add_argument("--mode", choices=["exact", "ivf"], default="ivf", help="%(default)s")
-    build.add_argument("--context", choices=["causal", "full"], default="causal", help="key")
-    build.add_argument("--key-hop", type=count, default=1, help="radius of the key's window")
-    build.add_argument("--border", choices=["skip", "zero"], default="skip", help="edge patches")
-    build.add_argument("--nlist", type=count, help="inverted lists; chosen by size if not given")
-    build.add_argument("--nprobe", type=count, default=32, help="lists visited (%(default)s)")
-    build.add_argument("--seed", type=int, default=0, help="of the clustering (%(default)s)")
-
-
-def _add_search(inner: Any) -> None:
-    search = command(
-        inner,
-        "search",
-        "show the patches whose surroundings are nearest to those of one patch of the store",
-        "arrag index search results/index/mine --codes results/codes/mine --image 7 --row 5 "
-        "--col 6",
-        run_search,
-    )
-    search.add_argument("index", type=Path, help="folder of an index")
-    search.add_argument("--codes", type=Path, required=True, help="folder of its store")
-    search.add_argument("--image", type=int, default=0, help="number of the image in the store")
-    search.add_argument("--row", type=int, required=True, help="row of the patch, from 0")
-    search.add_argument("--col", type=int, required=True, help="column of the patch, from 0")
-    search.add_argument("-k", type=count, default=10, help="patches to show (%(default)s)")
-    search.add_argument("--nprobe", type=count, help="lists visited; the index's own if not given")
 
 
 def run_fetch(args: argparse.Namespace) -> dict[str, Any]:
@@ -114,80 +73,6 @@ def run_encode(args: argparse.Namespace) -> dict[str, Any]:
         shard_size=args.shard_size,
         limit=args.images,
         assets=args.assets,
+        exclude=args.exclude,
+        workers=args.workers,
     )
-
-
-def run_build(args: argparse.Namespace) -> dict[str, Any]:
-    """Build an index."""
-    from arrag.index import build_index
-    from arrag.neighborhood import Neighborhood
-    from arrag.store import TokenStore
-
-    return build_index(
-        TokenStore.open(args.codes),
-        args.out,
-        neighborhood=Neighborhood(args.context, hop=args.key_hop, border=args.border),
-        mode=args.mode,
-        nlist=args.nlist,
-        nprobe=args.nprobe,
-        seed=args.seed,
-    )
-
-
-def run_search(args: argparse.Namespace) -> dict[str, Any]:
-    """Search with the surroundings of a stored patch; finds that patch at distance 0."""
-    from arrag.index import open_index
-    from arrag.store import TokenStore
-
-    store = TokenStore.open(args.codes)
-    index = open_index(args.index, store, nprobe=args.nprobe)
-    rows, columns = store.grid
-    for name, value, size in (
-        ("--image", args.image, len(store)),
-        ("--row", args.row, rows),
-        ("--col", args.col, columns),
-    ):
-        _in_range(name, value, size)
-    return {"key": store.keys(args.image), "nearest": _nearest(store, index, args)}
-
-
-def _nearest(store: Any, index: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
-    import numpy as np
-    import torch
-
-    rows, columns = store.grid
-    codes = torch.from_numpy(store.grids(np.array([args.image])).astype(np.int64))  # [1, H, W]
-    position = torch.tensor([args.row * columns + args.col])  # [P=1]
-    found = index.search(codes, torch.ones_like(codes, dtype=torch.bool), position, args.k)
-    nearest = []
-    for distance, code, entry in zip(
-        *(part[0, 0].tolist() for part in (found.distances, found.codes, found.entries)),
-        strict=True,
-    ):
-        if entry < 0:  # fewer than k were found
-            break
-        image, flat = divmod(entry, rows * columns)
-        nearest.append(
-            {
-                "distance": round(distance, 6),
-                "code": code,
-                "key": store.keys(image),
-                "row": flat // columns,
-                "col": flat % columns,
-            }
-        )
-    return nearest
-
-
-def _in_range(name: str, value: int, size: int) -> None:
-    from arrag.errors import ArragError
-
-    if not 0 <= value < size:
-        raise ArragError(f"{name}: found {value}; wanted 0 to {size - 1}")
-
-
-def run_info(args: argparse.Namespace) -> dict[str, Any]:
-    """The index's own description."""
-    from arrag.files import read_json
-
-    return read_json(args.index / "meta.json")

@@ -1,7 +1,12 @@
 """Candidates and exact distances: build an index over a token store, open it, search it.
 
-An index is a directory whose ``meta.json`` says all about it. Mode ``exact`` holds nothing else
-and scans the store; mode ``ivf`` adds inverted lists.
+An index is a directory whose ``meta.json`` says all about it. Modes, behind one ``search``:
+
+    exact             scans the store; nothing but ``meta.json``
+    hamming           the same for codes of +1 and -1
+    ivf               inverted lists, exact distances within them
+    faiss:<factory>   an index of FAISS's own, for comparison
+    official          the authors' published files, for comparison
 """
 
 from __future__ import annotations
@@ -15,10 +20,12 @@ import numpy as np
 
 import arrag
 from arrag.errors import ArragError
-from arrag.files import atomic_path, read_json, write_json
+from arrag.files import atomic_path, disk_space, read_json, write_json
 from arrag.index.base import PatchIndex, Retrieved
 from arrag.index.exact import ExactIndex
-from arrag.index.ivf import FAISS_VERSION, IvfIndex, build_lists
+from arrag.index.faiss_index import PREFIX, VERSION, FaissIndex, build_faiss, link_published
+from arrag.index.hamming import HammingIndex, check_signs
+from arrag.index.ivf import IvfIndex, build_lists
 from arrag.neighborhood import MISSING, Neighborhood
 from arrag.store import TokenStore, check_codes
 
@@ -36,38 +43,48 @@ def build_index(
     nlist: int | None = None,
     nprobe: int = 32,
     seed: int = 0,
+    published: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Build an index and return its meta data; ``nlist``, ``nprobe``, ``seed`` are for mode ivf.
+    """Build an index and return its meta data; ``nlist``, ``nprobe``, ``seed`` are for lists.
 
-    The directory appears whole or not at all, an earlier one stays until then. The same store,
-    options and versions give the same bytes. Raises ArragError for an unknown mode, a code outside
-    the codebook, a neighbourhood larger than the grid, or nlist or nprobe out of range.
+    published: for mode official, the folder of the authors' files. The directory appears whole or
+    not at all, an earlier one stays until then. The same store, options and versions give the same
+    bytes. Raises ArragError for an unknown mode, a code outside the codebook, a neighbourhood
+    larger than the grid, nlist or nprobe out of range, or a full disk.
     """
-    if mode not in ("exact", "ivf"):
-        raise ArragError(f"index: mode is {mode!r}; use 'exact' or 'ivf'")
+    if mode not in ("exact", "hamming", "ivf", "official") and not mode.startswith(PREFIX):
+        raise ArragError(
+            f"index: mode is {mode!r}; use 'exact', 'hamming', 'ivf', '{PREFIX}<factory string>' "
+            "or 'official'"
+        )
+    if (mode == "official") != (published is not None):
+        raise ArragError(
+            f"index: mode is {mode!r} and the published folder {published}; mode official needs "
+            "one, the others none"
+        )
     for shard, about in zip(store.shards, store.manifest["shards"], strict=True):
         check_codes(shard, len(store.codebook), str(store.path / about["file"]))
-    meta = _describe(store, neighborhood, mode)
-    with atomic_path(out_dir) as path:
+    meta = describe(store, neighborhood, mode)
+    options = {"nprobe": nprobe, "seed": seed, "progress": progress}
+    with atomic_path(out_dir) as path, disk_space(out_dir):
         path.mkdir()
-        if mode == "ivf":
-            meta |= build_lists(
-                store,
-                path,
-                neighborhood,
-                entries=meta["entries"],
-                nlist=nlist,
-                nprobe=nprobe,
-                seed=seed,
-                progress=progress,
-            )
+        if mode == "hamming":
+            check_signs(store)
+        elif mode == "ivf":
+            options |= {"nlist": nlist, "entries": meta["entries"]}
+            meta |= build_lists(store, path, neighborhood, **options)
+        elif mode == "official":
+            meta |= link_published(store, path, neighborhood, Path(published), nprobe)
+        elif mode != "exact":
+            factory = mode.removeprefix(PREFIX)
+            meta |= build_faiss(store, path, neighborhood, factory=factory, **options)
         write_json(path / "meta.json", meta)
     return meta
 
 
-def _describe(store: TokenStore, neighborhood: Neighborhood, mode: str) -> dict[str, Any]:
-    """What ``meta.json`` says in every mode."""
+def describe(store: TokenStore, neighborhood: Neighborhood, mode: str) -> dict[str, Any]:
+    """What ``meta.json`` says in every mode; ArragError if no patch has its neighbours."""
     inside = neighborhood.entries(*store.grid).numpy()
     if not inside.any():
         raise ArragError(
@@ -90,7 +107,7 @@ def _describe(store: TokenStore, neighborhood: Neighborhood, mode: str) -> dict[
         "tokenizer_digest": store.tokenizer_digest,
         "versions": {
             "arrag": arrag.__version__,
-            "faiss": FAISS_VERSION,
+            "faiss": VERSION,
             "numba": numba.__version__,
             "numpy": np.__version__,
         },
@@ -106,8 +123,8 @@ def open_index(
     """Open an index over the store it was built from.
 
     tokenizer_digest: of the generator's codec, checked if given. nprobe: instead of the stored
-    one, mode ivf only. Raises ArragError for another store or tokenizer (naming both digests), a
-    truncated file, or a misplaced nprobe.
+    one, for modes with lists. Raises ArragError for another store or tokenizer (naming both
+    digests), a truncated file, or a misplaced nprobe.
     """
     path = Path(path)
     meta = read_json(path / "meta.json")
@@ -123,8 +140,12 @@ def open_index(
                 f"{path / 'meta.json'}: {field} is {meta[field]}, but {ours} is in use; "
                 "build the index again from that store and tokenizer"
             )
-    if meta["mode"] == "ivf":
-        return IvfIndex(store, meta, path, nprobe)
+    scans = {"exact": ExactIndex, "hamming": HammingIndex}
+    if meta["mode"] not in scans:
+        kind = IvfIndex if meta["mode"] == "ivf" else FaissIndex
+        return kind(store, meta, path, nprobe)
     if nprobe is not None:
-        raise ArragError(f"index {path}: mode exact has no nprobe, found {nprobe}; leave it out")
-    return ExactIndex(store, meta)
+        raise ArragError(
+            f"index {path}: mode {meta['mode']} has no nprobe, found {nprobe}; leave it out"
+        )
+    return scans[meta["mode"]](store, meta)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from arrag.errors import ArragError
-from arrag.files import sha256_json
+from arrag.files import sha256_file, sha256_json
 from arrag.index.kernels import FAR, FIXED_BITS, distance_tables, sort_heap
 from arrag.neighborhood import MISSING, Neighborhood
 from arrag.store import TokenStore
@@ -154,3 +156,27 @@ def empty_heap(queries: int, k: int) -> Heap:
         np.full(shape, -1, np.int64),
         np.full(shape, -1, np.int64),
     )
+
+
+def describe_files(path: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Sizes and digests of an index's files, for ``meta.json``."""
+    return {
+        name: {"bytes": (path / name).stat().st_size, "sha256": sha256_file(path / name)}
+        for name in names
+    }
+
+
+def check_files(path: Path, meta: dict[str, Any], digests: bool = False) -> None:
+    """Raise ArragError unless the files have the size (and SHA-256) ``meta.json`` says."""
+    for name, about in meta.get("files", {}).items():
+        file = path / name
+        found = file.stat().st_size if file.exists() else 0
+        if found != about["bytes"]:
+            raise ArragError(
+                f"{file}: {found} bytes, meta.json says {about['bytes']}; build the index again"
+            )
+        if digests and (digest := sha256_file(file)) != about["sha256"]:
+            raise ArragError(
+                f"{file}: SHA-256 is {digest}, meta.json says {about['sha256']}; "
+                "build the index again"
+            )

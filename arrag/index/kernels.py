@@ -50,7 +50,7 @@ def distance_tables(vectors, codes, scale):
 
 
 @njit(cache=True, nogil=True)
-def _replace_worst(distances, entries, codes, distance, entry, code):
+def replace_worst(distances, entries, codes, distance, entry, code):
     """Put a candidate in place of the root of a max-heap ordered by (distance, entry)."""
     size = len(distances)
     hole = 0
@@ -132,7 +132,7 @@ def _offer(bounds, image, sources, e, tables, queries, entry, code, heap):
         # Entries come in ascending order, so on a tie the one already held stays.
         rounded = np.float32(distance)
         if rounded < distances[lane, 0]:
-            _replace_worst(distances[lane], entries[lane], codes[lane], rounded, entry, code)
+            replace_worst(distances[lane], entries[lane], codes[lane], rounded, entry, code)
 
 
 @njit(cache=True, nogil=True)
@@ -221,7 +221,7 @@ def nearest_lists(centroids, vectors, counts, nprobe):
         unused = np.empty(nprobe, np.int64)
         for j in range(nlist):
             if total[j] < distances[0] or (total[j] == distances[0] and j < lists[0]):
-                _replace_worst(distances, lists, unused, total[j], j, 0)
+                replace_worst(distances, lists, unused, total[j], j, 0)
         probes[q] = lists[np.argsort(distances, kind="mergesort")]
     return probes
 
@@ -270,7 +270,7 @@ def scan_lists(lists, ids, offsets, probes, tables, queries, heap):
                 worst = distances[q, 0]
                 if rounded < worst or (rounded == worst and entry < entries[q, 0]):
                     code = np.int64(lists[start + row, n])
-                    _replace_worst(distances[q], entries[q], codes[q], rounded, entry, code)
+                    replace_worst(distances[q], entries[q], codes[q], rounded, entry, code)
                     reach = _reach(distances[q, 0])
 
 
@@ -280,7 +280,7 @@ def sort_heap(heap):
     for distances, entries, codes in zip(*heap):  # noqa: B905 (numba has no strict)
         for last in range(len(distances) - 1, 0, -1):
             worst = distances[0], entries[0], codes[0]
-            _replace_worst(
+            replace_worst(
                 distances[:last],
                 entries[:last],
                 codes[:last],

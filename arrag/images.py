@@ -1,0 +1,123 @@
+"""Files, bytes and scenes to square pixel arrays, in this process or in others, in order."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import signal
+import struct
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from arrag.leakage import Fingerprint, fingerprint
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+AHEAD = 16
+"""Images a worker is given before its first is wanted: bounds memory, hides waiting."""
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+@dataclass(frozen=True)
+class MicroScene:
+    """A scene of the built-in world, still to be drawn."""
+
+    assets: str
+    split: str
+    number: int
+
+
+Payload = Path | bytes | MicroScene
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """pixels: uint8 [S, S, 3], None if the image cannot be read, then ``problem`` says why."""
+
+    key: str
+    pixels: np.ndarray | None = None
+    fingerprint: Fingerprint | None = None
+    problem: str | None = None
+
+
+def decode(key: str, payload: Payload, size: int, fingerprints: bool = False) -> Decoded:
+    """Read one image; the fingerprint is of the whole image, before it is resized and cropped."""
+    try:
+        image = open_rgb(payload)
+        return Decoded(key, square(image, size), fingerprint(image) if fingerprints else None)
+    except UnidentifiedImageError:  # its message holds a path, or an address in memory
+        return Decoded(key, problem="not an image of a known format")
+    except UNREADABLE as error:
+        return Decoded(key, problem=f"{type(error).__name__}: {error}")
+
+
+def open_rgb(payload: Payload) -> Image.Image:
+    """The whole image, in RGB."""
+    if isinstance(payload, MicroScene):
+        world = _world(payload.assets, payload.split)
+        return Image.fromarray(world.scene(payload.number).image)
+    with Image.open(io.BytesIO(payload) if isinstance(payload, bytes) else payload) as image:
+        return image.convert("RGB")
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """Scale the shorter side to ``size`` (bicubic) and crop the middle: uint8 [S, S, 3]."""
+    scale = size / min(image.size)
+    fitted = [max(size, round(side * scale)) for side in image.size]
+    image = image.resize(fitted, Image.Resampling.BICUBIC)
+    left, top = (fitted[0] - size) // 2, (fitted[1] - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def decode_all(
+    items: Iterable[tuple[str, Callable[[], Payload]]],
+    size: int,
+    *,
+    fingerprints: bool = False,
+    workers: int = 0,
+) -> Iterator[Decoded]:
+    """Decode the items of a source, in their order; 0 workers: in this process."""
+    work = partial(decode, size=size, fingerprints=fingerprints)
+    if workers == 0:
+        yield from (work(key, load()) for key, load in items)
+        return
+    # Not forked: the threads of torch, already running here, would not be in the copy.
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_the_parent
+    )
+    waiting: deque[Future[Decoded]] = deque()
+    try:
+        for key, load in items:
+            waiting.append(pool.submit(work, key, load()))
+            if len(waiting) >= workers * AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@lru_cache(maxsize=1)
+def _world(assets: str, split: str):
+    from arrag.micro.world import World
+
+    return World(assets, split)

@@ -1,0 +1,77 @@
+"""Is an index what it says: checksums of every file, and recall against the exact scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from arrag.index import open_index
+from arrag.index.base import PatchIndex, check_files
+from arrag.index.cut import Cutter, key_vectors
+from arrag.index.exact import ExactIndex
+from arrag.neighborhood import MISSING
+from arrag.store import TokenStore
+
+TIE = 1e-5
+"""Relative; an entry as near as the exact k-th one is as good, whichever came first."""
+
+
+def verify_index(
+    path: str | Path,
+    codes: str | Path,
+    *,
+    queries: int = 64,
+    k: int = 50,
+    nprobe: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Read every byte of store and index, then search for the surroundings of random patches.
+
+    recall is the share of the k entries found that are as near as the k nearest of an exact scan,
+    their distances computed anew; null in mode official, whose entries are not the store's.
+    Raises ArragError for the first file that is not what its manifest says, or another store.
+    """
+    store = TokenStore.open(codes, verify=True)
+    index = open_index(path, store, nprobe=nprobe)
+    check_files(Path(path), index.meta, digests=True)
+    checked = 2 * len(store.shards) + 1 + len(index.meta.get("files", {}))
+    result = {"mode": index.meta["mode"], "entries": index.meta["entries"], "files": checked}
+    if index.meta["mode"] == "official":
+        return {**result, "queries": 0, "k": None, "recall": None}
+    k, queries = (min(value, index.meta["entries"]) for value in (k, queries))
+    cutter = Cutter(store, index.neighborhood)
+    keys = cutter.sample(queries, seed).astype(np.int64)  # [Q, n]
+    keys[keys == cutter.codes] = MISSING
+    return {**result, "queries": queries, "k": k, "recall": recall(index, keys, k)}
+
+
+def recall(index: PatchIndex, keys: np.ndarray, k: int) -> float:
+    """Share of the k nearest that the index finds, for codes of neighbours int64 [Q, n]."""
+    exact = ExactIndex(index.store, index.meta)
+    queries = torch.from_numpy(keys)
+    farthest = exact.search_keys(queries, k).distances[:, -1:].numpy()  # [Q, 1]
+    found = index.search_keys(queries, k).entries.numpy()  # [Q, k]
+    distances = _distances(index, keys, found)
+    return float((distances <= farthest * (1 + TIE) + 1e-9).mean())
+
+
+def _distances(index: PatchIndex, keys: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    """Squared L2 of keys int64 [Q, n] to entries int64 [Q, k]: float64, +inf where absent."""
+    store, neighborhood = index.store, index.neighborhood
+    images, positions = np.divmod(np.maximum(entries, 0), store.grid[0] * store.grid[1])
+    distinct, rows = np.unique(images, return_inverse=True)
+    flat = store.grids(distinct).reshape(len(distinct), -1).astype(np.int64)
+    around = neighborhood.sources(*store.grid)[positions]  # [Q, k, n]
+    held = np.where(around == MISSING, MISSING, flat[rows.reshape(images.shape)[..., None], around])
+    distances = np.empty(entries.shape)
+    for q, key in enumerate(keys):
+        steps = key_vectors(store.codebook, held[q]) - key_vectors(store.codebook, key[None])
+        steps = steps.reshape(*held[q].shape, -1).astype(np.float64)  # [k, n, d]
+        if neighborhood.masked_distance:
+            steps[:, key == MISSING] = 0
+        distances[q] = (steps**2).sum(axis=(1, 2))
+    distances[entries < 0] = np.inf
+    return distances

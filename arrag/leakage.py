@@ -1,0 +1,98 @@
+"""Keep test images out of a database: by their pixels, and by what they look like.
+
+A perceptual hash survives another file format, JPEG compression and resizing; test images are
+hashed mirrored as well. It does not survive cropping, turning or a picture in the picture: such
+copies are not found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imagehash
+import numpy as np
+from PIL import Image, ImageOps
+
+from arrag.errors import ArragError
+from arrag.files import sha256_json
+
+NEAR = 6
+"""Bits of 64 in which the perceptual hashes of copies may differ; strangers differ in about 32."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """sha256: hex, of size and RGB pixels, whatever the file; look: 64-bit perceptual hash."""
+
+    sha256: str
+    look: int
+
+
+class TestImages:
+    """Fingerprints of all images of a folder, and of their mirror images."""
+
+    __test__ = False  # not a class of tests, whatever pytest makes of its name
+
+    def __init__(self, names: list[str], prints: list[Fingerprint], mirrored: list[int]) -> None:
+        self.names = names
+        self._exact = {p.sha256: i for i, p in reversed(list(enumerate(prints)))}
+        self._looks = np.array([p.look for p in prints] + mirrored, np.uint64)  # [2 M]
+        self.digest = sha256_json([sorted(self._exact), NEAR])
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TestImages:
+        """Read a folder of test images, recursively.
+
+        Raises ArragError for a missing or empty folder, and for a file that cannot be read: its
+        copies would pass unseen.
+        """
+        from arrag.images import UNREADABLE, open_rgb
+        from arrag.sources import is_image
+
+        folder = Path(folder)
+        files = sorted(p for p in folder.rglob("*") if is_image(p.name))
+        if not files:
+            raise ArragError(f"{folder}: no images there to exclude; give a folder of test images")
+        prints, mirrored = [], []
+        for file in files:
+            try:
+                image = open_rgb(file)
+            except UNREADABLE as error:
+                raise ArragError(
+                    f"{file}: cannot be read ({error}), so its copies could not be excluded; "
+                    "restore or remove it"
+                ) from None
+            prints.append(fingerprint(image))
+            mirrored.append(_look(ImageOps.mirror(image)))
+        return cls([str(p.relative_to(folder)) for p in files], prints, mirrored)
+
+    def match(self, found: Fingerprint) -> dict[str, Any] | None:
+        """Why an image is left out: the test image, the reason, the bits that differ; or None."""
+        if found.sha256 in self._exact:
+            name = self.names[self._exact[found.sha256]]
+            return {"test_image": name, "reason": "same pixels", "bits": 0}
+        differing = np.bitwise_count(self._looks ^ np.uint64(found.look))
+        nearest = int(differing.argmin())
+        if differing[nearest] > NEAR:
+            return None
+        mirror, number = divmod(nearest, len(self.names))
+        reason = "looks like its mirror image" if mirror else "looks like it"
+        return {
+            "test_image": self.names[number],
+            "reason": reason,
+            "bits": int(differing[nearest]),
+        }
+
+
+def fingerprint(image: Image.Image) -> Fingerprint:
+    """Of an RGB image."""
+    pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+    return Fingerprint(pixels, _look(image))
+
+
+def _look(image: Image.Image) -> int:
+    bits = imagehash.phash(image).hash.reshape(-1)  # bool [64], DCT of a 32 x 32 thumbnail
+    return int.from_bytes(np.packbits(bits).tobytes())

@@ -1,0 +1,119 @@
+"""Where images come from: folders, WebDataset tars and the built-in world, one by one, in order.
+
+A source is an iterator of (key, load). ``load`` returns what ``arrag.images.decode`` takes; it must
+be called before the iterator moves on, or not at all, which costs nothing but a tar's header.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from arrag.errors import ArragError
+from arrag.images import SUFFIXES, MicroScene, Payload
+
+Items = Iterator[tuple[str, Callable[[], Payload]]]
+TARS = (".tar", ".tar.gz", ".tgz")
+ADVICE = "give a folder of images, tars (`data-{000..099}.tar`) or `micro:database`"
+
+
+def open_source(source: str, limit: int | None, assets: str | Path | None) -> Items:
+    """The first ``limit`` images of a source.
+
+    source: a folder of images (found recursively, in name order); a tar, or several by a brace
+    pattern, whose keys are ``tar/member``; or ``micro:SPLIT``, which needs ``limit`` and
+    ``assets``. Raises ArragError for a source that cannot be used, at once or, for a damaged tar,
+    when it is reached.
+    """
+    if source.partition(":")[0] == "micro":
+        return _scenes(source.partition(":")[2] or "database", limit, assets)
+    items = _members(source) if source.endswith(TARS) else _files(Path(source))
+    return islice(items, limit)
+
+
+def _scenes(split: str, limit: int | None, assets: str | Path | None) -> Items:
+    from arrag.micro.world import SPLITS
+
+    if split not in SPLITS:
+        raise ArragError(f"micro:{split}: no such split; one of {', '.join(SPLITS)}")
+    if limit is None or assets is None:
+        raise ArragError(f"micro:{split}: is endless; say how many images (and where the assets)")
+    return ((f"{split}/{i}", partial(MicroScene, str(assets), split, i)) for i in range(limit))
+
+
+def _files(folder: Path) -> Items:
+    if not folder.is_dir():
+        raise ArragError(f"{folder}: no such folder; {ADVICE}")
+    if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
+        raise ArragError(
+            f"{folder}: is a folder of Hugging Face datasets, whose Arrow files need pyarrow, "
+            "which arrag does not install; export the images to a folder or to tars"
+        )
+    files = sorted(p for p in folder.rglob("*") if is_image(p.name))
+    return ((str(p.relative_to(folder)), partial(Path, p)) for p in files)
+
+
+def _members(pattern: str) -> Items:
+    from webdataset.shardlists import expand_urls
+
+    tars = [Path(name) for name in expand_urls(pattern)]
+    for tar in tars:
+        if not tar.is_file():
+            raise ArragError(f"{tar}: no such file; {ADVICE}")
+    names = [tar.name for tar in tars]
+    # The file's name tells tars apart, unless two folders have one of the same name.
+    labels = names if len(set(names)) == len(names) else [str(tar) for tar in tars]
+    return (item for tar, label in zip(tars, labels, strict=True) for item in _one_tar(tar, label))
+
+
+def _one_tar(path: Path, label: str) -> Items:
+    """Images of a tar, streamed; nothing is unpacked to disk."""
+    offset = 0
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                offset = member.offset
+                if member.isfile() and is_image(member.name):
+                    yield f"{label}/{member.name}", partial(_read_member, tar, member, path)
+                tar.members = []  # a list of all members seen, of no use here
+            offset = tar.offset
+            _check_end(tar, path)
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise _broken(path, offset, str(error)) from None
+
+
+def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
+    try:
+        data = tar.extractfile(member).read()
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise _broken(path, member.offset, str(error)) from None
+    if len(data) != member.size:
+        raise _broken(path, member.offset, f"{member.name} has {len(data)} of {member.size} bytes")
+    return data
+
+
+def _check_end(tar: tarfile.TarFile, path: Path) -> None:
+    """``tarfile`` takes a damaged or missing header for the end; the end is a block of zeros."""
+    tar.fileobj.seek(tar.offset)
+    block = tar.fileobj.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise _broken(path, tar.offset, "it ends without the mark of its end")
+    if any(block):
+        raise _broken(path, tar.offset, "no valid header there")
+
+
+def _broken(path: Path, offset: int, why: str) -> ArragError:
+    return ArragError(
+        f"{path}: broken tar at byte {offset} ({why}); fetch it again, then run the same command, "
+        "which goes on after the last whole shard"
+    )
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name is that of an image; files that begin with a dot are not."""
+    path = Path(name)
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
