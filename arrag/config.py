@@ -37,8 +37,10 @@ class Janus(Model):
     checkpoint: FilePath = Field(description="folder of a Janus checkpoint")
     guidance_scale: float = Field(ge=0, description="classifier-free guidance g, >= 0; 1 = off")
     temperature: float = Field(default=1.0, gt=0, description="softmax temperature, > 0")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="arithmetic of the language model"
+    dtype: Literal["float64", "float32", "bfloat16"] = Field(
+        default="float32",
+        description="arithmetic of the language model; float64 keeps the codes the same on any "
+        "batch, thread count and processor",
     )
 
 
