@@ -9,6 +9,7 @@ from arrag.codec import load_codec
 from arrag.errors import ArragError
 from arrag.micro import janus
 from arrag.micro.train.codebook import CONSTANT, PatchCoder, set_linear_encoder, to_patches
+from arrag.micro.world import World
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +41,21 @@ def test_decode_is_the_library_s(tiny_janus):
 
     model = JanusForConditionalGeneration.from_pretrained(tiny_janus, dtype=torch.float32).eval()
     codes = torch.randint(0, janus.CODES, (2, 12, 12), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        pixels = model.decode_image_tokens(codes.flatten(1))  # [B, S, S, 3] in [-1, 1]
+    with torch.no_grad():  # [B, S, S, 3] in [-1, 1]
+        pixels = torch.cat([model.decode_image_tokens(c.flatten(1)) for c in codes.split(1)])
     expected = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
     assert np.array_equal(load_codec(tiny_janus).decode(codes), expected)
+
+
+def test_an_image_does_not_depend_on_its_batch(micro_janus, assets):
+    codec = load_codec(micro_janus)
+    world = World(assets, "reference")
+    images = np.stack([world.scene(i).image for i in range(12)])
+    codes = codec.encode(images)
+    decoded = codec.decode(codes)
+    for i in (0, 11):
+        assert torch.equal(codec.encode(images[i : i + 1])[0], codes[i])
+        assert np.array_equal(codec.decode(codes[i : i + 1])[0], decoded[i])
 
 
 def test_closed_form_encoder_computes_the_projection(pictures):

@@ -50,11 +50,11 @@ MISTAKES = {
     ),
     "lam below 0": ("lam: 0.1", "lam: -0.1", r"augment\.lam: found -0\.1; .*greater than or equal"),
     "lam in quotes": ("lam: 0.1", "lam: '0.1'", r"augment\.lam: found '0\.1'; .*valid number"),
-    "tau zero": ("tau: 0.05", "tau: 0", r"augment\.tau: found 0; .*greater than 0"),
-    "tau missing": ("tau: 0.05", "", r"augment\.tau: missing; add it"),
+    "tau zero": ("tau: 0.2", "tau: 0", r"augment\.tau: found 0; .*greater than 0"),
+    "tau missing": ("tau: 0.2", "", r"augment\.tau: missing; add it"),
     "k zero": ("k: 50", "k: 0", r"augment\.k: found 0; .*greater than or equal to 1"),
     "guidance": (
-        "guidance_scale: 3.0",
+        "guidance_scale: 2.0",
         "guidance_scale: -1",
         r"backbone\.guidance_scale: found -1",
     ),
@@ -115,7 +115,7 @@ def test_a_missing_file_lists_its_neighbours(tmp_path):
 
 
 def test_an_exponent_without_a_dot_is_a_number(tmp_path):
-    config = load_config(config_with(tmp_path, "tau: 0.05", "tau: 5e-2"))
+    config = load_config(config_with(tmp_path, "tau: 0.2", "tau: 5e-2"))
     assert config.methods["daid"].augment.tau == 0.05
 
 
