@@ -39,8 +39,8 @@ class Janus(Model):
     temperature: float = Field(default=1.0, gt=0, description="softmax temperature, > 0")
     dtype: Literal["float64", "float32", "bfloat16"] = Field(
         default="float32",
-        description="arithmetic of the language model; float64 keeps the codes the same on any "
-        "batch, thread count and processor",
+        description="arithmetic of the language model; float64 keeps the codes the same for any "
+        "batch and thread count",
     )
 
 

@@ -87,6 +87,24 @@ def sha256_json(obj: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def check_file(
+    path: Path, *, says: str, remedy: str, size: int | None = None, sha256: str | None = None
+) -> None:
+    """Raise ArragError unless ``path`` has the size in bytes and the SHA-256 that are given.
+
+    ``says`` is the file that states them; ``remedy`` tells the user what to do.
+    """
+    if not path.exists():
+        raise ArragError(f"{path}: missing; {remedy}")
+    found = path.stat().st_size
+    if size is not None and found != size:
+        raise ArragError(
+            f"{path}: {found} bytes, {says} says {size}: truncated or altered; {remedy}"
+        )
+    if sha256 is not None and (digest := sha256_file(path)) != sha256:
+        raise ArragError(f"{path}: SHA-256 is {digest}, {says} says {sha256}; {remedy}")
+
+
 def tree_digest(directory: str | Path) -> str:
     """Hex SHA-256 over the names and bytes of all files below ``directory``, Markdown left out.
 

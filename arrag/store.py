@@ -24,7 +24,15 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from arrag.errors import ArragError
-from arrag.files import atomic_path, disk_space, read_json, sha256_file, sha256_json, write_json
+from arrag.files import (
+    atomic_path,
+    check_file,
+    disk_space,
+    read_json,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 
 FORMAT = 1
 MANIFEST, WRITING, CODEBOOK = "manifest.json", "writing.json", "codebook.safetensors"
@@ -161,7 +169,7 @@ class StoreWriter:
                 )
         self._shards = state["shards"]
         for shard in self._shards:
-            _check_size(self.path / shard["file"], shard["bytes"])
+            _check(self.path / shard["file"], size=shard["bytes"])
 
     def _flush(self, count: int) -> None:
         grids = np.concatenate(self._grids)
@@ -227,10 +235,10 @@ class TokenStore:
             if field not in manifest:
                 raise ArragError(f"{path / MANIFEST}: no field {field!r}; encode the images again")
         for shard in manifest["shards"]:
-            _check_size(path / shard["file"], shard["bytes"])
+            _check(path / shard["file"], size=shard["bytes"])
             if verify:
-                _check_sha256(path / shard["file"], shard["sha256"])
-                _check_sha256(path / shard["keys"], shard["keys_sha256"])
+                _check(path / shard["file"], sha256=shard["sha256"])
+                _check(path / shard["keys"], sha256=shard["keys_sha256"])
         return cls(path, manifest, _load_codebook(path / CODEBOOK, manifest["codebook"]["sha256"]))
 
     def __len__(self) -> int:
@@ -272,6 +280,12 @@ def content_digests(path: Path, shards: list[dict[str, Any]]) -> dict[str, str]:
     return {"codes_sha256": codes.hexdigest(), "keys_sha256": names.hexdigest()}
 
 
+def _check(path: Path, **expected: Any) -> None:
+    check_file(
+        path, says=MANIFEST, remedy="delete the store and encode the images again", **expected
+    )
+
+
 def check_codes(grids: np.ndarray, codes: int, where: str) -> None:
     """Raise ArragError unless every code of integer [n, H, W] lies in [0, codes)."""
     if grids.size and (int(grids.max()) >= codes or int(grids.min()) < 0):
@@ -305,23 +319,3 @@ def _load_codebook(path: Path, sha256: str) -> np.ndarray:
             "encode the images again"
         )
     return vectors
-
-
-def _check_size(path: Path, expected: int) -> None:
-    if not path.exists():
-        raise ArragError(f"{path}: missing; encode the images again into an empty directory")
-    found = path.stat().st_size
-    if found != expected:
-        raise ArragError(
-            f"{path}: {found} bytes, the manifest says {expected}: truncated or altered; "
-            "delete the store and encode the images again"
-        )
-
-
-def _check_sha256(path: Path, expected: str) -> None:
-    found = sha256_file(path) if path.exists() else "that of no file"
-    if found != expected:
-        raise ArragError(
-            f"{path}: SHA-256 is {found}, the manifest says {expected}; "
-            "delete the store and encode the images again"
-        )

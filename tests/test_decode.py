@@ -76,6 +76,18 @@ def test_batch_of_mixed_lengths_equals_single_images(backbone):
     assert not torch.equal(together[0], together[4])  # another sample is another image
 
 
+def test_threads_change_no_code(micro_janus):
+    shipped, before = load_janus(micro_janus, "float64"), torch.get_num_threads()
+    codes = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            codes.append(decode(shipped, PROMPTS, [0] * 4))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*codes)
+
+
 def test_weight_zero_is_vanilla_bit_for_bit(backbone, patch_index):
     vanilla = decode(backbone, PROMPTS, [0] * 4)
     nothing = decode(backbone, PROMPTS, [0] * 4, augment=DAiD(patch_index, k=5, lam=0.0, tau=0.1))

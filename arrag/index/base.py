@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from arrag.errors import ArragError
-from arrag.files import sha256_file, sha256_json
+from arrag.files import check_file, sha256_file, sha256_json
 from arrag.index.kernels import FAR, FIXED_BITS, distance_tables, sort_heap
 from arrag.neighborhood import MISSING, Neighborhood
 from arrag.store import TokenStore
@@ -169,14 +169,10 @@ def describe_files(path: Path, names: Iterable[str]) -> dict[str, dict[str, Any]
 def check_files(path: Path, meta: dict[str, Any], digests: bool = False) -> None:
     """Raise ArragError unless the files have the size (and SHA-256) ``meta.json`` says."""
     for name, about in meta.get("files", {}).items():
-        file = path / name
-        found = file.stat().st_size if file.exists() else 0
-        if found != about["bytes"]:
-            raise ArragError(
-                f"{file}: {found} bytes, meta.json says {about['bytes']}; build the index again"
-            )
-        if digests and (digest := sha256_file(file)) != about["sha256"]:
-            raise ArragError(
-                f"{file}: SHA-256 is {digest}, meta.json says {about['sha256']}; "
-                "build the index again"
-            )
+        check_file(
+            path / name,
+            says="meta.json",
+            remedy="build the index again",
+            size=about["bytes"],
+            sha256=about["sha256"] if digests else None,
+        )
