@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from arrag.errors import ArragError
+from arrag.hops import checked_hops
 
 MISSING = -1
 """Stands for a neighbour that is off the grid or not generated yet; its vector is zero."""
@@ -23,6 +24,10 @@ MISSING = -1
 class Neighborhood:
     """Neighbours of a patch within ``hop`` steps.
 
+    hop: the radius h of the window, or several: ``(1, 2)`` is the paper's composite "12" (appendix
+      on hyperparameters), which it does not define for keys. Here its key is the key of hop 1 and
+      then that of hop 2, so that a composite distance is the sum of the distances of its hops: a
+      neighbour counts once for each window that it lies in.
     context: ``causal`` keeps those that precede the patch in raster order (hop 1: upper left,
       upper, upper right, left), ``full`` keeps all ``(2 hop + 1)² - 1``.
     border: ``skip`` neither indexes nor augments a patch whose neighbourhood leaves the grid;
@@ -34,7 +39,7 @@ class Neighborhood:
     """
 
     context: str
-    hop: int = 1
+    hop: int | tuple[int, ...] = 1
     border: str = "skip"
     masked_distance: bool = False
 
@@ -50,15 +55,33 @@ class Neighborhood:
                     f"neighborhood: {field} is {getattr(self, field)!r}; "
                     f"use one of {', '.join(map(repr, values))}"
                 )
-        if isinstance(self.hop, bool) or not isinstance(self.hop, int) or self.hop < 1:
-            raise ArragError(f"neighborhood: hop is {self.hop!r}; use a whole number of 1 or more")
+        try:
+            object.__setattr__(self, "hop", checked_hops(self.hop))
+        except ValueError as error:
+            raise ArragError(f"neighborhood: hop: {error}") from None
+
+    @property
+    def hops(self) -> tuple[int, ...]:
+        """The radii of the windows, ascending."""
+        return self.hop if isinstance(self.hop, tuple) else (self.hop,)
+
+    @property
+    def reach(self) -> int:
+        """The farthest that a neighbour is, in rows or columns."""
+        return self.hops[-1]
 
     @property
     def offsets(self) -> tuple[tuple[int, int], ...]:
-        """(row, column) steps to the n neighbours, top to bottom and left to right."""
-        reach = range(-self.hop, self.hop + 1)
-        window = [(dr, dc) for dr in reach for dc in reach if (dr, dc) != (0, 0)]
-        return tuple(window if self.context == "full" else [o for o in window if o < (0, 0)])
+        """(row, column) steps to the n neighbours: hop by hop, top to bottom and left to right.
+
+        n is a multiple of four, and a composite repeats the steps that its windows share.
+        """
+        steps = []
+        for hop in self.hops:
+            side = range(-hop, hop + 1)
+            window = [(dr, dc) for dr in side for dc in side if (dr, dc) != (0, 0)]
+            steps += window if self.context == "full" else [o for o in window if o < (0, 0)]
+        return tuple(steps)
 
     def sources(self, height: int, width: int) -> np.ndarray:
         """Flat position of each neighbour of each position: int64 [H*W, n], MISSING off the grid.
@@ -69,9 +92,12 @@ class Neighborhood:
 
     def entries(self, height: int, width: int) -> torch.Tensor:
         """Which positions are indexed and augmented: bool [H, W]."""
-        inside = (self.sources(height, width) != MISSING).all(axis=1)
-        wanted = inside | (self.border == "zero")
+        wanted = ~self.crossing(height, width) | (self.border == "zero")
         return torch.from_numpy(wanted.reshape(height, width))
+
+    def crossing(self, height: int, width: int) -> np.ndarray:
+        """Which positions have a neighbourhood that leaves the grid: bool [H*W]."""
+        return (self.sources(height, width) == MISSING).any(axis=1)
 
     def gather(
         self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor

@@ -26,7 +26,7 @@ from arrag.index.exact import ExactIndex
 from arrag.index.faiss_index import PREFIX, VERSION, FaissIndex, build_faiss, link_published
 from arrag.index.hamming import HammingIndex, check_signs
 from arrag.index.ivf import IvfIndex, build_lists
-from arrag.neighborhood import MISSING, Neighborhood
+from arrag.neighborhood import Neighborhood
 from arrag.store import TokenStore, check_codes
 
 __all__ = ["PatchIndex", "Retrieved", "build_index", "open_index"]
@@ -88,10 +88,10 @@ def describe(store: TokenStore, neighborhood: Neighborhood, mode: str) -> dict[s
     inside = neighborhood.entries(*store.grid).numpy()
     if not inside.any():
         raise ArragError(
-            f"index of {store.path}: every neighbourhood of hop {neighborhood.hop} leaves the grid "
-            f"{list(store.grid)}; use a smaller hop or border 'zero'"
+            f"index of {store.path}: every neighbourhood of hop {neighborhood.reach} leaves the "
+            f"grid {list(store.grid)}; use a smaller hop or border 'zero'"
         )
-    crosses = (neighborhood.sources(*store.grid) == MISSING).any(axis=1)
+    crosses = neighborhood.crossing(*store.grid)
     return {
         "format": FORMAT,
         "mode": mode,

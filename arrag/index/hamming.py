@@ -35,7 +35,7 @@ class HammingIndex(PatchIndex):
         slots = np.arange(len(self.neighborhood.offsets))
         self._shifts = np.stack([slots // (64 // d), slots % (64 // d) * d], axis=1)  # [n, 2]
         height, width = store.grid
-        hop = self.neighborhood.hop
+        hop = self.neighborhood.reach
         self._wide = wide = width + 2 * hop  # of a grid with a margin
         inside = np.pad(self._inside.numpy().reshape(height, width), hop).reshape(-1)
         places = np.flatnonzero(inside)
@@ -54,7 +54,7 @@ class HammingIndex(PatchIndex):
                 _scan_signs(
                     np.asarray(grids[m : m + self._block]),
                     int(start) + m,
-                    (self._first, self._stop, self.neighborhood.hop),
+                    (self._first, self._stop, self.neighborhood.reach),
                     self._steps,
                     self._shifts,
                     self._bits,
