@@ -14,7 +14,8 @@ from arrag.errors import ArragError
 from arrag.files import atomic_path, disk_space, read_json, write_json
 from arrag.index import describe, open_index
 from arrag.index.ivf import extend_lists
-from arrag.store import CODEBOOK, FORMAT, MANIFEST, TokenStore, content_digests
+from arrag.store import TokenStore
+from arrag.store_format import CODEBOOK, FORMAT, MANIFEST, content_digests
 
 
 def merge_stores(parts: Sequence[TokenStore], out: str | Path) -> TokenStore:

@@ -20,25 +20,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from arrag.errors import ArragError
-from arrag.files import (
-    atomic_path,
-    check_file,
-    disk_space,
-    read_json,
-    sha256_file,
-    sha256_json,
-    write_json,
+from arrag.files import atomic_path, disk_space, read_json, sha256_file, sha256_json, write_json
+from arrag.store_format import (
+    CODEBOOK,
+    FORMAT,
+    MANIFEST,
+    WRITING,
+    Names,
+    check_codes,
+    check_listed,
+    checked_codebook,
+    content_digests,
+    load_codebook,
 )
 
-FORMAT = 1
-MANIFEST, WRITING, CODEBOOK = "manifest.json", "writing.json", "codebook.safetensors"
 IDENTITY = ("format", "tokenizer_digest", "grid", "codebook", "images", "content")
-MAX_CODES = 65535
-"""uint16 holds the codes, and the search needs one more value for a missing neighbour."""
 
 
 class StoreWriter:
@@ -65,7 +64,7 @@ class StoreWriter:
         shard_size: int,
     ) -> None:
         self.path = Path(path)
-        vectors = _checked_codebook(codebook)
+        vectors = checked_codebook(codebook)
         if shard_size < 1:
             raise ArragError(f"store {path}: shard_size is {shard_size}; use 1 or more")
         self._header = {
@@ -82,6 +81,7 @@ class StoreWriter:
         self._shard_size = shard_size
         self._shards: list[dict[str, Any]] = []
         self._keys: list[str] = []
+        self._names = Names()
         self._grids: list[np.ndarray] = []
         self.path.mkdir(parents=True, exist_ok=True)
         for leftover in self.path.glob(".*.tmp"):
@@ -112,7 +112,8 @@ class StoreWriter:
     def add(self, keys: Sequence[str], grids: np.ndarray) -> None:
         """Append images: n names and their codes, integer [n, H, W] below V.
 
-        Raises ArragError for another grid, a code outside the codebook, or a finished store.
+        Raises ArragError for another grid, a code outside the codebook, a name that is there
+        already, or a finished store.
         """
         grids = np.asarray(grids)
         height, width = self._header["grid"]
@@ -128,7 +129,9 @@ class StoreWriter:
                 f"store {self.path}: {MANIFEST} says it is finished with {self.done} images; "
                 "write to another path or delete it"
             )
-        self._keys.extend(str(key) for key in keys)
+        keys = [str(key) for key in keys]
+        self._refuse_repeats(keys)
+        self._keys.extend(keys)
         self._grids.append(grids.astype(np.uint16))
         with disk_space(self.path):
             while len(self._keys) >= self._shard_size:
@@ -169,7 +172,23 @@ class StoreWriter:
                 )
         self._shards = state["shards"]
         for shard in self._shards:
-            _check(self.path / shard["file"], size=shard["bytes"])
+            check_listed(self.path / shard["file"], size=shard["bytes"])
+            if not self._complete:
+                self._names.add(read_json(self.path / shard["keys"]))
+
+    def _refuse_repeats(self, keys: list[str]) -> None:
+        """A name stands for one image: by it a training image is kept from retrieving itself."""
+        suspects = set(self._names.add(keys))
+        if not suspects:
+            return
+        stored = (key for shard in self._shards for key in read_json(self.path / shard["keys"]))
+        earlier = suspects.intersection(stored) | suspects.intersection(self._keys)
+        for number, key in enumerate(keys):
+            if key in suspects and (key in earlier or key in keys[:number]):
+                raise ArragError(
+                    f"store {self.path}: two images are named {key!r}; give every image of the "
+                    "source a name of its own"
+                )
 
     def _flush(self, count: int) -> None:
         grids = np.concatenate(self._grids)
@@ -235,11 +254,11 @@ class TokenStore:
             if field not in manifest:
                 raise ArragError(f"{path / MANIFEST}: no field {field!r}; encode the images again")
         for shard in manifest["shards"]:
-            _check(path / shard["file"], size=shard["bytes"])
+            check_listed(path / shard["file"], size=shard["bytes"])
             if verify:
-                _check(path / shard["file"], sha256=shard["sha256"])
-                _check(path / shard["keys"], sha256=shard["keys_sha256"])
-        return cls(path, manifest, _load_codebook(path / CODEBOOK, manifest["codebook"]["sha256"]))
+                check_listed(path / shard["file"], sha256=shard["sha256"])
+                check_listed(path / shard["keys"], sha256=shard["keys_sha256"])
+        return cls(path, manifest, load_codebook(path / CODEBOOK, manifest["codebook"]["sha256"]))
 
     def __len__(self) -> int:
         """Number of images."""
@@ -268,54 +287,3 @@ class TokenStore:
             raise IndexError(f"image {image} of a store of {len(self)}")
         shard = int(np.searchsorted(self.starts, image, side="right")) - 1
         return shard, int(image - self.starts[shard])
-
-
-def content_digests(path: Path, shards: list[dict[str, Any]]) -> dict[str, str]:
-    """SHA-256 of all codes and of all names, however they are cut into shards."""
-    codes, names = hashlib.sha256(), hashlib.sha256()
-    for shard in shards:
-        codes.update(np.load(path / shard["file"], mmap_mode="r", allow_pickle=False))
-        for key in read_json(path / shard["keys"]):
-            names.update(json.dumps(key).encode() + b"\n")
-    return {"codes_sha256": codes.hexdigest(), "keys_sha256": names.hexdigest()}
-
-
-def _check(path: Path, **expected: Any) -> None:
-    check_file(
-        path, says=MANIFEST, remedy="delete the store and encode the images again", **expected
-    )
-
-
-def check_codes(grids: np.ndarray, codes: int, where: str) -> None:
-    """Raise ArragError unless every code of integer [n, H, W] lies in [0, codes)."""
-    if grids.size and (int(grids.max()) >= codes or int(grids.min()) < 0):
-        image, row, column = np.argwhere((grids >= codes) | (grids < 0))[0]
-        raise ArragError(
-            f"{where}: image {image}, row {row}, column {column} holds code "
-            f"{grids[image, row, column]}, but the codebook has {codes}; "
-            "encode the images again with the tokenizer of this store"
-        )
-
-
-def _checked_codebook(codebook: Any) -> np.ndarray:
-    vectors = torch.as_tensor(codebook).detach().cpu().float().contiguous().numpy()
-    if vectors.ndim != 2 or not 1 <= len(vectors) <= MAX_CODES or not np.isfinite(vectors).all():
-        raise ArragError(
-            f"codebook: expected finite numbers of shape [codes <= {MAX_CODES}, dimension], found "
-            f"shape {list(vectors.shape)}, finite: {bool(np.isfinite(vectors).all())}"
-        )
-    return vectors
-
-
-def _load_codebook(path: Path, sha256: str) -> np.ndarray:
-    try:
-        vectors = load_file(path)["codebook"]
-    except Exception as error:  # safetensors has its own error types, one a kind of damage
-        raise ArragError(f"{path}: cannot be read ({error}); encode the images again") from None
-    found = hashlib.sha256(vectors.tobytes()).hexdigest()
-    if found != sha256:
-        raise ArragError(
-            f"{path}: SHA-256 of the vectors is {found}, {MANIFEST} says {sha256}; "
-            "encode the images again"
-        )
-    return vectors

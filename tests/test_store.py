@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from arrag import store_format
 from arrag.errors import ArragError
 from arrag.store import StoreWriter, TokenStore
 
@@ -132,6 +133,27 @@ def test_wrong_images_are_refused(tmp_path):
             writer.add(keys, wrong)
     with pytest.raises(ArragError, match="no image was added"):
         writer.close()
+
+
+@pytest.mark.parametrize("hashes", [2**64, 4])  # four: every name seems to be met already
+@pytest.mark.parametrize("again", [1, 8, 12, 21])  # in a shard before, in this run, not yet written
+def test_a_name_given_twice_is_refused(tmp_path, monkeypatch, hashes, again):
+    true = store_format._hash
+    monkeypatch.setattr(store_format, "_hash", lambda key: true(key) % hashes)
+    keys, grids = images(23)
+    options = {**OPTIONS, "codebook": CODEBOOK, "shard_size": 5}
+    writer = StoreWriter(tmp_path / "store", **options)
+    writer.add(keys[:10], grids[:10])
+    del writer  # killed
+    writer = StoreWriter(tmp_path / "store", **options)
+    assert writer.done == 10
+    writer.add(keys[10:20], grids[10:20])
+    writer.add(keys[20:22], grids[20:22])
+    with pytest.raises(ArragError, match=f"store: two images are named 'image-{again}'; give"):
+        writer.add([keys[22], keys[again]], grids[:2])
+    writer = StoreWriter(tmp_path / "other", **options)
+    with pytest.raises(ArragError, match="two images are named 'x'"):
+        writer.add(["w", "x", "y", "x"], grids[:4])
 
 
 @pytest.mark.parametrize("codebook", [np.zeros(3), np.zeros((65536, 1)), np.full((2, 2), np.nan)])

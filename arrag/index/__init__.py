@@ -27,7 +27,8 @@ from arrag.index.faiss_index import PREFIX, VERSION, FaissIndex, build_faiss, li
 from arrag.index.hamming import HammingIndex, check_signs
 from arrag.index.ivf import IvfIndex, build_lists
 from arrag.neighborhood import Neighborhood
-from arrag.store import TokenStore, check_codes
+from arrag.store import TokenStore
+from arrag.store_format import check_codes
 
 __all__ = ["PatchIndex", "Retrieved", "build_index", "open_index"]
 
