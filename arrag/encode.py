@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,20 +30,20 @@ def encode_source(
     shard_size: int = 1000,
     limit: int | None = None,
     assets: str | Path | None = None,
-    exclude: str | Path | None = None,
+    exclude: Sequence[str | Path] = (),
     workers: int = 0,
 ) -> dict:
     """Encode every image of a source (see ``open_source``) into a store.
 
     Goes on after a kill at the first shard that is not whole, without decoding again what is in
-    the others. An unreadable image is skipped and listed in ``skipped.json``, one like a test image
-    of the folder ``exclude`` in ``excluded.json``, with the reason. workers: processes that decode;
-    their number changes nothing in the store. Returns counts; raises ArragError for a source or
-    test images that cannot be used.
+    the others. An unreadable image is skipped and listed in ``skipped.json``; one like an image of
+    the sources ``exclude`` is left out and listed in ``excluded.json``, with the reason. workers:
+    processes that decode; their number changes nothing in the store. Returns counts; raises
+    ArragError for a source or test images that cannot be used.
     """
     codec = load_codec(checkpoint)
     items = open_source(source, limit, assets)
-    tests = None if exclude is None else TestImages.load(exclude)
+    tests = TestImages.load(exclude) if exclude else None
     with StoreWriter(
         out,
         tokenizer_digest=codec.digest,

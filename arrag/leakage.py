@@ -8,6 +8,7 @@ copies are not found.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import imagehash
 import numpy as np
 from PIL import Image, ImageOps
+from tqdm import tqdm
 
 from arrag.errors import ArragError
 from arrag.files import sha256_json
@@ -32,7 +34,7 @@ class Fingerprint:
 
 
 class TestImages:
-    """Fingerprints of all images of a folder, and of their mirror images."""
+    """Fingerprints of test images and of their mirror images."""
 
     __test__ = False  # not a class of tests, whatever pytest makes of its name
 
@@ -43,31 +45,34 @@ class TestImages:
         self.digest = sha256_json([sorted(self._exact), NEAR])
 
     @classmethod
-    def load(cls, folder: str | Path) -> TestImages:
-        """Read a folder of test images, recursively.
+    def load(cls, sources: Sequence[str | Path]) -> TestImages:
+        """Read the test images of some sources (see ``open_source``): folders, tars, files.
 
-        Raises ArragError for a missing or empty folder, and for a file that cannot be read: its
-        copies would pass unseen.
+        Raises ArragError for a source that is missing or empty, and for an image that cannot be
+        read: its copies would pass unseen.
         """
         from arrag.images import UNREADABLE, open_rgb
-        from arrag.sources import is_image
+        from arrag.sources import open_source
 
-        folder = Path(folder)
-        files = sorted(p for p in folder.rglob("*") if is_image(p.name))
-        if not files:
-            raise ArragError(f"{folder}: no images there to exclude; give a folder of test images")
-        prints, mirrored = [], []
-        for file in files:
-            try:
-                image = open_rgb(file)
-            except UNREADABLE as error:
-                raise ArragError(
-                    f"{file}: cannot be read ({error}), so its copies could not be excluded; "
-                    "restore or remove it"
-                ) from None
-            prints.append(fingerprint(image))
-            mirrored.append(_look(ImageOps.mirror(image)))
-        return cls([str(p.relative_to(folder)) for p in files], prints, mirrored)
+        names, prints, mirrored = [], [], []
+        for source in sources:
+            before = len(names)
+            items = open_source(str(source), None, None)
+            for key, load in tqdm(items, desc=f"test images {source}", unit="image"):
+                try:
+                    image = open_rgb(load())
+                except UNREADABLE as error:
+                    raise ArragError(
+                        f"{source}: {key} cannot be read ({error}), so its copies could not be "
+                        "excluded; restore or remove it"
+                    ) from None
+                alone = len(sources) == 1 or Path(source).name == key
+                names.append(key if alone else f"{source}/{key}")
+                prints.append(fingerprint(image))
+                mirrored.append(_look(ImageOps.mirror(image)))
+            if len(names) == before:
+                raise ArragError(f"{source}: no images there to exclude; name test images")
+        return cls(names, prints, mirrored)
 
     def match(self, found: Fingerprint) -> dict[str, Any] | None:
         """Why an image is left out: the test image, the reason, the bits that differ; or None."""

@@ -1,4 +1,4 @@
-"""Where images come from: folders, WebDataset tars and the built-in world, one by one, in order.
+"""Where images come from: folders, WebDataset tars, data sets and the built-in world, in order.
 
 A source is an iterator of (key, load). ``load`` returns what ``arrag.images.decode`` takes; it must
 be called before the iterator moves on, or not at all, which costs nothing but a tar's header.
@@ -18,20 +18,30 @@ from arrag.images import SUFFIXES, MicroScene, Payload
 
 Items = Iterator[tuple[str, Callable[[], Payload]]]
 TARS = (".tar", ".tar.gz", ".tgz")
-ADVICE = "give a folder of images, tars (`data-{000..099}.tar`) or `micro:database`"
+PARQUET = ".parquet"
+ADVICE = (
+    "give a folder of images, tars (`data-{000..099}.tar`), a folder of Hugging Face datasets, "
+    "Parquet files or `micro:database`"
+)
 
 
 def open_source(source: str, limit: int | None, assets: str | Path | None) -> Items:
     """The first ``limit`` images of a source.
 
-    source: a folder of images (found recursively, in name order); a tar, or several by a brace
-    pattern, whose keys are ``tar/member``; or ``micro:SPLIT``, which needs ``limit`` and
-    ``assets``. Raises ArragError for a source that cannot be used, at once or, for a damaged tar,
-    when it is reached.
+    source: one image; a folder of images (found recursively, in name order); a tar, or several by
+    a brace pattern, whose keys are ``tar/member``; a folder that Hugging Face ``datasets`` saved,
+    Parquet files by a brace pattern, or a folder of them, whose keys are ``file/row``; or
+    ``micro:SPLIT``, which needs ``limit`` and ``assets``. Raises ArragError for a source that
+    cannot be used, at once or, for a damaged file, when it is reached.
     """
     if source.partition(":")[0] == "micro":
         return _scenes(source.partition(":")[2] or "database", limit, assets)
-    items = _members(source) if source.endswith(TARS) else _files(Path(source))
+    if source.endswith(TARS):
+        items = _parts(_matching(source), _one_tar)
+    elif source.endswith(PARQUET):
+        items = _parts(_matching(source), _rows)
+    else:
+        items = _files(Path(source))
     return islice(items, limit)
 
 
@@ -46,28 +56,48 @@ def _scenes(split: str, limit: int | None, assets: str | Path | None) -> Items:
 
 
 def _files(folder: Path) -> Items:
+    if folder.is_file() and is_image(folder.name):
+        return iter([(folder.name, partial(Path, folder))])
     if not folder.is_dir():
         raise ArragError(f"{folder}: no such folder; {ADVICE}")
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
+        from arrag.arrow import saved_files
+
+        return _parts(saved_files(folder), _rows)
+    found = sorted(p for p in folder.rglob("*") if is_image(p.name))
+    tables = sorted(p for p in folder.rglob(f"*{PARQUET}") if not p.name.startswith("."))
+    if found and tables:
         raise ArragError(
-            f"{folder}: is a folder of Hugging Face datasets, whose Arrow files need pyarrow, "
-            "which arrag does not install; export the images to a folder or to tars"
+            f"{folder}: holds {len(found)} images and {len(tables)} Parquet files; name what is "
+            f"meant, as in {tables[0]}, or keep them apart"
         )
-    files = sorted(p for p in folder.rglob("*") if is_image(p.name))
-    return ((str(p.relative_to(folder)), partial(Path, p)) for p in files)
+    if tables:
+        return _parts(tables, _rows)
+    return ((str(p.relative_to(folder)), partial(Path, p)) for p in found)
 
 
-def _members(pattern: str) -> Items:
+def _matching(pattern: str) -> list[Path]:
     from webdataset.shardlists import expand_urls
 
-    tars = [Path(name) for name in expand_urls(pattern)]
-    for tar in tars:
-        if not tar.is_file():
-            raise ArragError(f"{tar}: no such file; {ADVICE}")
-    names = [tar.name for tar in tars]
-    # The file's name tells tars apart, unless two folders have one of the same name.
-    labels = names if len(set(names)) == len(names) else [str(tar) for tar in tars]
-    return (item for tar, label in zip(tars, labels, strict=True) for item in _one_tar(tar, label))
+    files = [Path(name) for name in expand_urls(pattern)]
+    for file in files:
+        if not file.is_file():
+            raise ArragError(f"{file}: no such file; {ADVICE}")
+    return files
+
+
+def _parts(files: list[Path], read: Callable[[Path, str], Items]) -> Items:
+    """The items of some files, one file after the other."""
+    names = [file.name for file in files]
+    # The file's name tells files apart, unless two folders have one of the same name.
+    labels = names if len(set(names)) == len(names) else [str(file) for file in files]
+    return (item for file, label in zip(files, labels, strict=True) for item in read(file, label))
+
+
+def _rows(path: Path, label: str) -> Items:
+    from arrag.arrow import arrow_rows, parquet_rows
+
+    return (parquet_rows if path.name.endswith(PARQUET) else arrow_rows)(path, label)
 
 
 def _one_tar(path: Path, label: str) -> Items:

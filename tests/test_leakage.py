@@ -60,7 +60,7 @@ def guard(photos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tests")
     for i, photo in enumerate(photos):
         photo.save(folder / f"{i:02d}.png")
-    return TestImages.load(folder)
+    return TestImages.load([folder])
 
 
 @pytest.mark.parametrize("name", COPIES)
@@ -94,7 +94,7 @@ def test_encode_leaves_planted_copies_out_and_says_why(photos, guard, tiny_janus
     photos[3].resize((100, 75)).save(folder / "c small.png")
     ImageOps.mirror(photos[3]).save(folder / "d mirrored.webp", lossless=True)
     photos[4].save(folder / "e other.png")
-    result = encode_source(str(folder), tiny_janus, tmp_path / "codes", exclude=tests)
+    result = encode_source(str(folder), tiny_janus, tmp_path / "codes", exclude=[tests])
     assert (result["images"], result["excluded"]) == (1, 4)
     store = TokenStore.open(tmp_path / "codes")
     assert store.keys(0) == "e other.png"
@@ -111,20 +111,38 @@ def test_encode_leaves_planted_copies_out_and_says_why(photos, guard, tiny_janus
         encode_source(str(folder), tiny_janus, tmp_path / "codes")
 
 
+def test_several_sources_of_test_images_and_single_files(photos, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        photos[ord(name) % 5].save(tmp_path / name / "p.png")
+    photos[7].save(tmp_path / "one.png")
+    sources = [tmp_path / "a", str(tmp_path / "b"), tmp_path / "one.png"]
+    guard = TestImages.load(sources)
+    assert guard.names == [
+        f"{tmp_path}/a/p.png",
+        f"{tmp_path}/b/p.png",
+        f"{tmp_path}/one.png",
+    ]
+    for photo, name in ((photos[7], "one.png"), (photos[ord("b") % 5], "b")):
+        assert name in guard.match(fingerprint(photo))["test_image"]
+
+
 def test_a_report_is_written_even_when_nothing_is_excluded(photos, tiny_janus, tmp_path):
     for name, photo in (("images", photos[0]), ("tests", photos[1])):
         (tmp_path / name).mkdir()
         photo.save(tmp_path / name / "p.png")
     tests = tmp_path / "tests"
-    encode_source(str(tmp_path / "images"), tiny_janus, tmp_path / "codes", exclude=tests)
+    encode_source(str(tmp_path / "images"), tiny_janus, tmp_path / "codes", exclude=[tests])
     assert read_json(tmp_path / "codes" / "excluded.json") == []
 
 
 def test_test_images_that_cannot_be_read_are_an_error(photos, tmp_path):
+    with pytest.raises(ArragError, match="nowhere: no such folder"):
+        TestImages.load([tmp_path / "nowhere"])
     with pytest.raises(ArragError, match="no images there to exclude"):
-        TestImages.load(tmp_path / "nowhere")
+        TestImages.load([tmp_path])
     photos[0].save(tmp_path / "a.png")
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ArragError, match=r"a.png: cannot be read .* could not be excluded"):
-        TestImages.load(tmp_path)
+    with pytest.raises(ArragError, match=r"a.png cannot be read .* could not be excluded"):
+        TestImages.load([tmp_path])

@@ -33,7 +33,8 @@ def _add_encode(commands: Any) -> None:
     )
     encode.add_argument(
         "source",
-        help="folder of images, tar or tars (`data-{000..099}.tar`), or `micro:database`",
+        help="folder of images, tars (`data-{000..099}.tar`), folder of Hugging Face datasets, "
+        "Parquet files (`data-{000..099}.parquet`) or `micro:database`",
     )
     encode.add_argument("--tokenizer", type=Path, required=True, help="folder of a checkpoint")
     encode.add_argument("--out", type=Path, required=True, help="folder of the store")
@@ -45,9 +46,11 @@ def _add_encode(commands: Any) -> None:
     )
     encode.add_argument(
         "--exclude",
-        type=Path,
-        metavar="DIR",
-        help="folder of test images; images like one of them are left out",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="test images: a source as above; images like one of them are left out (may be given "
+        "several times)",
     )
     encode.add_argument(
         "--assets", type=Path, default=MICRO_ASSETS, help="for micro sources (%(default)s)"
