@@ -118,11 +118,7 @@ def test_several_sources_of_test_images_and_single_files(photos, tmp_path):
     photos[7].save(tmp_path / "one.png")
     sources = [tmp_path / "a", str(tmp_path / "b"), tmp_path / "one.png"]
     guard = TestImages.load(sources)
-    assert guard.names == [
-        f"{tmp_path}/a/p.png",
-        f"{tmp_path}/b/p.png",
-        f"{tmp_path}/one.png",
-    ]
+    assert guard.names == [f"{tmp_path}/a/p.png", f"{tmp_path}/b/p.png", "one.png"]
     for photo, name in ((photos[7], "one.png"), (photos[ord("b") % 5], "b")):
         assert name in guard.match(fingerprint(photo))["test_image"]
 
