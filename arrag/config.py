@@ -10,9 +10,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from arrag.files import sha256_json
+from arrag.hops import checked_hops
 
 # Rows of Table 1 that the workflow adds by itself: what the judge says of images of the world, and
 # of the same images after the tokenizer. No method can be expected to score higher.
@@ -22,6 +32,20 @@ CEILING_LABELS = {"real": "real images", "reconstructions": "reconstructions"}
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.+-]*$")]
 # A Path is written as a string in YAML, which strict mode would refuse.
 FilePath = Annotated[Path, Field(strict=False)]
+_HOP = {"type": "integer", "minimum": 1}
+Hops = Annotated[
+    Any,  # int | tuple[int, ...], of which pydantic would serialize the tuple with a warning
+    PlainValidator(checked_hops),
+    WithJsonSchema({"anyOf": [_HOP, {"type": "array", "items": _HOP, "minItems": 1}]}),
+]
+
+
+def _checked_mode(mode: str) -> str:
+    if mode not in ("exact", "hamming", "ivf", "official") and not mode.startswith("faiss:"):
+        raise ValueError(
+            f"found '{mode}'; use exact, hamming, ivf, official or faiss:FACTORY_STRING"
+        )
+    return mode
 
 
 class Model(BaseModel):
@@ -48,9 +72,16 @@ class Database(Model):
     """The images whose patches can be retrieved."""
 
     source: str = Field(
-        min_length=1, description="`micro`, or the path of a folder that holds images"
+        min_length=1,
+        description="`micro`, or a source of `arrag encode`: a folder of images, tars by a brace "
+        "pattern, a folder of Hugging Face datasets, Parquet files",
     )
     images: int | None = Field(default=None, ge=1, description="take the first N; null = all")
+    exclude: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[],
+        description="sources of test images; images of the database that are like one of them are "
+        "left out, and listed with the reason in excluded.json beside the codes",
+    )
     shard_size: int = Field(default=1000, ge=1, description="images in one shard file")
 
     @model_validator(mode="after")
@@ -63,21 +94,44 @@ class Database(Model):
 class Index(Model):
     """How patches are keyed and searched (spec: retrieval)."""
 
-    mode: Literal["exact", "hamming", "ivf"] = Field(
-        description="scan everything (hamming: by bits, for codes of +1 and -1), or inverted lists"
+    mode: Annotated[str, AfterValidator(_checked_mode)] = Field(
+        description="exact: scan everything; hamming: the same by bits, for codes of +1 and -1; "
+        "ivf: inverted lists; for comparison faiss:FACTORY_STRING, official: the authors' files",
+        json_schema_extra={"pattern": "^(exact|hamming|ivf|official|faiss:.*)$"},
+    )
+    published: FilePath | None = Field(
+        default=None, description="mode official: folder of the authors' two files"
     )
     context: Literal["causal", "full"] = Field(
         default="causal", description="neighbours in a key: those decoded before, or all"
     )
-    key_hop: int = Field(default=1, ge=1, description="radius h of the key's window, >= 1")
+    key_hop: Hops = Field(
+        default=1,
+        description="radius h of the key's window, >= 1; several, as in [1, 2], are joined",
+    )
     border: Literal["skip", "zero"] = Field(
         default="skip", description="leave patches at the edge out, or pad their key with zeros"
     )
-    nprobe: int = Field(default=32, ge=1, description="lists visited by a query (ivf)")
+    masked_distance: bool = Field(
+        default=False, description="only the known neighbours of a query contribute to a distance"
+    )
+    nprobe: int = Field(
+        default=32, ge=1, description="lists visited by a query (ivf, faiss:IVF..., official)"
+    )
     nlist: int | None = Field(default=None, ge=1, description="lists (ivf); null = by size")
 
     @model_validator(mode="after")
-    def _lists(self) -> Index:
+    def _fits_its_mode(self) -> Index:
+        if (self.mode == "official") != (self.published is not None):
+            raise ValueError(
+                f"mode {self.mode} with published {self.published}; mode official needs the folder "
+                "`published`, the others none"
+            )
+        if self.masked_distance and self.mode not in ("exact", "hamming", "ivf"):
+            raise ValueError(
+                f"mode {self.mode} cannot leave unknown neighbours out of a distance; use exact, "
+                "hamming or ivf, or masked_distance false"
+            )
         if self.mode == "ivf" and self.nlist is not None and self.nprobe > self.nlist:
             raise ValueError(
                 f"nprobe {self.nprobe} exceeds nlist {self.nlist}; lower nprobe or raise nlist"
@@ -127,6 +181,9 @@ class Resources(Model):
 
     batch_size: int = Field(default=16, ge=1, description="images drawn at a time")
     encode_batch_size: int = Field(default=64, ge=1, description="images encoded at a time")
+    encode_workers: int = Field(
+        default=0, ge=0, description="further processes that decode the images to encode"
+    )
     threads: int = Field(default=1, ge=1, description="threads of one job")
 
 
@@ -197,17 +254,26 @@ class Config(Model):
     def database_identity(self) -> dict[str, Any]:
         """What shapes the database's contents: not how it is cut into shards."""
         assert self.database is not None
-        return self.database.model_dump(mode="json", exclude={"shard_size"})
+        return _without_unused(self.database, {"shard_size"})
 
     def index_identity(self) -> dict[str, Any]:
         """What shapes a search's answer."""
         assert self.index is not None
-        unused = {"nprobe", "nlist"} if self.index.mode != "ivf" else set()
-        return self.index.model_dump(mode="json", exclude=unused)
+        scans = self.index.mode in ("exact", "hamming")
+        unused = {"nprobe", "nlist"} if scans else {"nlist"} if self.index.mode != "ivf" else set()
+        return _without_unused(self.index, unused)
 
     def config_hash(self, method: str) -> str:
         """Hex SHA-256 of ``samples_identity``; samples and scores carry it."""
         return sha256_json(self.samples_identity(method))
+
+
+def _without_unused(part: Model, unused: set[str]) -> dict[str, Any]:
+    """As JSON; what is optional and off leaves no trace, so that a new option renames nothing."""
+    for field in ("exclude", "published", "masked_distance"):
+        if not getattr(part, field, None):
+            unused = unused | {field}
+    return part.model_dump(mode="json", exclude=unused)
 
 
 def load_config(path: str | Path) -> Config:

@@ -8,6 +8,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -65,7 +66,10 @@ class Layout:
         if database is None:
             raise ArragError("database: missing, but something retrieves; add that block")
         tokenizer = f"{self.config.backbone.checkpoint.name}-{self.backbone_digest[:KEY_LENGTH]}"
-        corpus = _key(Path(database.source).name, self.config.database_identity())
+        identity = self.config.database_identity()
+        if database.exclude:
+            identity["excluded_files"] = listing_digest(database.exclude)
+        corpus = _key(Path(database.source).name, identity)
         return self.results / "codes" / tokenizer / corpus
 
     @property
@@ -73,7 +77,8 @@ class Layout:
         """The index over ``codes``."""
         if self.config.index is None:
             raise ArragError("index: missing, but something retrieves; add that block")
-        name = f"{self.config.index.mode}-{self.config.index.context}"
+        kind = self.config.index.mode.partition(":")[0]  # a factory string is no name of a folder
+        name = f"{kind}-{self.config.index.context}"
         return self.results / "index" / _key(name, [str(self.codes), self.config.index_identity()])
 
     def run(self, method: str) -> str:
@@ -105,6 +110,24 @@ def checkpoint_digest(folder: Path, field: str) -> str:
             "from its root), others must be downloaded there, or correct the path"
         )
     return tree_digest(folder)
+
+
+def listing_digest(sources: Sequence[str]) -> str:
+    """Digest of the names and sizes of the files of ``database.exclude``.
+
+    A test set is too large to be read at every start; the codes' manifest names its pixels.
+    ArragError for a source that is not there.
+    """
+    from webdataset.shardlists import expand_urls
+
+    found = []
+    for source in sources:
+        for path in map(Path, expand_urls(source)):
+            if not path.exists():
+                raise ArragError(f"database.exclude: no file or folder {path}; correct the path")
+            files = sorted(path.rglob("*")) if path.is_dir() else [path]
+            found.append([[str(f), f.stat().st_size] for f in files if f.is_file()])
+    return sha256_json(found)
 
 
 def _key(name: str, identity: object) -> str:

@@ -52,7 +52,14 @@ def _add_build(inner: Any) -> None:
         "--published", type=Path, help="for mode official: folder of the authors' two files"
     )
     build.add_argument("--context", choices=["causal", "full"], default="causal", help="key")
-    build.add_argument("--key-hop", type=count, default=1, help="radius of the key's window")
+    build.add_argument(
+        "--key-hop",
+        type=count,
+        nargs="+",
+        default=[1],
+        metavar="H",
+        help="radius of the key's window; the keys of several are joined",
+    )
     build.add_argument("--border", choices=["skip", "zero"], default="skip", help="edge patches")
     build.add_argument(
         "--masked-distance",

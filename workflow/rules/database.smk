@@ -1,7 +1,26 @@
 # Images -> codes -> index. The store's folder keeps finished shards when the job is killed.
 # Checkpoints and prompts are ancient inputs: their digest is in the output's name, so their date
 # says nothing.
+import shlex
+
 MICRO_DATABASE = CONFIG.database.source == MICRO
+WORKERS = CONFIG.resources.encode_workers
+# The authors' two files, whose names are those of arrag.index.faiss_index, which needs FAISS.
+PUBLISHED = (
+    [str(CONFIG.index.published / name) for name in ("faiss_ivf_pq_opq.index", "next_codes.npy")]
+    if CONFIG.index.published
+    else []
+)
+
+
+def options(*pairs):
+    """A command line's options as text: those that are off are left out, True has no value."""
+    words = []
+    for name, value in pairs:
+        if value:
+            values = value if isinstance(value, tuple) else () if value is True else (value,)
+            words += [name, *map(str, values)]
+    return shlex.join(words)
 
 
 rule encode_database:
@@ -13,23 +32,29 @@ rule encode_database:
     log:
         "logs/encode_database/{tokenizer}-{corpus}.log",
     priority: 10  # the longest chain starts here
-    threads: CONFIG.resources.threads
+    threads: CONFIG.resources.threads + WORKERS
     resources:
         batch_size=CONFIG.resources.encode_batch_size,
+        workers=options(("--workers", WORKERS)),
         shard_size=CONFIG.database.shard_size,
     params:
         source="micro:database" if MICRO_DATABASE else CONFIG.database.source,
-        images=f"--images {CONFIG.database.images}" if CONFIG.database.images else "",
+        # One text each: an option that is off must leave the params as they were.
+        options=options(
+            ("--images", CONFIG.database.images),
+            *(("--exclude", source) for source in CONFIG.database.exclude),
+        ),
         out=folder_of_output,
     shell:
         "arrag encode {params.source:q} --tokenizer {input.tokenizer:q} --out {params.out:q}"
-        " {params.images} --batch-size {resources.batch_size} --shard-size {resources.shard_size}"
-        " > {log:q} 2>&1"
+        " {params.options} --batch-size {resources.batch_size}"
+        " --shard-size {resources.shard_size} {resources.workers} > {log:q} 2>&1"
 
 
 rule build_index:
     input:
         codes=lambda wildcards: f"{path_of('codes')}/manifest.json",
+        published=PUBLISHED,
     output:
         str(RESULTS / "index/{index}/meta.json"),
     log:
@@ -39,12 +64,17 @@ rule build_index:
     params:
         codes=lambda wildcards, input: Path(input.codes).parent,
         mode=CONFIG.index.mode,
-        key=f"--context {CONFIG.index.context} --key-hop {CONFIG.index.key_hop}"
-        f" --border {CONFIG.index.border}",
+        key=options(
+            ("--context", CONFIG.index.context),
+            ("--key-hop", CONFIG.index.key_hop),
+            ("--border", CONFIG.index.border),
+            ("--masked-distance", CONFIG.index.masked_distance),
+            ("--published", CONFIG.index.published),
+        ),
         lists=f"--nprobe {CONFIG.index.nprobe}"
         + (f" --nlist {CONFIG.index.nlist}" if CONFIG.index.nlist else ""),
         seed=CONFIG.seed,
         out=folder_of_output,
     shell:
-        "arrag index build --codes {params.codes:q} --out {params.out:q} --mode {params.mode}"
+        "arrag index build --codes {params.codes:q} --out {params.out:q} --mode {params.mode:q}"
         " {params.key} {params.lists} --seed {params.seed} > {log:q} 2>&1"
