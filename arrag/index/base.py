@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class PatchIndex(ABC):
         self.neighborhood = Neighborhood(**meta["neighborhood"])
         # Versions are left out: they say who wrote the index, not what it holds.
         self.digest = sha256_json({k: v for k, v in meta.items() if k != "versions"})
+        self._on_device: dict[torch.device, Callable[[np.ndarray, int], Heap]] = {}
         self._inside = self.neighborhood.entries(*store.grid).flatten()  # bool [N]
         codes = len(store.codebook)
         self._vectors = np.zeros((store.codebook.shape[1], codes + 1))  # float64 [d, V + 1]
@@ -78,9 +79,9 @@ class PatchIndex(ABC):
                 f"codes {list(codes.shape)} and known {list(known.shape)}; "
                 "use a database made with the generator's tokenizer"
             )
-        around = self.neighborhood.gather(codes, known, positions).cpu()  # [B, P, n]
+        around = self.neighborhood.gather(codes, known, positions)  # [B, P, n]
         inside = self._inside[positions.cpu()]  # [P]
-        found = self.search_keys(around[:, inside].flatten(0, 1), k)
+        found = self.search_keys(around[:, inside.to(around.device)].flatten(0, 1), k)
         shape = (*around.shape[:2], k)
 
         def spread(values: torch.Tensor, absent: float) -> torch.Tensor:
@@ -93,12 +94,14 @@ class PatchIndex(ABC):
         )
 
     def search_keys(self, neighbours: torch.Tensor, k: int) -> Retrieved:
-        """Search for given neighbours: integer [Q, n] on the CPU, MISSING if unknown -> [Q, k].
+        """Search for given neighbours: integer [Q, n], MISSING if unknown -> [Q, k] on the CPU.
 
+        Codes on a GPU are searched there (``arrag.index.device``), with the same result.
         With ``masked_distance`` a query that knows no neighbour is at distance zero of everything,
         which says nothing: all its slots are absent. Errors as in ``search``.
         """
-        keys = self._checked(np.asarray(neighbours, dtype=np.int64), k)
+        keys = self._checked(np.asarray(neighbours.cpu(), dtype=np.int64), k)
+        scan = self._scan_on(neighbours.device)
         # Flat regions make many queries equal: search each once.
         rows: dict[bytes, int] = {}
         inverse = [rows.setdefault(key.tobytes(), len(rows)) for key in keys]
@@ -110,11 +113,21 @@ class PatchIndex(ABC):
         asking = np.flatnonzero(asks)
         for start in range(0, len(asking), QUERIES_AT_ONCE):
             some = asking[start : start + QUERIES_AT_ONCE]
-            for whole, part in zip(heap, self._scan(distinct[some], k), strict=True):
+            for whole, part in zip(heap, scan(distinct[some], k), strict=True):
                 whole[some] = part
         sort_heap(heap)
         distances, entries, codes = (torch.from_numpy(part[inverse]) for part in heap)
         return Retrieved(distances / self._scale, codes, entries)
+
+    def _scan_on(self, device: torch.device) -> Callable[[np.ndarray, int], Heap]:
+        """``_scan``, or what takes its place on a GPU; what that holds there is sent once."""
+        if device.type != "cuda":
+            return self._scan
+        if device not in self._on_device:
+            from arrag.index.device import device_scan
+
+            self._on_device[device] = device_scan(self, device)
+        return self._on_device[device]
 
     def info(self) -> dict[str, Any]:
         """What the index holds: ``meta.json`` and its digest."""
