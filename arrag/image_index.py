@@ -9,6 +9,8 @@ features, spec: top-1, never the training image itself), ImageRAG, RDM. A direct
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import islice
@@ -48,32 +50,70 @@ def build_image_index(
     """Write the features of a store's images, read from the source that they were encoded from.
 
     source, limit, assets: see ``open_source``. Each image is scaled and cropped as for the
-    tokenizer, at the model's size. Returns the meta data; the directory appears whole or not at
-    all. Raises ArragError if the source lacks an image of the store, or one cannot be read.
+    tokenizer, at the model's size. Goes on after a kill behind the last whole shard of the store;
+    until all is done the features lie in a hidden folder beside ``out``, and what was at ``out``
+    stays. How often it was killed changes nothing. Returns the meta data. Raises ArragError if the
+    source lacks an image of the store, or one cannot be read.
     """
     items = _stored(open_source(source, limit, assets), store, source)
-    images = decode_all(items, clip.image_size, workers=workers)
-    with atomic_path(out) as path, disk_space(out):
-        path.mkdir()
-        with (
-            open(path / FEATURES, "wb") as file,
-            tqdm(desc=f"features of {source}", total=len(store), unit="image") as bar,
-        ):
-            while batch := list(islice(images, batch_size)):
-                features = clip.encode_images([_pixels(image) for image in batch])
-                file.write(features.cpu().float().numpy().tobytes())
-                bar.update(len(batch))
+    with disk_space(out):
+        work = _Features(Path(out), store, clip, batch_size)
+        images = decode_all(islice(items, work.done, None), clip.image_size, workers=workers)
+        about = {"desc": f"features of {source}", "unit": "image"}
+        with tqdm(total=len(store), initial=work.done, **about) as bar:
+            for stop in store.starts[1:].tolist():
+                while work.done < stop:  # no batch spans two shards: rounding depends on the batch
+                    batch = list(islice(images, min(batch_size, stop - work.done)))
+                    work.add(clip.encode_images([_pixels(image) for image in batch]))
+                    bar.update(len(batch))
+                work.keep()
         meta = {
             "format": FORMAT,
             "images": len(store),
-            "dimension": features.shape[1],
+            "dimension": work.dimension,
             "model": clip.name,
             "model_digest": clip.digest,
             "store_digest": store.digest,
-            "files": describe_files(path, [FEATURES]),
         }
-        write_json(path / "meta.json", meta)
-    return meta
+        return work.finish(meta)
+
+
+class _Features:
+    """Features written so far, in a hidden folder: what is listed in ``done.json`` counts."""
+
+    def __init__(self, out: Path, store: TokenStore, clip: OpenClip, batch_size: int) -> None:
+        self.out, self.path = out, out.parent / f".{out.name}.building"
+        self._of = [FORMAT, store.digest, store.starts.tolist(), clip.digest, batch_size]
+        self.done, self.dimension = 0, 0
+        if (self.path / "done.json").is_file():
+            state = read_json(self.path / "done.json")
+            if state["of"] == self._of:
+                self.done, self.dimension = state["images"], state["dimension"]
+        if not self.done and self.path.exists():
+            shutil.rmtree(self.path)  # of another store or model, or before its first shard
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.done:
+            os.truncate(self.path / FEATURES, 4 * self.done * self.dimension)
+
+    def add(self, features: torch.Tensor) -> None:
+        """Append float [n, d]."""
+        with open(self.path / FEATURES, "ab") as file:
+            file.write(features.cpu().float().numpy().tobytes())
+        self.done, self.dimension = self.done + len(features), features.shape[1]
+
+    def keep(self) -> None:
+        """What was added so far need not be made again."""
+        state = {"of": self._of, "images": self.done, "dimension": self.dimension}
+        write_json(self.path / "done.json", state)
+
+    def finish(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """Move the folder to its place; an earlier one there is replaced."""
+        meta["files"] = describe_files(self.path, [FEATURES])
+        write_json(self.path / "meta.json", meta)
+        (self.path / "done.json").unlink()
+        with atomic_path(self.out) as path:
+            os.replace(self.path, path)
+        return meta
 
 
 class ImageIndex:

@@ -1,6 +1,10 @@
 """Whole-image retrieval against brute force, and every way to mix up stores and models."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from arrag.cli import main
 from arrag.clip import OpenClip
 from arrag.encode import encode_source
 from arrag.errors import ArragError
+from arrag.files import read_json
 from arrag.image_index import ImageIndex, build_image_index
 from arrag.images import open_rgb, square
 from arrag.store import TokenStore
@@ -134,6 +139,76 @@ def test_another_store_model_or_file_is_refused(made, clip, tiny_janus, tmp_path
             ImageIndex(path / "index", store, clip.digest)
     finally:
         (path / "index" / "features.f32").write_bytes(whole)
+
+
+KILLED = """
+import os, signal, sys
+from arrag.clip import OpenClip
+from arrag.image_index import build_image_index
+from arrag.store import TokenStore
+
+def encode_images(self, images, calls=[], real=OpenClip.encode_images):
+    calls.append(1)
+    if len(calls) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, images)
+
+store, source, model, out = sys.argv[1:]
+OpenClip.encode_images = encode_images
+build_image_index(TokenStore.open(store), source, OpenClip(model), out, batch_size=3)
+"""
+
+
+def test_after_kill_9_whole_shards_are_not_made_again(made, clip, model_dir, root, tmp_path):  # noqa: F811
+    path, store, _ = made
+    script, out = tmp_path / "killed.py", tmp_path / "i"
+    script.write_text(KILLED)
+    out.mkdir()
+    (out / "meta.json").write_text("an earlier index")
+    arguments = [str(store.path), f"{path}/images", str(model_dir), str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    killed = subprocess.run([sys.executable, str(script), *arguments], env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    assert (out / "meta.json").read_text() == "an earlier index"
+    working = tmp_path / ".i.building"
+    assert read_json(working / "done.json")["images"] == 8  # batches of 3, 3, 2 and 3
+    encoded = []
+
+    class Counting(OpenClip):
+        def encode_images(self, images):
+            encoded.extend(images)
+            return super().encode_images(images)
+
+    again = Counting(model_dir)
+    build_image_index(store, f"{path}/images", again, out, batch_size=3)
+    assert len(encoded) == 29 - 8 and not working.exists()
+    build_image_index(store, f"{path}/images", clip, tmp_path / "whole", batch_size=3)
+    for name in ("features.f32", "meta.json"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert ImageIndex(out, store, clip.digest).features.shape == (29, 16)
+
+
+def test_what_was_begun_for_another_store_is_not_used(
+    made, clip, tiny_janus, tmp_path, monkeypatch
+):
+    path, store, _ = made
+    encode_source(str(path / "images"), tiny_janus, tmp_path / "other", shard_size=7)
+    other = TokenStore.open(tmp_path / "other")
+    encode, calls = clip.encode_images, []
+
+    def dies(images):
+        calls.append(1)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return encode(images)
+
+    monkeypatch.setattr(clip, "encode_images", dies)
+    with pytest.raises(KeyboardInterrupt):
+        build_image_index(other, f"{path}/images", clip, tmp_path / "i", batch_size=7)
+    monkeypatch.undo()
+    build_image_index(store, f"{path}/images", clip, tmp_path / "i", batch_size=7)
+    want = (path / "index" / "features.f32").read_bytes()
+    assert (tmp_path / "i" / "features.f32").read_bytes() == want
 
 
 def test_an_image_that_cannot_be_read_any_more_is_named(made, clip, tmp_path):

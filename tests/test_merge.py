@@ -77,6 +77,19 @@ def test_extended_lists_are_those_of_assigning_everything_at_once(
     assert (meta["trained_images"], meta["images"]) == (50, 87)
 
 
+def test_growing_copies_what_is_there_and_assigns_only_what_is_new(parts, tmp_path):
+    make_index(parts[0], tmp_path / "old", CAUSAL, mode="ivf", nlist=8)
+    held = np.load(tmp_path / "old" / "lists.npy", mmap_mode="r+")
+    held[::50, 1] = 63  # which no building would write there
+    held.flush()
+    offsets = np.load(tmp_path / "old" / "offsets.npy")
+    both = merge_stores(parts[:2], tmp_path / "both")
+    extend_index(tmp_path / "old", parts[0], both, tmp_path / "new", progress=False)
+    lists, starts = (np.load(tmp_path / "new" / f"{name}.npy") for name in ("lists", "offsets"))
+    for old, end, new in zip(offsets, offsets[1:], starts, strict=False):
+        assert np.array_equal(lists[new : new + end - old], held[old:end])
+
+
 def test_extended_in_steps_or_in_place_is_the_same(parts, tmp_path):
     build_index(parts[0], tmp_path / "old", neighborhood=CAUSAL, mode="ivf", nlist=24)
     both = merge_stores(parts, tmp_path / "both")
