@@ -10,7 +10,7 @@ from test_index import UNIT, make_index, make_store, smooth_grids
 from arrag.cli import main
 from arrag.errors import ArragError
 from arrag.index import open_index
-from arrag.index.verify import recall, verify_index
+from arrag.index.verify import _forget, border_share, recall, verify_index
 from arrag.neighborhood import MISSING, Neighborhood
 from arrag.store import TokenStore
 
@@ -86,3 +86,48 @@ def test_verify_on_the_command_line(made, capsys):
     assert result["queries"] == 9 and 0 < result["recall"] <= 1
     assert main(arguments) == 0
     assert f"recall: {result['recall']}" in capsys.readouterr().out
+
+
+def border_test(tmp_path, masked):
+    grids = smooth_grids(40, seed=4)
+    turn = np.linspace(0, 3, 64)
+    book = np.stack([np.cos(turn), np.sin(turn)], axis=1).astype(np.float32)
+    store = make_store(tmp_path / "codes", grids, book)
+    kind = Neighborhood("full", border="zero", masked_distance=masked)
+    return make_index(store, tmp_path / "i", kind)
+
+
+def test_half_known_queries_find_the_border_unless_distances_are_masked(tmp_path):
+    shares = {}
+    for masked in (False, True):
+        path = tmp_path / str(masked)
+        border_test(path, masked)
+        for known in (1.0, 0.4):
+            shares[masked, known] = verify_index(path / "i", path / "codes", known=known)
+    assert shares[False, 1.0]["border_share"] == pytest.approx(44 / 144)
+    assert shares[False, 0.4]["retrieved_border_share"] > 0.95
+    for other in ((True, 0.4), (False, 1.0), (True, 1.0)):
+        assert shares[other]["retrieved_border_share"] < 0.6
+    with pytest.raises(ArragError, match="known is 0; use a share above 0"):
+        verify_index(tmp_path / "True" / "i", tmp_path / "True" / "codes", known=0)
+
+
+def test_the_border_share_is_that_of_the_entries_found(tmp_path, capsys):
+    index = border_test(tmp_path, masked=False)
+    entries = np.array([[0, 13, 14], [143, -1, -1], [144 * 7 + 24, 144 + 11, 144 + 25]])
+    assert border_share(index, entries) == 4 / 7
+    assert border_share(index, np.array([[-1]])) is None
+    argv = ["index", "search", f"{tmp_path}/i", "--codes", f"{tmp_path}/codes", "--row", "0"]
+    assert main([*argv, "--col", "0", "-k", "20", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    edges = [hit["row"] in (0, 11) or hit["col"] in (0, 11) for hit in said["nearest"]]
+    assert said["border_share"] == np.mean(edges) > 0
+
+
+def test_a_composite_query_knows_a_step_everywhere_or_nowhere(made):
+    store = TokenStore.open(made / "codes")
+    index = make_index(store, made / "composite", Neighborhood("causal", (1, 2)))
+    keys = _forget(index, np.full((200, 16), 7), 0.3, seed=0)
+    assert 0.25 < (keys != MISSING).mean() < 0.42 and (keys != MISSING).any(axis=1).all()
+    twice = [index.neighborhood.offsets.index(step, 4) for step in index.neighborhood.offsets[:4]]
+    assert np.array_equal(keys[:, :4], keys[:, twice])

@@ -102,6 +102,9 @@ def _add_verify(inner: Any) -> None:
     verify.add_argument("--queries", type=count, default=64, help="random patches (%(default)s)")
     verify.add_argument("-k", type=count, default=50, help="recall at k (%(default)s)")
     verify.add_argument("--nprobe", type=count, help="lists visited; the index's own if not given")
+    verify.add_argument(
+        "--known", type=float, default=1.0, help="share of its neighbours a query knows (all)"
+    )
     verify.add_argument("--seed", type=int, default=0, help="of the sample (%(default)s)")
 
 
@@ -185,12 +188,14 @@ def run_search(args: argparse.Namespace) -> dict[str, Any]:
         ("--col", args.col, columns),
     ):
         _in_range(name, value, size)
-    return {"key": store.keys(args.image), "nearest": _nearest(store, index, args)}
+    return {"key": store.keys(args.image), **_nearest(store, index, args)}
 
 
-def _nearest(store: Any, index: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
+def _nearest(store: Any, index: Any, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
     import torch
+
+    from arrag.index.verify import border_share
 
     rows, columns = store.grid
     codes = torch.from_numpy(store.grids(np.array([args.image])).astype(np.int64))  # [1, H, W]
@@ -208,7 +213,9 @@ def _nearest(store: Any, index: Any, args: argparse.Namespace) -> list[dict[str,
             image, flat = divmod(entry, rows * columns)
             found |= {"key": store.keys(image), "row": flat // columns, "col": flat % columns}
         nearest.append(found)
-    return nearest
+    if index.meta["mode"] == "official":
+        return {"nearest": nearest}
+    return {"border_share": border_share(index, hits.entries.numpy()), "nearest": nearest}
 
 
 def _in_range(name: str, value: int, size: int) -> None:
@@ -235,6 +242,7 @@ def run_verify(args: argparse.Namespace) -> dict[str, Any]:
         queries=args.queries,
         k=args.k,
         nprobe=args.nprobe,
+        known=args.known,
         seed=args.seed,
     )
 
