@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from arrag.codec import Codec, load_codec
 from arrag.errors import ArragError
-from arrag.files import read_json, write_json
+from arrag.files import disk_space, read_json, write_json
 from arrag.images import Decoded, decode_all
 from arrag.leakage import TestImages
 from arrag.sources import ADVICE, Items, open_source
@@ -44,14 +44,17 @@ def encode_source(
     codec = load_codec(checkpoint)
     items = open_source(source, limit, assets)
     tests = TestImages.load(exclude) if exclude else None
-    with StoreWriter(
-        out,
-        tokenizer_digest=codec.digest,
-        grid=codec.grid,
-        codebook=codec.codebook.numpy(),
-        source=_described(source, limit, tests),
-        shard_size=shard_size,
-    ) as writer:
+    with (
+        disk_space(out),
+        StoreWriter(
+            out,
+            tokenizer_digest=codec.digest,
+            grid=codec.grid,
+            codebook=codec.codebook.numpy(),
+            source=_described(source, limit, tests),
+            shard_size=shard_size,
+        ) as writer,
+    ):
         omitted = _Omitted(Path(out), tests)
         images = decode_all(
             _after(items, writer, omitted),

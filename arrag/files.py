@@ -37,6 +37,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(holder, ignore_errors=True)
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk; to a user a used-up quota and a limit on the size of files are the same."""
+
+
 @contextmanager
 def disk_space(path: str | Path) -> Iterator[None]:
     """Turn the error of a full disk into an ArragError that names what was to be written."""
@@ -45,11 +49,11 @@ def disk_space(path: str | Path) -> Iterator[None]:
     except OSError as error:
         # NumPy's own error of a short write has no number.
         short = error.errno is None and "requested and" in str(error)
-        if not short and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not short and error.errno not in NO_ROOM:
             raise
         raise ArragError(
-            f"{path}: the disk is full; free some space or write elsewhere (what was whole there "
-            "before still is)"
+            f"{path}: no room: the disk is full, or a quota or limit is reached; free some space "
+            "or write elsewhere (what was whole there before still is)"
         ) from None
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from arrag.errors import ArragError
 from arrag.files import atomic_path, disk_space, read_json, sha256_file, sha256_json, write_json
@@ -90,9 +90,10 @@ class StoreWriter:
         if self._complete or (self.path / WRITING).exists():
             self._resume(read_json(self.path / (MANIFEST if self._complete else WRITING)))
         else:
-            with atomic_path(self.path / CODEBOOK) as temporary:
-                save_file({"codebook": vectors}, temporary)
-            write_json(self.path / WRITING, self._state())
+            with disk_space(self.path):
+                with atomic_path(self.path / CODEBOOK) as temporary:
+                    temporary.write_bytes(save({"codebook": vectors}))
+                write_json(self.path / WRITING, self._state())
 
     @property
     def done(self) -> int:
@@ -144,12 +145,12 @@ class StoreWriter:
         with disk_space(self.path):
             if self._keys:
                 self._flush(len(self._keys))
-        if not self._shards:
-            raise ArragError(f"store {self.path}: no image was added; check the source")
-        write_json(
-            self.path / MANIFEST,
-            {**self._state(), "content": content_digests(self.path, self._shards)},
-        )
+            if not self._shards:
+                raise ArragError(f"store {self.path}: no image was added; check the source")
+            write_json(
+                self.path / MANIFEST,
+                {**self._state(), "content": content_digests(self.path, self._shards)},
+            )
         (self.path / WRITING).unlink(missing_ok=True)
         self._complete = True
 

@@ -77,7 +77,7 @@ def test_digests_see_contents_and_names_only(tmp_path):
     ],
 )
 def test_a_full_disk_is_said_in_one_line(tmp_path, error):
-    with pytest.raises(ArragError, match="codes: the disk is full"), disk_space("codes"):
+    with pytest.raises(ArragError, match="codes: no room: the disk is full"), disk_space("codes"):
         raise error
     with pytest.raises(PermissionError), disk_space("codes"):
         raise PermissionError(errno.EACCES, "Permission denied")

@@ -9,7 +9,6 @@ that the authors published. Their distances are FAISS's own, hence approximate w
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from arrag.errors import ArragError
+from arrag.files import NO_ROOM
 from arrag.index.base import Heap, PatchIndex, check_files, describe_files
 from arrag.index.cut import Cutter, key_vectors
 from arrag.index.kernels import FAR
@@ -237,8 +237,9 @@ def _write(index: Any, path: Path) -> None:
     try:
         faiss.write_index(index, str(path))
     except RuntimeError as error:
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+        for number in NO_ROOM:
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number), str(path)) from None
         raise
 
 
