@@ -10,7 +10,7 @@ from PIL import Image
 
 from arrag.cli import bound_threads, build_parser, main
 from arrag.commands.micro import keep_first
-from arrag.commands.score import first_of_each_task
+from arrag.commands.report import first_of_each_task
 
 
 def commands(parser, name="arrag"):
