@@ -11,9 +11,9 @@ import yaml
 from arrag.errors import ArragError
 from arrag.metrics.samples import TASKS
 from arrag.metrics.stats import mcnemar, paired_difference
+from arrag.report.paper import NOT_CONFIGURED, paper_tables
 from arrag.report.provenance import footer
 from arrag.report.render import Block, Cell, Page, latex, markdown, number_text
-from arrag.report.paper import NOT_CONFIGURED, paper_tables
 from arrag.report.tables import MEASURED, RowSpec, write_table
 
 PAPER = Path(__file__).parents[2] / "shared/paper/tables.yaml"

@@ -109,8 +109,8 @@ def _intervals(unit: str) -> str:
 
 def _judge(judge: dict[str, Any]) -> str:
     """``detector NAME (digest), colours NAME (digest)``: every model of the judge."""
-    names = {"color": "colours"}
-    models = [name for name in judge if not name.endswith("digest")]
+    names = {"detector": "detector", "color": "colours"}
+    models = sorted((n for n in judge if not n.endswith("digest")), key=lambda n: n != "detector")
     return ", ".join(
         f"{names.get(name, name)} {judge[name]} ({_short(judge.get(f'{name}_digest'))})"
         for name in models

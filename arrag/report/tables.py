@@ -1,4 +1,4 @@
-"""Tables 1 to 3 from score files: Markdown, CSV and LaTeX. What is special to one is its measure."""
+"""Tables 1 to 3 from score files: Markdown, CSV and LaTeX. A measure holds what is special to one."""
 
 from __future__ import annotations
 
