@@ -8,9 +8,7 @@ changes the aspect ratio, and its instance post-processing keeps one class a que
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ import torch.nn.functional as F
 
 from arrag.errors import ArragError
 from arrag.files import read_json, tree_digest
+from arrag.metrics.objects import Detection, Detector
 
 # mmdetection 2.x, mask2former_*_lsj_8x2_50e_coco, test pipeline: keep-ratio resize, pad, normalise.
 SHORT_SIDE, LONG_SIDE = 800, 1333  # pixels
@@ -39,31 +38,6 @@ GENEVAL_NAMES = {
     "diningtable": "dining table",
     "tvmonitor": "tv",
 }
-
-
-@dataclass(frozen=True)
-class Detection:
-    """One found object: class name, score in [0, 1], box, and its mask over the whole image.
-
-    ``box`` is (x0, y0, x1, y1) in float pixels, x1 and y1 exclusive; ``mask`` is bool [H, W].
-    """
-
-    label: str
-    score: float
-    box: tuple[float, float, float, float]
-    mask: np.ndarray
-
-
-class Detector(Protocol):
-    """What a judge needs of a detector. The result of an image never depends on the others."""
-
-    name: str
-    digest: str
-    classes: list[str]
-
-    def detect(self, images: list[np.ndarray]) -> list[list[Detection]]:
-        """Detections of each uint8 RGB image [H, W, 3], in no particular order."""
-        ...
 
 
 def load_detector(path: str | Path) -> Detector:
