@@ -231,17 +231,16 @@ def _transformers_clip(folder: Path) -> Extractor:
 
     def load() -> Network:
         import torch
-        from transformers import CLIPVisionModelWithProjection
+        from transformers import CLIPModel, CLIPVisionModelWithProjection
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        kind = CLIPModel if config["model_type"] == "clip" else CLIPVisionModelWithProjection
         try:
-            model = CLIPVisionModelWithProjection.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32
-            )
+            model = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         except (OSError, ValueError, RuntimeError) as error:
             raise ArragError(f"{folder}: the CLIP cannot be read ({error})") from None
-        model = model.eval().to(device)
-        return lambda pixels: model(pixel_values=pixels).image_embeds
+        model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        tower, project = model.vision_model, model.visual_projection
+        return lambda pixels: project(tower(pixel_values=pixels).pooler_output)
 
     preparation = ClipSquare(int(size), tuple(mean), tuple(std))
     return Extractor(folder.name, tree_digest(folder), preparation, load)

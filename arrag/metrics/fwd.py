@@ -50,9 +50,8 @@ class Packets:
 
     def __post_init__(self) -> None:
         """Raises ArragError for an unknown wavelet or a tree too deep for the image."""
-        rows, columns = self.rows, self.columns
-        if not rows.size or not columns.size:
-            raise ArragError(f"level {self.level} is too deep for {self.height} x {self.width}")
+        path_matrices(self.wavelet, self.level, self.height)
+        path_matrices(self.wavelet, self.level, self.width)
 
     @property
     def rows(self) -> np.ndarray:
@@ -112,10 +111,6 @@ def path_matrices(wavelet: str, level: int, size: int) -> np.ndarray:
 
     if wavelet not in pywt.wavelist(kind="discrete"):
         raise ArragError(f"wavelet {wavelet!r} is unknown; take one of PyWavelets', such as haar")
-    if size % 2**level and wavelet == "haar":
-        raise ArragError(
-            f"images of {size} pixels cannot be halved {level} times; choose another size or level"
-        )
     if size < 2**level:
         raise ArragError(f"level {level} is too deep for {size} pixels; choose a smaller one")
     tree = pywt.WaveletPacket(np.eye(size), wavelet, mode="reflect", maxlevel=level, axis=0)
