@@ -122,7 +122,7 @@ def images_options(parser: argparse.ArgumentParser, what: str) -> None:
 
 def judge_options(parser: argparse.ArgumentParser) -> None:
     """The models that look at images."""
-    parser.add_argument("--detector", type=Path, help="folder of a detector, or mmdet:CONFIG:PTH")
+    parser.add_argument("--detector", help="folder of a detector, or mmdet:CONFIG:CHECKPOINT")
     parser.add_argument("--color", type=Path, help="folder of an open_clip model")
     parser.add_argument(
         "--batch-size", type=count, default=8, help="images at a time (%(default)s)"
@@ -226,7 +226,7 @@ def _source(args: argparse.Namespace, recorded: Path | None, option: str) -> Pat
     return None if recorded else given[0]
 
 
-def _needed(value: Path | None, option: str) -> Path:
+def _needed(value: Any, option: str) -> Any:
     if value is None:
         raise ArragError(f"{option} is missing; judging images needs it")
     return value

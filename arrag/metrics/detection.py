@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from arrag.errors import ArragError
 from arrag.files import read_json, tree_digest
-from arrag.metrics.objects import Detection, Detector
+from arrag.metrics.objects import GENEVAL_NAMES, Detection, Detector
 
 # mmdetection 2.x, mask2former_*_lsj_8x2_50e_coco, test pipeline: keep-ratio resize, pad, normalise.
 SHORT_SIDE, LONG_SIDE = 800, 1333  # pixels
@@ -26,26 +26,18 @@ MEAN = (123.675, 116.28, 103.53)  # RGB, 0-255
 STD = (58.395, 57.12, 57.375)
 TOP_CLASS_SCORES = 100  # over query x class, an image
 
-# COCO's class names as checkpoints spell them -> as GenEval's prompts spell them.
-GENEVAL_NAMES = {
-    "mouse": "computer mouse",
-    "remote": "tv remote",
-    "keyboard": "computer keyboard",
-    "motorbike": "motorcycle",
-    "aeroplane": "airplane",
-    "sofa": "couch",
-    "pottedplant": "potted plant",
-    "diningtable": "dining table",
-    "tvmonitor": "tv",
-}
-
 
 def load_detector(path: str | Path) -> Detector:
     """Load the detector in directory ``path``; its config.json's ``model_type`` says which class.
 
-    Raises ArragError when the directory, its config or its weights are missing, damaged or of an
+    ``mmdet:CONFIG:CHECKPOINT`` is a model of mmdetection instead, where that is installed. Raises ArragError when the directory, its config or its weights are missing, damaged or of an
     unknown type.
     """
+    if str(path).startswith("mmdet:"):
+        from arrag.metrics.mmdet_detector import MMDetDetector
+
+        _, config_name, checkpoint = f"{path}::".split(":", 2)
+        return MMDetDetector(config_name, checkpoint.removesuffix("::"))
     config_path = Path(path) / "config.json"
     config = read_json(config_path)
     model_type = config.get("model_type") if isinstance(config, dict) else None

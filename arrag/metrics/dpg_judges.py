@@ -1,7 +1,7 @@
 """Who answers the questions of DPG-Bench: VQA models, and rules for the built-in world.
 
-All judges have one interface, ``arrag.metrics.answers.Judge``. The official one is mPLUG-large; its weights come through
-modelscope, which no default installation holds.
+All judges have one interface, ``arrag.metrics.answers.Judge``. The official one is mPLUG-large; its
+weights come through modelscope, which no default installation holds.
 """
 
 from __future__ import annotations
