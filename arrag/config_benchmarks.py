@@ -27,13 +27,18 @@ class Dpg(Model):
     kind: Literal["dpg"]
     questions: FilePath = Field(description="question table with the columns of dpg_bench.csv")
     images_per_prompt: int = Field(default=4, ge=1, description="images drawn for a prompt, >= 1")
-    dependency: Literal["official", "dsg", "none"] = Field(
-        default="official", description="how a failed parent question zeroes its children"
+    dependency: Literal["official", "dsg", "none"] | None = Field(
+        default=None, description="how a failed question zeroes its children; null = as compat does"
     )
     compat: Literal["official", "corrected"] = Field(
-        default="corrected",
+        default="official",
         description="which figure the table shows: with the published code's defects, or without",
     )
+
+    @property
+    def rules(self) -> dict[str, str | None]:
+        """How answers become a score."""
+        return {"compat": self.compat, "dependency": self.dependency}
 
     @property
     def prompts(self) -> Path:
@@ -44,13 +49,13 @@ class Dpg(Model):
 class Cmmd(Model):
     """CLIP maximum mean discrepancy."""
 
-    extractor: str = Field(min_length=1, description="CLIP model: a name, or its folder")
+    extractor: str = Field(min_length=1, description="`clip`, or the folder of a CLIP")
 
 
 class Fid(Model):
     """Fréchet distance of features."""
 
-    extractor: str = Field(min_length=1, description="image network: a name, or its folder")
+    extractor: str = Field(min_length=1, description="inception, mobilenetv2:WIDTH, or a file")
     mode: Literal["clean", "legacy_pytorch"] = Field(
         default="clean", description="how images are resized for the network"
     )
@@ -64,6 +69,9 @@ class Fwd(Model):
 
     wavelet: str = Field(default="haar", min_length=1, description="name of the wavelet")
     level: int = Field(default=4, ge=1, description="depth of the packet tree, >= 1")
+    size: int | None = Field(
+        default=None, ge=1, description="resize to this many pixels a side; null = as they are"
+    )
     allow_rank_deficient: bool = Field(
         default=False, description="go on when images are no more than features; the table says so"
     )
@@ -114,3 +122,15 @@ class Judge(Model):
         description="folder of the model that answers DPG's questions; null = rules over detector "
         "and colours, for the micro world's questions",
     )
+
+    @property
+    def question_models(self) -> list[Path]:
+        """The folders that answering DPG's questions needs."""
+        return [self.detector, self.color] if self.vqa is None else [self.vqa]
+
+    @property
+    def question_options(self) -> dict[str, Path | str]:
+        """The same as options of ``arrag score dpg``."""
+        if self.vqa is None:
+            return {"judge": "rules", "detector": self.detector, "color": self.color}
+        return {"judge": self.vqa}

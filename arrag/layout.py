@@ -111,7 +111,7 @@ class Layout:
         if drawn.kind == "dpg":
             vqa = self.config.judge.vqa
             answers = self.judge_digests if vqa is None else checkpoint_digest(vqa, "judge.vqa")
-            return {"dpg": _key("dpg", [answers, drawn.dependency, drawn.compat])}
+            return {"dpg": _key("dpg", [answers, drawn.rules])}
         reference = str(self.reference(name))
         return {
             metric: _key(

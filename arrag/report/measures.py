@@ -5,12 +5,14 @@ A row's scores are ``{metric: score file's contents}``. Tables know nothing of m
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import numpy as np
 
 from arrag.errors import ArragError
 from arrag.metrics import stats
+from arrag.metrics.resample import paired_difference
 from arrag.metrics.stats import Estimate, McNemar
 
 Scores = dict[str, dict[str, Any]]  # metric -> score file
@@ -138,25 +140,21 @@ class DistanceMeasure:
     paper_columns, lower_is_better = {"cmmd": "CMMD ↓", "fid": "FID ↓", "fwd": "FWD ↓"}, True
 
     def columns(self, scores: Scores) -> dict[str, str]:
-        return {metric: f"{distance_name(score)} ↓" for metric, score in scores.items()}
+        return {metric: f"{score['label']} ↓" for metric, score in scores.items()}
 
     def estimate(self, scores: Scores, column: str) -> Estimate | None:
-        return _cell(scores.get(column))
+        score = scores.get(column)
+        if score is None:
+            return None
+        unknown = (math.nan, math.nan)  # where resampling would take too long
+        return Estimate(score["value"], *(score["interval"] or unknown))
 
     def differences(self, first: Scores, second: Scores) -> dict[str, Estimate]:
-        """From the resampled values of both: resample number i drew the same prompts for each."""
-        found = {}
-        for metric, ours in first.items():
-            a, b = (np.asarray(s["replicates"], np.float64) for s in (ours, second[metric]))
-            if len(a) != len(b):
-                raise ArragError(
-                    f"scores of {metric} hold {len(a)} and {len(b)} resamples; score both again"
-                )
-            tail = 50 * (1 - stats.LEVEL)
-            low, high = np.percentile(a - b, [tail, 100 - tail])
-            value = ours["value"] - second[metric]["value"]
-            found[metric] = Estimate(value, float(low), float(high))
-        return found
+        return {
+            metric: paired_difference(ours, second[metric])
+            for metric, ours in first.items()
+            if ours["bootstrap"] and second[metric]["bootstrap"]
+        }
 
     def test(self, first: Scores, second: Scores) -> McNemar | None:
         return None
@@ -167,17 +165,15 @@ class DistanceMeasure:
                 f"rows have metrics {', '.join(first)} and {', '.join(second)}; score both alike"
             )
         for metric, ours in first.items():
-            for field in ("metric", "extractor", "reference", "n_images"):
-                if ours.get(field) != (other := second[metric].get(field)):
+            for field in ("label", "compat", "judge", "n_images", "reference"):
+                a, b = ours[field], second[metric][field]
+                if field == "reference":
+                    a, b = a["sha256"], b["sha256"]
+                if a != b:
                     raise ArragError(
-                        f"scores of {metric} cannot be compared: field {field} is "
-                        f"{ours.get(field)!r} in one and {other!r} in the other; score both alike"
+                        f"scores of {metric} cannot be compared: field {field} is {a!r} in one and "
+                        f"{b!r} in the other; score both alike"
                     )
-
-
-def distance_name(score: dict[str, Any]) -> str:
-    """``FID-MobileNetV2``: the metric and, unless it is the standard one, its extractor."""
-    return score["metric"].upper()
 
 
 MEASURES: dict[str, Measure] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from arrag.config import CEILING_LABELS
 from arrag.metrics import stats
 from arrag.report.measures import DPG_COLUMNS, Scores
 from arrag.report.render import NONE, Block, Cell, number_text
@@ -82,22 +83,41 @@ def _dpg(labelled: Labelled) -> list[str]:
             f"{name} {number_text(v, 2)}" for name, v in score["compat_values"].items()
         )
         lines.append(f"Overall of {label} by each compat: {both}.")
-    if absent := [label for name, label in DPG_COLUMNS.items() if name not in _asked(first)]:
+    asked = {*first["l1"], stats.OVERALL}
+    if absent := [label for name, label in DPG_COLUMNS.items() if name not in asked]:
         lines.append(
-            f"No question of this table is about: {', '.join(absent)}. The captions of the micro "
-            "world say nothing that would be decided by looking at the whole picture."
-            if first["judge"].get("detector")
-            else f"No question of this table is about: {', '.join(absent)}."
+            f"Empty columns ({', '.join(absent)}): the table has no such question. Captions of the "
+            "micro world, for one, say nothing about the picture as a whole."
         )
     return lines
 
 
-def _asked(score: dict[str, Any]) -> set[str]:
-    return {*score["l1"], stats.OVERALL}
-
-
 def _distribution(labelled: Labelled) -> list[str]:
-    return []
+    first = next(iter(labelled.values()))
+    lines = []
+    for score in first.values():
+        reference, boot = score["reference"], score["bootstrap"]
+        judge = f"{score['judge']['extractor']} ({_short(score['judge']['extractor_digest'])})"
+        lines.append(
+            f"{score['label']}: features {judge}, {score['dimensions']} dimensions, "
+            f"compat: {score['compat']}; {score['n_images']} images against "
+            f"{score['n_reference']} (sha256 {_short(reference['sha256'])})."
+        )
+        if boot:
+            lines[-1] += f" Interval: {boot['method']}, {boot['resamples']} resamples."
+        else:
+            lines[-1] += " No interval: resampling it would take too long."
+    if prompts := next(iter(first.values()))["prompt_set_sha256"]:
+        lines.append(f"Prompts: sha256 {prompts}.")
+    if CEILING_LABELS["real"] in labelled:
+        lines.append(
+            "The row of real images shows other scenes of the same captions than the reference "
+            "has: what remains is how far two finite sets of one kind differ."
+        )
+    for label, scores in labelled.items():
+        for score in scores.values():
+            lines += [f"{label}, {score['label']}: {text}." for text in score["warnings"]]
+    return lines
 
 
 def _intervals(unit: str) -> str:
@@ -109,6 +129,8 @@ def _intervals(unit: str) -> str:
 
 def _judge(judge: dict[str, Any]) -> str:
     """``detector NAME (digest), colours NAME (digest)``: every model of the judge."""
+    if "name" in judge:
+        return f"{judge['name']} ({_short(judge['digest'])})"
     names = {"detector": "detector", "color": "colours"}
     models = sorted((n for n in judge if not n.endswith("digest")), key=lambda n: n != "detector")
     return ", ".join(

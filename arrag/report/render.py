@@ -78,9 +78,11 @@ def number_text(number: float | None, digits: int, sign: bool = False) -> str:
 def interval_cell(
     estimate: Estimate | None, digits: int = 3, sign: bool = False, strong: bool = False
 ) -> Cell:
-    """A value over its interval, each with ``digits`` after the point."""
+    """A value over its interval, each with ``digits`` after the point; NaN bounds are left out."""
     if estimate is None:
         return Cell(NONE)
+    if not estimate.low <= estimate.high:
+        return Cell(number_text(estimate.value, digits, sign), "", strong)
     low, high = (number_text(bound, digits, sign) for bound in estimate[1:])
     return Cell(number_text(estimate.value, digits, sign), f"[{low},\u00a0{high}]", strong)
 

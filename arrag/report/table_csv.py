@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,8 @@ def _measured(table: Table) -> Iterator[list[Any]]:
             for column in table.columns:
                 if found := table.measure.estimate(table.scores[row.key], column):
                     ends = [table.scale, row.kind, row.key, row.label, ""]
-                    yield [*ends, _name(table, column), *found, ""]
+                    bounds = ["" if math.isnan(bound) else bound for bound in found[1:]]
+                    yield [*ends, _name(table, column), found.value, *bounds, ""]
 
 
 def _differences(table: Table, differences: list[Difference]) -> Iterator[list[Any]]:

@@ -1,7 +1,8 @@
-"""Tables 1 to 3 from score files: Markdown, CSV and LaTeX. A measure holds what is special to one."""
+"""Tables 1 to 3 from score files: Markdown, CSV and LaTeX. A measure is what one has of its own."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,7 +188,7 @@ def _numbers(table: Table, values: Mapping[str, float | None], ours: list[RowSpe
 def reading(table: Table, row: RowSpec, column: str, number: float | None) -> str:
     """Whether a printed number lies in the interval of our row."""
     estimate = table.measure.estimate(table.scores[row.key], column)
-    if estimate is None or number is None:
+    if estimate is None or number is None or math.isnan(estimate.low):
         return ""
     return "inside" if estimate.holds(number) else "outside"
 
