@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from arrag.commands import command, config_option, count, group
+from arrag.commands import command, config_option, count, group, verdicts
 
 # Table -> the kind of benchmark it shows, and its help.
 TABLES = {
@@ -49,6 +49,7 @@ def add(commands: Any) -> None:
     gallery.add_argument("--per-task", type=count, default=2, help="prompts a task (%(default)s)")
     gallery.add_argument("--images", type=count, default=4, help="images a prompt (%(default)s)")
     config_option(gallery)
+    verdicts.add_verdicts(reports)
 
 
 def run_table(args: argparse.Namespace) -> dict[str, Any]:

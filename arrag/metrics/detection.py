@@ -30,8 +30,9 @@ TOP_CLASS_SCORES = 100  # over query x class, an image
 def load_detector(path: str | Path) -> Detector:
     """Load the detector in directory ``path``; its config.json's ``model_type`` says which class.
 
-    ``mmdet:CONFIG:CHECKPOINT`` is a model of mmdetection instead, where that is installed. Raises ArragError when the directory, its config or its weights are missing, damaged or of an
-    unknown type.
+    ``mmdet:CONFIG:CHECKPOINT`` is a model of mmdetection instead, where that is installed. Raises
+    ArragError when the directory, its config or its weights are missing, damaged or of an unknown
+    type.
     """
     if str(path).startswith("mmdet:"):
         from arrag.metrics.mmdet_detector import MMDetDetector
