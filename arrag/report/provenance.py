@@ -60,12 +60,7 @@ def _geneval(labelled: Labelled) -> list[str]:
         f"Prompts: {first['n_prompts']}, sha256 {first['prompt_set_sha256']}.",
         f"Judge: {_judge(first['judge'])}; GenEval's rules, compat: {first['compat']}.",
     ]
-    if flat := [label for label, score in scores.items() if _has_point_interval(score)]:
-        lines.append(
-            f"An interval of no width ({', '.join(flat)}) means that all prompts of the task got "
-            "the same mean; resampling them cannot show how far the true value may be from it."
-        )
-    return lines
+    return lines + _flat(scores, "tasks", "task")
 
 
 def _dpg(labelled: Labelled) -> list[str]:
@@ -89,7 +84,7 @@ def _dpg(labelled: Labelled) -> list[str]:
             f"Empty columns ({', '.join(absent)}): the table has no such question. Captions of the "
             "micro world, for one, say nothing about the picture as a whole."
         )
-    return lines
+    return lines + _flat(scores, "l1", "category")
 
 
 def _distribution(labelled: Labelled) -> list[str]:
@@ -114,9 +109,12 @@ def _distribution(labelled: Labelled) -> list[str]:
             "The row of real images shows other scenes of the same captions than the reference "
             "has: what remains is how far two finite sets of one kind differ."
         )
+    warned: dict[str, list[str]] = {}
     for label, scores in labelled.items():
         for score in scores.values():
-            lines += [f"{label}, {score['label']}: {text}." for text in score["warnings"]]
+            for text in score["warnings"]:
+                warned.setdefault(f"{score['label']}: {text}", []).append(label)
+    lines += [f"{text} ({', '.join(labels)})." for text, labels in warned.items()]
     return lines
 
 
@@ -150,5 +148,16 @@ def _versions(found: list[dict[str, str]]) -> str:
     return ", ".join(f"{name} {'/'.join(values)}" for name, values in each.items())
 
 
-def _has_point_interval(score: dict[str, Any]) -> bool:
-    return any(cell["interval"][0] == cell["interval"][1] for cell in score["tasks"].values())
+def _flat(scores: dict[str, dict[str, Any]], parts: str, name: str) -> list[str]:
+    """A remark on the rows in which an interval has no width."""
+    flat = [
+        label
+        for label, score in scores.items()
+        if any(low == high for low, high in (part["interval"] for part in score[parts].values()))
+    ]
+    if not flat:
+        return []
+    return [
+        f"An interval of no width ({', '.join(flat)}) means that all prompts of the {name} got "
+        "the same mean; resampling them cannot show how far the true value may be from it."
+    ]
