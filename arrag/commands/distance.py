@@ -94,7 +94,7 @@ def _options(parser: argparse.ArgumentParser, metric: str | None) -> None:
             help="cached features (%(default)s)",
         )
         parser.add_argument("--no-cache", action="store_true", help="neither read nor write it")
-        parser.add_argument("--batch-size", type=count, default=32, help="images at a time")
+        parser.add_argument("--batch-size", type=count, help="images at a time (4; 64 on a GPU)")
         parser.add_argument("--workers", type=whole, default=0, help="threads that decode images")
     if metric in ("fwd", None):
         parser.add_argument("--wavelet", default="haar", help="PyWavelets' name (%(default)s)")

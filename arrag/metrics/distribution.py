@@ -44,14 +44,15 @@ class Options:
     """How a distance is measured; the command line's options by name.
 
     extractor: None is the metric's own. mode: how Inception's images are resized. cache: folder of
-    features. expect: number of images a side must have. resamples: None is the metric's default, 0
+    features. batch_size: None suits the
+    device. expect: number of images a side must have. resamples: None is the metric's default, 0
     gives no interval. backends: also compute the figure with other libraries.
     """
 
     extractor: str | None = None
     mode: str = "clean"
     cache: str | Path | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     workers: int = 0
     expect: int | None = None
     allow_partial: bool = False

@@ -32,6 +32,8 @@ from arrag.metrics.samples import read_run
 from arrag.sources import TARS, open_source
 
 SHARD = 1024  # newly computed images that are written together
+# On a CPU a large batch only makes the system hand out fresh memory for every layer.
+BATCH_ON_CPU, BATCH_ON_GPU = 4, 64
 NAMED = 5  # how many offenders a message names
 # Formats that other scorers read and this one does not: never passed over in silence.
 FOREIGN = {".tif", ".tiff", ".ppm", ".pgm", ".gif", ".npy", ".avif", ".jxl"}
@@ -202,15 +204,16 @@ def extract(
     extractor: Extractor,
     cache: str | Path | None = None,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     workers: int = 0,
     expect: int | None = None,
     allow_partial: bool = False,
 ) -> tuple[ImageList, np.ndarray]:
     """The images of ``source`` and their features, float32 [n, d], in order.
 
-    cache: folder of feature caches, or None. workers: threads that decode and resize. The work
-    goes on after a kill where the last shard ended. Raises ArragError (see ``finish``).
+    cache: folder of feature caches, or None. batch_size: None suits the device. workers: threads
+    that decode and resize. The work goes on after a kill where the last shard ended. Raises
+    ArragError (see ``finish``).
     """
     held = FeatureCache(cache, extractor)
     todo = _Queue(held, extractor, batch_size, workers)
@@ -233,7 +236,7 @@ class _Queue:
     """Images that wait for the network, in batches; features go to the cache by the shard."""
 
     def __init__(
-        self, cache: FeatureCache, extractor: Extractor, batch_size: int, workers: int
+        self, cache: FeatureCache, extractor: Extractor, batch_size: int | None, workers: int
     ) -> None:
         self.cache, self.extractor, self.batch_size = cache, extractor, batch_size
         self.pool = ThreadPoolExecutor(workers) if workers else None
@@ -255,6 +258,10 @@ class _Queue:
         return digest in self.waiting or digest in self.done or digest in self.unreadable
 
     def add(self, digest: str, data: bytes) -> None:
+        if self.batch_size is None:
+            import torch
+
+            self.batch_size = BATCH_ON_GPU if torch.cuda.is_available() else BATCH_ON_CPU
         self.waiting[digest] = data
         if len(self.waiting) >= self.batch_size:
             self._run()
