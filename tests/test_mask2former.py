@@ -281,12 +281,21 @@ def test_mmdetection_still_says_what_is_recorded(mmdet_config):
     assert masks[:, ::8, ::8].numpy() == pytest.approx(np.array(recorded["masks"]), abs=1e-3)
 
 
-def test_mmdetection_and_the_converted_model_find_the_same(small, mmdet_config):
+def test_mmdetection_and_the_converted_model_find_the_same(mmdet_config, tmp_path):
     """Both sides divide by 32 after the resize, so that the versions' padding does not matter."""
+    state = weights(layout(**SMALL))
+    state["panoptic_head.cls_embed.weight"] *= 20  # untrained logits are nearly flat
+    torch.save(state, tmp_path / "m2f.pth")
+    convert(tmp_path / "m2f.pth", tmp_path / "out")
     image = np.random.RandomState(3).randint(0, 256, (800, 1024, 3)).astype(np.uint8)
-    theirs = load_detector(f"mmdet:{mmdet_config}:{small[0]}").detect([image])[0]
-    ours = load_detector(small[1]["out"]).detect([image])[0]
-    assert len(theirs) == len(ours) > 5
-    for a in theirs:
-        b = min((d for d in ours if d.label == a.label), key=lambda d: (d.mask != a.mask).sum())
-        assert (a.mask != b.mask).mean() < 2e-3 and a.score == pytest.approx(b.score, abs=1e-3)
+    theirs = load_detector(f"mmdet:{mmdet_config}:{tmp_path / 'm2f.pth'}").detect([image])[0]
+    ours = load_detector(tmp_path / "out").detect([image])[0]
+    assert len(theirs) == len(ours) > 50
+
+    def same(a, b):
+        near = a.score == pytest.approx(b.score, abs=2e-3)
+        return a.label == b.label and near and (a.mask != b.mask).mean() < 2e-3
+
+    # The last of a hundred pairs score nearly alike: who is among them is rounding.
+    alike = sum(any(same(a, b) for b in ours) for a in theirs)
+    assert alike >= len(theirs) - 2, f"{alike} of {len(theirs)}"
