@@ -12,7 +12,7 @@ from arrag.config import load_config
 from arrag.errors import ArragError
 from arrag.micro import ceiling
 from arrag.micro.dpg import FIELDS, ITEMS, propositions, question_rows
-from arrag.micro.prompts import CAPTIONS, caption_lines, metadata_of
+from arrag.micro.prompts import CAPTIONS, benchmark_prompts, caption_lines, metadata_of
 from arrag.micro.world import CLASSES, RELATIONS, TASKS, World, draw_metadata
 from arrag.prompt_sets import captions, load_prompt_set, question_prompts
 
@@ -108,7 +108,10 @@ def test_prompts_of_a_question_table(root, tmp_path):
     found = question_prompts(root / "benchmarks/dpg_micro.csv")
     assert len(found) == 100
     assert found[0].keys() == {"item_id", "prompt"} and found[0]["item_id"] == "micro0000"
-    assert len({line["prompt"] for line in found}) == 100
+    texts = {line["prompt"] for line in found}
+    assert len(texts) == 100
+    known = {prompt["prompt"] for prompt in benchmark_prompts()}
+    assert {metadata_of(text)["tag"] for text in texts & known} == {"counting"}  # only 48 exist
     path = tmp_path / "table.csv"
     path.write_text("item_id,text\na,one\na,two\n")
     with pytest.raises(ArragError, match=r"table\.csv:3: item a has another text"):
