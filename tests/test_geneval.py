@@ -403,6 +403,58 @@ def test_without_run_json_the_largest_folder_sets_the_count(run):
         score(run)
 
 
+def test_official_folders_need_no_prompt_file(run):
+    """The official generator numbers images with five digits and writes no run.json."""
+    (run / "samples/run.json").unlink()
+    for path in sorted((run / "samples").glob("*/samples/*.png")):
+        path.rename(path.with_name(f"0{path.name}"))
+    (run / "samples/00000/grid.png").touch()
+    whole = score_geneval(
+        run / "samples", None, OneCup(), PixelColors(), run / "s.json", run / "s.jsonl"
+    )
+    assert whole["value"] == pytest.approx(1 / 3) and whole["partial"] == {}
+    assert whole["overall"] == whole["value"] and whole["image_sizes"] == {"64 x 64": 6}
+    assert json.loads((run / "s.jsonl").read_text().split("\n")[0])["filename"] == (
+        "00000/samples/00000.png"
+    )
+    (run / "samples/00001").rename(run / "samples/00003")
+    with pytest.raises(ArragError, match="1 prompt folders are missing: 00001"):
+        score_geneval(run / "samples", None, OneCup(), PixelColors(), run / "t.json", run / "t")
+
+
+def test_a_partial_run_says_what_is_missing(run):
+    (run / "samples/00001/samples/0001.png").unlink()
+    _truncate(run / "samples/00000/samples/0001.png")
+    for path in sorted((run / "samples/00002").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (run / "samples/00002").rmdir()
+    result, _ = score(run, allow_partial=True)
+    assert result["partial"] == {
+        "prompt folders are missing": {"count": 1, "first": ["00002"]},
+        "images are missing": {"count": 1, "first": ["00001/samples/0001.png"]},
+        "images are damaged": {"count": 1, "first": ["00000/samples/0001.png"]},
+    }
+    assert (result["n_prompts"], result["n_images"], result["value"]) == (2, 2, 1)
+
+
+def test_a_stopped_run_goes_on_where_it_was(run):
+    class Stopping(OneCup):
+        def detect(self, images):
+            if len(self.batches) == 2:
+                raise KeyboardInterrupt
+            return super().detect(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        score_geneval(
+            run / "samples", run / "prompts.jsonl", Stopping(), PixelColors(),
+            run / "out/score.json", run / "out/records.jsonl", batch_size=2,
+        )  # fmt: skip
+    assert not (run / "out/score.json").exists()
+    result, detector = score(run, batch_size=2)
+    assert detector.batches == [2] and result["n_images"] == 6
+    assert [p.name for p in (run / "out").iterdir() if p.suffix == ".partial"] == []
+
+
 def _truncate(path):
     path.write_bytes(path.read_bytes()[:-20])
 
