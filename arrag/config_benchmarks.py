@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from arrag.config_model import FilePath, Model
 
 KINDS = ("geneval", "dpg", "distribution")  # of Tables 1, 2, 3
+MPLUG = "mplug"  # the judge of DPG-Bench's published numbers, which modelscope downloads
 METRICS = ("cmmd", "fid", "fwd", "kid")  # in the order of Table 3
 
 
@@ -117,20 +118,23 @@ class Judge(Model):
 
     detector: FilePath = Field(description="folder of the object detector")
     color: FilePath = Field(description="folder of the open_clip model that names colours")
-    vqa: FilePath | None = Field(
+    vqa: str | None = Field(
         default=None,
-        description="folder of the model that answers DPG's questions; null = rules over detector "
-        "and colours, for the micro world's questions",
+        min_length=1,
+        description="what answers DPG's questions: a model's folder, `mplug` (the official one), "
+        "or null = rules over detector and colours, for the micro world's questions",
     )
 
     @property
     def question_models(self) -> list[Path]:
         """The folders that answering DPG's questions needs."""
-        return [self.detector, self.color] if self.vqa is None else [self.vqa]
+        if self.vqa is None:
+            return [self.detector, self.color]
+        return [] if self.vqa == MPLUG else [Path(self.vqa)]
 
     @property
     def question_options(self) -> dict[str, Path | str]:
-        """The same as options of ``arrag score dpg``."""
+        """Who answers, as options of ``arrag score dpg``."""
         if self.vqa is None:
             return {"judge": "rules", "detector": self.detector, "color": self.color}
         return {"judge": self.vqa}

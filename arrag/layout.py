@@ -109,9 +109,7 @@ class Layout:
         if drawn.kind == "geneval":
             return {"geneval": _key("geneval", self.judge_digests)}
         if drawn.kind == "dpg":
-            vqa = self.config.judge.vqa
-            answers = self.judge_digests if vqa is None else checkpoint_digest(vqa, "judge.vqa")
-            return {"dpg": _key("dpg", [answers, drawn.rules])}
+            return {"dpg": _key("dpg", [self._answerer(), drawn.rules])}
         reference = str(self.reference(name))
         return {
             metric: _key(
@@ -120,6 +118,14 @@ class Layout:
             )
             for metric, settings in drawn.metrics.wanted.items()
         }
+
+    def _answerer(self) -> object:
+        """What identifies the judge that answers questions."""
+        judge = self.config.judge
+        if judge.vqa is None:
+            return self.judge_digests
+        folders = judge.question_models
+        return [checkpoint_digest(path, "judge.vqa") for path in folders] or judge.vqa
 
     def scores(self, method: str, benchmark: str | None = None) -> dict[str, Path]:
         """The JSON files with a method's scores, {metric: path}."""

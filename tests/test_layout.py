@@ -88,6 +88,18 @@ def test_the_compat_of_questions_changes_their_score_only(place):
     assert changed_names(before, names(place)) == {"score dpg"}
 
 
+def test_who_answers_questions_changes_their_score_only(place, tmp_path):
+    before = names(place)
+    place["judge"]["vqa"] = "mplug"
+    assert changed_names(before, names(place)) == {"score dpg"}
+    place["judge"]["vqa"] = "checkpoints/vqa"
+    with pytest.raises(ArragError, match=r"judge\.vqa: no folder checkpoints/vqa"):
+        names(place)
+    (tmp_path / "checkpoints/vqa").mkdir()
+    (tmp_path / "checkpoints/vqa/model.safetensors").write_text("answers")
+    assert changed_names(before, names(place)) == {"score dpg"}
+
+
 def test_the_prompts_change_their_own_benchmark_s_images(place, tmp_path):
     before = names(place)
     (tmp_path / "benchmarks/geneval_micro.jsonl").write_text("{}\n{}\n")
