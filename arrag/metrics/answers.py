@@ -22,9 +22,10 @@ from arrag.metrics.questions import Items, Question, listed, read_rows
 Answers = dict[str, dict[str, dict[int, str]]]
 
 ALIASES = {
-    "item": ("item_id", "item"),
+    "item": ("item_id", "item", "prompt_id"),
     "proposition": ("proposition_id", "question_id", "qid"),
-    "image": ("image", "image_index", "crop", "crop_index", "sample", "sample_index"),
+    # The part of a grid before the file it is in: both may be there.
+    "image": ("crop_index", "crop", "sample_index", "sample", "image_index", "image"),
     "answer": ("answer", "vqa_answer", "response"),
 }
 COLUMNS = ("item_id", "proposition_id", "image", "answer")  # as written
