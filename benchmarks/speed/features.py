@@ -3,7 +3,8 @@
     python benchmarks/speed/features.py --json [--images 300]
 
 The images are scenes of the micro world at 256 px; MobileNetV2's weights are fetched if they are
-not there.
+not there. Two minutes on one free core at the default size. The second figure reads and hashes
+every image again and computes the distance; the third changes one image first.
 """
 
 from __future__ import annotations
