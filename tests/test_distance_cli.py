@@ -201,6 +201,7 @@ def test_micro_clip_names_its_column(arrag, sets, root):
     clip = root / "checkpoints/micro-clip"
     found = arrag("score", "cmmd", a, b, "--extractor", clip)
     assert found["label"] == "CMMD-micro-clip" and found["value"] > 0
+    assert found["interval"][0] >= 0  # as the estimate itself
     assert found["judge"]["normalised"] and found["judge"]["preparation"]["pixels"] == 32
 
 

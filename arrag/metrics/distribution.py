@@ -257,7 +257,8 @@ def finish(
     bootstrap = None
     if again is not None and resamples and first.report["n"] > 1:
         values = again(draw(first.report["n"], resamples))
-        bootstrap = interval(value, values, first.report.get("names_sha256"))
+        floor = -np.inf if metric == "kid" else 0.0  # the unbiased estimate may be negative
+        bootstrap = interval(value, values, first.report.get("names_sha256"), floor)
     result = {
         "metric": metric,
         "label": label(metric, judge, options),

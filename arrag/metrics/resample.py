@@ -28,11 +28,16 @@ def draw(n: int, resamples: int, seed: int = SEED) -> np.ndarray:
     return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
 
 
-def interval(value: float, resampled: np.ndarray, names: str | None) -> dict[str, Any]:
-    """The interval and what pairing needs; ``names`` is the digest of the images' names."""
+def interval(
+    value: float, resampled: np.ndarray, names: str | None, floor: float = -np.inf
+) -> dict[str, Any]:
+    """The interval and what pairing needs.
+
+    names: digest of the images' names. floor: what the value can never be below.
+    """
     low, high = _percentiles(resampled - resampled.mean())
     return {
-        "interval": [value + low, value + high],
+        "interval": [min(value, max(value + low, floor)), value + high],
         "method": METHOD,
         "resamples": len(resampled),
         "seed": SEED,
