@@ -1,4 +1,4 @@
-# From pictures to Table 1. `snakemake --cores all reports/table1.md` runs what is missing;
+# From pictures to Tables 1, 2 and 3. `snakemake --cores all reports/table1.md` runs what is missing;
 # `--configfile FILE` after the target chooses another configuration than config/micro.yaml.
 from snakemake.utils import min_version
 
@@ -23,6 +23,6 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        "reports/table1.md",
+        [f"reports/{t}.md" for t, (kind, _) in TABLES.items() if CONFIG.benchmark_of_kind(kind)],
         "reports/samples.png",
     localrule: True

@@ -10,17 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    StringConstraints,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
 
+from arrag.config_benchmarks import KINDS, Benchmark, Judge
+from arrag.config_model import FilePath, Model, Name
 from arrag.files import sha256_json
 from arrag.hops import checked_hops
 
@@ -28,10 +21,6 @@ from arrag.hops import checked_hops
 # of the same images after the tokenizer. No method can be expected to score higher.
 CEILING_LABELS = {"real": "real images", "reconstructions": "reconstructions"}
 
-# Method names become folder names.
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.+-]*$")]
-# A Path is written as a string in YAML, which strict mode would refuse.
-FilePath = Annotated[Path, Field(strict=False)]
 _HOP = {"type": "integer", "minimum": 1}
 Hops = Annotated[
     Any,  # int | tuple[int, ...], of which pydantic would serialize the tuple with a warning
@@ -46,12 +35,6 @@ def _checked_mode(mode: str) -> str:
             f"found '{mode}'; use exact, hamming, ivf, official or faiss:FACTORY_STRING"
         )
     return mode
-
-
-class Model(BaseModel):
-    """Unknown keys are mistakes; a number in quotes is not a number; nothing changes later."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Janus(Model):
@@ -139,21 +122,6 @@ class Index(Model):
         return self
 
 
-class Benchmark(Model):
-    """The prompts every method draws."""
-
-    name: Literal["geneval_micro", "geneval"] = Field(description="which scoring rules apply")
-    prompts: FilePath = Field(description="JSON lines in GenEval's metadata format")
-    images_per_prompt: int = Field(ge=1, description="images drawn for a prompt, >= 1")
-
-
-class Judge(Model):
-    """The models that look at the images."""
-
-    detector: FilePath = Field(description="folder of the object detector")
-    color: FilePath = Field(description="folder of the open_clip model that names colours")
-
-
 class Daid(Model):
     """Distribution-level augmentation: p = (1 - lam) p_model + lam p_retrieved."""
 
@@ -195,9 +163,15 @@ class Config(Model):
     backbone: Janus = Field(description="the generator")
     database: Database | None = Field(default=None, description="needed by methods that retrieve")
     index: Index | None = Field(default=None, description="needed by methods that retrieve")
-    benchmark: Benchmark = Field(description="the prompts")
+    benchmarks: dict[Name, Annotated[Benchmark, Field(discriminator="kind")]] = Field(
+        min_length=1, description="the prompts and how their images are scored"
+    )
     judge: Judge = Field(description="the models that score")
     methods: dict[Name, Method] = Field(min_length=1, description="the rows, in the table's order")
+    not_run: dict[str, str] = Field(
+        default_factory=dict,
+        description="rows of the paper that are left out, and why; the tables print it",
+    )
     resources: Resources = Field(default_factory=Resources, description="speed and memory only")
 
     @model_validator(mode="after")
@@ -233,17 +207,45 @@ class Config(Model):
             raise unknown_choice("method", name, list(self.methods))
         return self.methods[name]
 
-    def samples_identity(self, method: str) -> dict[str, Any]:
+    def benchmark(self, name: str | None = None) -> Benchmark:
+        """The benchmark called ``name`` (None: the main one); ArragError if there is none."""
+        from arrag.config_errors import unknown_choice
+
+        name = self.main_benchmark if name is None else name
+        if name not in self.benchmarks:
+            raise unknown_choice("benchmark", name, list(self.benchmarks))
+        return self.benchmarks[name]
+
+    @property
+    def main_benchmark(self) -> str:
+        """The one meant when none is named: that of the first table there is."""
+        return next(name for kind in KINDS if (name := self.benchmark_of_kind(kind)))
+
+    def benchmark_of_kind(self, kind: str) -> str | None:
+        """Name of the first benchmark of ``kind``: the one that the kind's table shows."""
+        return next((name for name, b in self.benchmarks.items() if b.kind == kind), None)
+
+    @property
+    def row_labels(self) -> dict[str, str]:
+        """Everything that draws images, by name: the methods, and at micro scale the ceilings."""
+        labels = {name: method.label for name, method in self.methods.items()}
+        return labels | (CEILING_LABELS if self.scale == "micro" else {})
+
+    def samples_identity(self, method: str, benchmark: str | None = None) -> dict[str, Any]:
         """Exactly what shapes a method's samples, as JSON: no label, no batch size, no judge.
 
         Database and index take part only when the method retrieves; ``nprobe`` and ``nlist``
         only when there are lists.
         """
         augment = self.method(method).augment
+        drawn = self.benchmark(benchmark)
         identity: dict[str, Any] = {
             "seed": self.seed,
             "backbone": self.backbone.model_dump(mode="json"),
-            "benchmark": self.benchmark.model_dump(mode="json", exclude={"name"}),
+            "benchmark": {
+                "prompts": str(drawn.prompts),
+                "images_per_prompt": drawn.images_per_prompt,
+            },
             "augment": None,
         }
         if augment is not None:
@@ -263,9 +265,9 @@ class Config(Model):
         unused = {"nprobe", "nlist"} if scans else {"nlist"} if self.index.mode != "ivf" else set()
         return _without_unused(self.index, unused)
 
-    def config_hash(self, method: str) -> str:
+    def config_hash(self, method: str, benchmark: str | None = None) -> str:
         """Hex SHA-256 of ``samples_identity``; samples and scores carry it."""
-        return sha256_json(self.samples_identity(method))
+        return sha256_json(self.samples_identity(method, benchmark))
 
 
 def _without_unused(part: Model, unused: set[str]) -> dict[str, Any]:

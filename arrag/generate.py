@@ -23,7 +23,7 @@ from arrag.decode import decode_raster, uniforms
 from arrag.errors import ArragError
 from arrag.files import read_json, sha256_file, tree_digest, write_json
 from arrag.index import open_index
-from arrag.metrics.samples import load_prompts
+from arrag.prompt_sets import load_prompt_set
 from arrag.store import TokenStore
 
 PACKAGES = ("arrag", "torch", "transformers", "numpy", "numba", "pillow")
@@ -93,41 +93,44 @@ def sample_benchmark(
     method: str,
     out: str | Path,
     *,
+    benchmark: str | None = None,
     store: Path | None = None,
     index: Path | None = None,
     batch_size: int = 16,
     progress: bool = True,
 ) -> dict:
-    """Draw every image of the benchmark in GenEval's layout below ``out``; ``run.json`` is last.
+    """Draw every image of a benchmark in GenEval's layout below ``out``; ``run.json`` is last.
 
-    Goes on after a kill with the images that are missing; images of other settings are removed
-    first. Returns the contents of run.json.
+    ``benchmark`` is a name of the configuration, None the main one. Goes on after a kill with
+    the images that are missing; images of other settings are removed first. Returns the contents of
+    run.json.
     """
     out = Path(out)
-    prompts = load_prompts(config.benchmark.prompts)
+    drawn = config.benchmark(benchmark)
+    prompts = load_prompt_set(drawn)
     sampler = Sampler(config, method, store, index)
     run = {
         "method": method,
-        "config_hash": config.config_hash(method),
+        "config_hash": config.config_hash(method, benchmark),
         "seed": config.seed,
-        "prompt_set_sha256": sha256_file(config.benchmark.prompts),
+        "prompt_set_sha256": sha256_file(drawn.prompts),
         "weights": {
             "backbone": tree_digest(config.backbone.checkpoint),
             "tokenizer": sampler.codec.digest,
         },
         "parameters": sampler.backbone.parameters,
         "index": sampler.index.digest if sampler.index else None,
-        "images_per_prompt": config.benchmark.images_per_prompt,
+        "images_per_prompt": drawn.images_per_prompt,
         "prompts": len(prompts),
     }
     prepare(out, run, prompts)
     jobs = [
         (i, k)
         for i in range(len(prompts))
-        for k in range(config.benchmark.images_per_prompt)
+        for k in range(drawn.images_per_prompt)
         if not image_path(out, i, k).is_file()
     ]
-    total = len(prompts) * config.benchmark.images_per_prompt
+    total = len(prompts) * drawn.images_per_prompt
     with tqdm(
         total=total, initial=total - len(jobs), desc=method, unit="image", disable=not progress
     ) as bar:

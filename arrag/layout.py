@@ -13,12 +13,15 @@ from functools import cached_property
 from pathlib import Path
 
 from arrag.config import CEILING_LABELS, Config
+from arrag.config_benchmarks import Benchmark
+from arrag.config_model import Model
 from arrag.errors import ArragError
 from arrag.files import sha256_file, sha256_json, tree_digest
 
 RESULTS = Path("results")
 MICRO_ASSETS = Path("data/micro")
 MICRO = "micro"  # a database source
+MICRO_REFERENCE = "micro:reference"  # a reference: the scenes that the prompts describe
 KEY_LENGTH = 10  # hexadecimal digits: enough for a folder of a few thousand
 
 
@@ -28,6 +31,7 @@ class Layout:
     def __init__(self, config: Config, results: Path = RESULTS) -> None:
         self.config = config
         self.results = results
+        self._digests: dict[str, str] = {}
 
     @cached_property
     def backbone_digest(self) -> str:
@@ -36,28 +40,22 @@ class Layout:
 
     @cached_property
     def judge_digests(self) -> dict[str, str]:
-        """Digests of the judge's models by field name."""
+        """Digests of the models that see objects and colours, by field name."""
         judge = self.config.judge
         return {
             "detector": checkpoint_digest(judge.detector, "judge.detector"),
             "color": checkpoint_digest(judge.color, "judge.color"),
         }
 
-    @cached_property
-    def prompts_digest(self) -> str:
-        """SHA-256 of the prompt file; ArragError if it is not there."""
-        path = self.config.benchmark.prompts
-        if not path.is_file():
-            raise ArragError(
-                f"benchmark.prompts: no file {path}; for the built-in world run "
-                "`arrag micro prompts`, else correct the path"
-            )
-        if not path.read_bytes().strip():
-            raise ArragError(
-                f"benchmark.prompts: {path} is empty; for the built-in world run "
-                "`arrag micro prompts`, else name another file"
-            )
-        return sha256_file(path)
+    def prompts_digest(self, benchmark: str | None = None) -> str:
+        """SHA-256 of a benchmark's prompt file; ArragError if it is not there."""
+        name = self._name(benchmark)
+        if name not in self._digests:
+            self._digests[name] = _prompts_digest(self.config.benchmark(name), name)
+        return self._digests[name]
+
+    def _name(self, benchmark: str | None) -> str:
+        return self.config.main_benchmark if benchmark is None else benchmark
 
     @property
     def codes(self) -> Path:
@@ -81,25 +79,90 @@ class Layout:
         name = f"{kind}-{self.config.index.context}"
         return self.results / "index" / _key(name, [str(self.codes), self.config.index_identity()])
 
-    def run(self, method: str) -> str:
+    def run(self, method: str, benchmark: str | None = None) -> str:
         """Folder name of a method's (or ceiling's) samples: its name and a digest."""
         if method in CEILING_LABELS:
-            benchmark = self.config.benchmark.model_dump(mode="json", exclude={"name"})
-            settings = [self.config.seed, benchmark]
+            drawn = self.config.benchmark(benchmark)
+            identity = {
+                "prompts": str(drawn.prompts),
+                "images_per_prompt": drawn.images_per_prompt,
+            }
+            settings = [self.config.seed, identity]
             if method == "reconstructions":
                 settings.append(self.backbone_digest)
         else:
-            settings = [self.config.config_hash(method), self.backbone_digest]
-        return _key(method, [*settings, self.prompts_digest])
+            settings = [self.config.config_hash(method, benchmark), self.backbone_digest]
+        return _key(method, [*settings, self.prompts_digest(benchmark)])
 
-    def samples(self, method: str) -> Path:
-        """The folder of a method's images; ``run.json`` in it says that they are complete."""
-        return self.results / "samples" / self.run(method)
+    def samples(self, method: str, benchmark: str | None = None) -> Path:
+        """The folder of a method's images; ``run.json`` in it says that they are complete.
 
-    def score(self, method: str) -> Path:
-        """The JSON with a method's verdicts, made by the configured judge."""
-        name = _key(self.config.benchmark.name, self.judge_digests)
-        return self.results / "scores" / name / f"{self.run(method)}.json"
+        ``benchmark`` is a name of the configuration; None, here and below, its main one.
+        """
+        return self.results / "samples" / self._name(benchmark) / self.run(method, benchmark)
+
+    def reference(self, benchmark: str) -> Path:
+        """The folder of images that a distribution is compared with."""
+        drawn = self.config.benchmark(benchmark)
+        if drawn.reference != MICRO_REFERENCE:
+            return Path(drawn.reference)
+        return self.results / "reference" / _key(benchmark, self.prompts_digest(benchmark))
+
+    def judges(self, benchmark: str | None = None) -> dict[str, str]:
+        """What scores a benchmark: {metric: its name and a digest of all that shapes a score}."""
+        name, drawn = self._name(benchmark), self.config.benchmark(benchmark)
+        if drawn.kind == "geneval":
+            return {"geneval": _key("geneval", self.judge_digests)}
+        if drawn.kind == "dpg":
+            return {"dpg": _key("dpg", [self._answerer(), drawn.rules])}
+        reference = str(self.reference(name))
+        return {
+            metric: _key(
+                metric,
+                [settings.model_dump(mode="json"), _weights(settings, metric), reference],
+            )
+            for metric, settings in drawn.metrics.wanted.items()
+        }
+
+    def _answerer(self) -> object:
+        """What identifies the judge that answers questions."""
+        judge = self.config.judge
+        if judge.vqa is None:
+            return self.judge_digests
+        folders = judge.question_models
+        return [checkpoint_digest(path, "judge.vqa") for path in folders] or judge.vqa
+
+    def scores(self, method: str, benchmark: str | None = None) -> dict[str, Path]:
+        """The JSON files with a method's scores, {metric: path}."""
+        folder, run = self.results / "scores" / self._name(benchmark), self.run(method, benchmark)
+        return {
+            metric: folder / judge / f"{run}.json"
+            for metric, judge in self.judges(benchmark).items()
+        }
+
+
+def _prompts_digest(benchmark: Benchmark, name: str) -> str:
+    path = benchmark.prompts
+    field = f"benchmarks.{name}.{'questions' if benchmark.kind == 'dpg' else 'prompts'}"
+    if not path.is_file():
+        raise ArragError(
+            f"{field}: no file {path}; for the built-in world run `arrag micro prompts`, else "
+            "correct the path"
+        )
+    if not path.read_bytes().strip():
+        raise ArragError(
+            f"{field}: {path} is empty; for the built-in world run `arrag micro prompts`, else "
+            "name another file"
+        )
+    return sha256_file(path)
+
+
+def _weights(settings: Model, metric: str) -> str | None:
+    """Digest of an extractor's weights when they lie in a folder or file of the user's."""
+    path = Path(getattr(settings, "extractor", ""))
+    if path.is_dir() and path != Path():
+        return checkpoint_digest(path, f"metrics.{metric}.extractor")
+    return sha256_file(path) if path.is_file() else None
 
 
 def checkpoint_digest(folder: Path, field: str) -> str:

@@ -26,10 +26,11 @@ def project(tmp_path_factory, root, assets):
     shutil.copy(root / "Snakefile", path)
     (path / "data").symlink_to(assets.parent)
     document = yaml.safe_load((path / "config/micro-ci.yaml").read_text())
-    prompts = (path / document["benchmark"]["prompts"]).read_text().splitlines(keepends=True)
+    geneval = document["benchmarks"]["geneval"]
+    prompts = (path / geneval["prompts"]).read_text().splitlines(keepends=True)
     # One prompt a task: the table wants them all.
     (path / "prompts.jsonl").write_text("".join(prompts[::2]))
-    document["benchmark"] |= {"prompts": "prompts.jsonl", "images_per_prompt": 1}
+    geneval |= {"prompts": "prompts.jsonl", "images_per_prompt": 1}
     document["database"] |= {"images": 40, "shard_size": 10}
     document["resources"] = {"batch_size": 2}
     (path / "config/micro.yaml").write_text(yaml.safe_dump(document))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from arrag.cli import bound_threads, build_parser, main
 from arrag.commands.micro import keep_first
-from arrag.commands.score import first_of_each_task
+from arrag.commands.report import first_of_each_task
 
 
 def commands(parser, name="arrag"):
@@ -223,12 +223,20 @@ def test_a_count_is_at_least_one(text, capsys):
 
 
 @pytest.mark.parametrize(
-    "name, options", [("geneval_micro", []), ("geneval_micro_ci", ["--per-task", "2"])]
+    "name, options",
+    [
+        ("geneval_micro.jsonl", []),
+        ("geneval_micro_ci.jsonl", ["--per-task", "2"]),
+        ("dpg_micro.csv", ["--dpg"]),
+        ("dpg_micro_ci.csv", ["--dpg", "--per-task", "2"]),
+        ("mjhq_micro_ci.jsonl", ["--mjhq", "--per-task", "4"]),
+    ],
 )
-def test_the_shipped_prompts_are_what_the_command_writes(root, tmp_path, name, options):
-    out = tmp_path / "prompts.jsonl"
-    assert main(["micro", "prompts", "--out", str(out), *options]) == 0
-    assert out.read_bytes() == (root / f"benchmarks/{name}.jsonl").read_bytes()
+def test_the_shipped_prompts_are_what_the_command_writes(root, assets, tmp_path, name, options):
+    out = tmp_path / "prompts"
+    argv = ["micro", "prompts", "--out", str(out), "--assets", str(assets), *options]
+    assert main(argv) == 0
+    assert out.read_bytes() == (root / "benchmarks" / name).read_bytes()
 
 
 def test_first_prompts_of_each_task(tmp_path):

@@ -11,6 +11,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "config"
 MICRO = CONFIGS / "micro.yaml"
 FILES = sorted(CONFIGS.glob("*.yaml"))
 TEXT = MICRO.read_text(encoding="utf-8")
+BENCHMARKS = yaml.safe_load(TEXT)["benchmarks"]
 
 
 def config_with(tmp_path, old, new):
@@ -63,6 +64,21 @@ MISTAKES = {
     "context": ("context: causal", "context: full", r"index\.context: found 'full'; .*'causal'"),
     "endless": ("images: 4000", "images: null", r"database: source 'micro' is endless; say"),
     "nprobe": ("nlist: null", "nlist: 4", r"index: nprobe 32 exceeds nlist 4"),
+    "old block": ("benchmarks:", "benchmark:", r"benchmark: unknown key; .*'benchmarks'"),
+    "kind": ("kind: dpg", "kind: dgp", r"benchmarks\.dpg\.kind: unknown kind 'dgp'; .*'dpg'"),
+    "no kind": ("kind: dpg", "", r"benchmarks\.dpg\.kind: missing; add it \(one of geneval, dpg"),
+    "of another kind": (
+        "questions: benchmarks",
+        "prompts: benchmarks",
+        r"benchmarks\.dpg\.questions: missing; .* benchmarks\.dpg\.prompts: unknown key",
+    ),
+    "in a benchmark": (
+        "reference: micro",
+        "refrence: micro",
+        r"benchmarks\.mjhq\.refrence: unknown key; did you mean 'reference'",
+    ),
+    "metric": ("wavelet:", "wavlet:", r"benchmarks\.mjhq\.metrics\.fwd\.wavlet: unknown key; did"),
+    "metric's value": ("level: 4", "level: 0", r"mjhq\.metrics\.fwd\.level: found 0; .*depth of"),
     "baseline": ("baseline: vanilla", "baseline: vanila", r"baseline: found 'vanila', no such"),
     "own baseline": ("baseline: vanilla", "baseline: daid", r"baseline: found its own name"),
     "ceiling name": ("  vanilla:", "  real:", r"methods\.real: the name is taken"),
@@ -108,6 +124,34 @@ def test_a_method_that_retrieves_needs_a_database(tmp_path):
     assert list(load_config(path).methods) == ["vanilla"]
 
 
+def test_a_distribution_needs_a_metric():
+    nothing = BENCHMARKS["mjhq"] | {"metrics": {}}
+    with pytest.raises(ValueError, match="metrics: none is chosen; add one of cmmd, fid"):
+        changed(benchmarks={"mjhq": nothing})
+
+
+def test_a_benchmark_shapes_its_own_samples_only():
+    before = changed()
+    after = changed(benchmarks={"dpg": BENCHMARKS["dpg"] | {"images_per_prompt": 1}})
+    assert hashes(before) == hashes(after)  # of the main benchmark
+    assert before.config_hash("daid", "mjhq") == after.config_hash("daid", "mjhq")
+    assert before.config_hash("daid", "dpg") != after.config_hash("daid", "dpg")
+    scored = changed(benchmarks={"dpg": BENCHMARKS["dpg"] | {"compat": "official"}})
+    assert scored.config_hash("daid", "dpg") == before.config_hash("daid", "dpg")
+
+
+def test_ceilings_are_rows_of_the_micro_world_only():
+    assert list(changed().row_labels) == ["vanilla", "daid", "real", "reconstructions"]
+    assert list(changed(scale="paper").row_labels) == ["vanilla", "daid"]
+
+
+def test_a_benchmark_that_does_not_exist_gets_a_suggestion():
+    with pytest.raises(ArragError, match=r"no such benchmark 'dgp'; did you mean 'dpg'\?"):
+        changed().benchmark("dgp")
+    assert changed().benchmark_of_kind("distribution") == "mjhq"
+    assert changed(benchmarks={"mjhq": BENCHMARKS["geneval"]}).benchmark_of_kind("x") is None
+
+
 def test_a_missing_file_lists_its_neighbours(tmp_path):
     config_with(tmp_path, "seed: 0", "seed: 1")
     with pytest.raises(ArragError, match=r"mcro\.yaml: no such file; there are .*mine\.yaml"):
@@ -132,7 +176,7 @@ SHARED = [
     {"seed": 1},
     {"backbone": {"guidance_scale": 4.0}},
     {"backbone": {"temperature": 0.9}},
-    {"benchmark": {"images_per_prompt": 2}},
+    {"benchmarks": {"geneval": BENCHMARKS["geneval"] | {"images_per_prompt": 2}}},
 ]
 RETRIEVAL = [{"database": {"images": 100}}, {"index": {"nprobe": 8}}, {"index": {"mode": "exact"}}]
 NEITHER = [

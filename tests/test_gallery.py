@@ -69,10 +69,10 @@ def test_captions_are_drawn_for_prompts_and_methods(runs, tmp_path):
 def test_long_text_is_wrapped_to_its_width():
     font = ImageFont.load_default(gallery.FONT_SIZE)
     text = "a photo of a brown refrigerator right of a purple dining table"
-    lines = gallery._wrap(text, font, gallery.CAPTION_WIDTH)
+    lines = gallery.wrap(text, font, gallery.CAPTION_WIDTH)
     assert " ".join(lines) == text and len(lines) > 1
     assert all(font.getlength(line) <= gallery.CAPTION_WIDTH for line in lines)
-    assert gallery._wrap("incomprehensibilities", font, 20) == ["incomprehensibilities"]
+    assert gallery.wrap("incomprehensibilities", font, 20) == ["incomprehensibilities"]
 
 
 def test_bad_input_is_one_clear_error(runs, tmp_path):

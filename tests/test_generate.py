@@ -27,7 +27,7 @@ def settings(tmp_path_factory, tiny_janus, root):
     )
     document = yaml.safe_load((root / "config" / "micro-ci.yaml").read_text())
     document["backbone"]["checkpoint"] = str(tiny_janus)
-    document["benchmark"]["prompts"] = str(folder / "prompts.jsonl")
+    document["benchmarks"]["geneval"]["prompts"] = str(folder / "prompts.jsonl")
     write_text(folder / "config.yaml", yaml.safe_dump(document))
     return folder / "config.yaml"
 
@@ -99,7 +99,7 @@ def test_index_of_another_tokenizer(settings, database, tmp_path):
 
 def test_empty_prompt_file(settings, tmp_path):
     document = yaml.safe_load(settings.read_text())
-    document["benchmark"]["prompts"] = str(tmp_path / "none.jsonl")
+    document["benchmarks"]["geneval"]["prompts"] = str(tmp_path / "none.jsonl")
     (tmp_path / "none.jsonl").write_text("\n")
     write_text(tmp_path / "config.yaml", yaml.safe_dump(document))
     with pytest.raises(ArragError, match="none.jsonl.*no prompt"):

@@ -11,7 +11,8 @@ from arrag.errors import ArragError
 from arrag.files import read_json, sha256_file
 from arrag.metrics import geneval
 from arrag.metrics.detection import Detection
-from arrag.metrics.geneval import iou, keep_detections, relations, score_geneval
+from arrag.metrics.geneval import iou, keep_detections, relations
+from arrag.metrics.geneval_score import score_geneval
 from arrag.metrics.samples import TASKS, list_samples, load_image, load_prompts
 
 OFFICIAL = Path(__file__).parents[2] / "shared/data/geneval_evaluation_metadata.jsonl"
@@ -51,10 +52,11 @@ def prompt(*include, tag="two_object", exclude=None):
 
 
 def test_thresholds_are_strict():
-    at, above = thing("cup", 0.3), thing("cup", np.nextafter(0.3, 1))
+    # The official scores are float32: what is 0.3 in float32 is not above it.
+    at, above = thing("cup", 0.3), thing("cup", np.nextafter(np.float32(0.3), np.float32(1)))
     assert keep_detections([at], "single_object") == {}
     assert keep_detections([at, above], "single_object") == {"cup": [above]}
-    at, above = thing("cup", 0.9), thing("cup", np.nextafter(0.9, 1))
+    at, above = thing("cup", 0.9), thing("cup", np.nextafter(np.float32(0.9), np.float32(1)))
     assert keep_detections([at], "counting") == {}
     assert keep_detections([at, above], "counting") == {"cup": [above]}
 
@@ -85,7 +87,7 @@ def test_iou_counts_one_more_pixel():
 def test_too_few_and_enough():
     two = {"class": "cup", "count": 2}
     record = verdict([thing("cup")], prompt(two))
-    assert not record["correct"] and record["reason"] == "cup: 1 found, at least 2 wanted"
+    assert not record["correct"] and record["reason"] == "expected cup>=2, found 1"
     assert verdict([thing("cup")] * 2, prompt(two))["correct"]
 
 
@@ -96,7 +98,7 @@ def test_counting_demands_the_higher_score_and_exclude_bounds_it_above():
     assert verdict([thing("cup")] * 2, metadata)["correct"]
     assert verdict([thing("cup")] * 2 + [thing("cup", 0.9)], metadata)["correct"]
     many = verdict([thing("cup")] * 3, metadata)
-    assert not many["correct"] and many["reason"] == "cup: 3 found, fewer than 3 wanted"
+    assert not many["correct"] and many["reason"] == "expected cup<3, found 3"
     assert not verdict([thing("cup"), thing("cup", 0.85)], metadata)["correct"]
 
 
@@ -115,9 +117,9 @@ def test_every_failing_clause_gives_a_reason():
     )
     record = verdict([thing("cat")], metadata)
     assert record["reason"].split("\n") == [
-        "cup: 0 found, at least 1 wanted",
-        "dog: 0 found, at least 1 wanted",
-        "cat: 1 found, fewer than 1 wanted",
+        "expected cup>=1, found 0",
+        "expected dog>=1, found 0",
+        "expected cat<1, found 1",
     ]
 
 
@@ -140,7 +142,7 @@ def test_colour_must_match():
         metadata = prompt({"class": "cup", "count": 1, "color": name}, tag="colors")
         assert verdict([thing("cup", box=LEFT)], metadata, image)["correct"] is right
     assert verdict([thing("cup", box=LEFT)], metadata, image)["reason"] == (
-        "cup: 1 green found, at least 1 red wanted"
+        "expected red cup>=1, found 0 red; and 1 green"
     )
 
 
@@ -165,7 +167,7 @@ def test_a_clause_of_two_needs_both_colours():
     cups = [thing("cup", 0.9, LEFT), thing("cup", 0.8, RIGHT)]
     metadata = prompt({"class": "cup", "count": 2, "color": "red"}, tag="colors")
     record = verdict(cups, metadata, image)
-    assert record["reason"] == "cup: 1 red, 1 green found, at least 2 red wanted"
+    assert record["reason"] == "expected red cup>=2, found 1 red; and 1 red, 1 green"
 
 
 # -- include: position -------------------------------------------------------------------------
@@ -205,9 +207,9 @@ def test_position_examines_every_pair_and_names_the_failure():
     far = thing("dog", 0.7, (45, 0, 55, 10))
     assert verdict([cup, near, far], metadata)["correct"]
     wrong = verdict([cup, near, thing("dog", 0.7, (0, 0, 10, 10))], metadata)
-    assert wrong["reason"] == "dog: left of found, right of wanted"
+    assert wrong["reason"] == "expected dog right of target, found left of target"
     unclear = verdict([cup, near, thing("dog", 0.7, (20, 0, 30, 10))], metadata)
-    assert unclear["reason"] == "dog: no clear side found, right of wanted"
+    assert unclear["reason"] == "expected dog right of target, found  target"
 
 
 def test_position_without_its_target():
@@ -217,8 +219,8 @@ def test_position_without_its_target():
         tag="position",
     )
     assert verdict([thing("dog")], metadata)["reason"].split("\n") == [
-        "cup: 0 found, at least 1 wanted",
-        "dog: nothing found to be right of",
+        "expected cup>=1, found 0",
+        "no target for dog to be right of",
     ]
 
 
@@ -228,7 +230,7 @@ def test_position_is_not_examined_where_the_colour_fails():
         {"class": "dog", "count": 1, "color": "blue", "position": ["right of", 0]},
     )
     record = verdict([thing("cup"), thing("dog")], metadata)
-    assert record["reason"] == "dog: 1 red found, at least 1 blue wanted"
+    assert record["reason"] == "expected blue dog>=1, found 0 blue; and 1 red"
 
 
 def test_record_has_the_official_fields():
@@ -399,6 +401,58 @@ def test_without_run_json_the_largest_folder_sets_the_count(run):
     (run / "samples/00001/samples/0001.png").unlink()
     with pytest.raises(ArragError, match=r"1 images are missing: 00001/samples/0001\.png"):
         score(run)
+
+
+def test_official_folders_need_no_prompt_file(run):
+    """The official generator numbers images with five digits and writes no run.json."""
+    (run / "samples/run.json").unlink()
+    for path in sorted((run / "samples").glob("*/samples/*.png")):
+        path.rename(path.with_name(f"0{path.name}"))
+    (run / "samples/00000/grid.png").touch()
+    whole = score_geneval(
+        run / "samples", None, OneCup(), PixelColors(), run / "s.json", run / "s.jsonl"
+    )
+    assert whole["value"] == pytest.approx(1 / 3) and whole["partial"] == {}
+    assert whole["overall"] == whole["value"] and whole["image_sizes"] == {"64 x 64": 6}
+    assert json.loads((run / "s.jsonl").read_text().split("\n")[0])["filename"] == (
+        "00000/samples/00000.png"
+    )
+    (run / "samples/00001").rename(run / "samples/00003")
+    with pytest.raises(ArragError, match="1 prompt folders are missing: 00001"):
+        score_geneval(run / "samples", None, OneCup(), PixelColors(), run / "t.json", run / "t")
+
+
+def test_a_partial_run_says_what_is_missing(run):
+    (run / "samples/00001/samples/0001.png").unlink()
+    _truncate(run / "samples/00000/samples/0001.png")
+    for path in sorted((run / "samples/00002").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (run / "samples/00002").rmdir()
+    result, _ = score(run, allow_partial=True)
+    assert result["partial"] == {
+        "prompt folders are missing": {"count": 1, "first": ["00002"]},
+        "images are missing": {"count": 1, "first": ["00001/samples/0001.png"]},
+        "images are damaged": {"count": 1, "first": ["00000/samples/0001.png"]},
+    }
+    assert (result["n_prompts"], result["n_images"], result["value"]) == (2, 2, 1)
+
+
+def test_a_stopped_run_goes_on_where_it_was(run):
+    class Stopping(OneCup):
+        def detect(self, images):
+            if len(self.batches) == 2:
+                raise KeyboardInterrupt
+            return super().detect(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        score_geneval(
+            run / "samples", run / "prompts.jsonl", Stopping(), PixelColors(),
+            run / "out/score.json", run / "out/records.jsonl", batch_size=2,
+        )  # fmt: skip
+    assert not (run / "out/score.json").exists()
+    result, detector = score(run, batch_size=2)
+    assert detector.batches == [2] and result["n_images"] == 6
+    assert [p.name for p in (run / "out").iterdir() if p.suffix == ".partial"] == []
 
 
 def _truncate(path):

@@ -13,7 +13,8 @@ def place(tmp_path, root, monkeypatch):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
         (tmp_path / "checkpoints" / name / "model.safetensors").write_text(name)
     (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks/geneval_micro.jsonl").write_text("{}\n")
+    for name in ("geneval_micro.jsonl", "dpg_micro.csv", "mjhq_micro.jsonl"):
+        (tmp_path / "benchmarks" / name).write_text(f"{name}\n")
     monkeypatch.chdir(tmp_path)
     return yaml.safe_load((root / "config/micro.yaml").read_text(encoding="utf-8"))
 
@@ -23,7 +24,16 @@ def names(document):
     layout = Layout(Config.model_validate(document))
     rows = ("vanilla", "daid", "real", "reconstructions")
     found = {row: layout.run(row) for row in rows}
-    return found | {"codes": layout.codes, "index": layout.index, "score": layout.score("daid")}
+    found |= {f"{row} dpg": layout.run(row, "dpg") for row in ("daid", "real")}
+    scores = {
+        f"score {metric}": path
+        for name in ("geneval", "dpg", "mjhq")
+        for metric, path in layout.scores("daid", name).items()
+    }
+    return found | scores | {"codes": layout.codes, "index": layout.index}
+
+
+SCORES = {f"score {metric}" for metric in ("geneval", "dpg", "cmmd", "fid", "fwd")}
 
 
 def changed_names(before, after):
@@ -34,6 +44,7 @@ def test_names_are_distinct_and_say_what_they_hold(place):
     found = names(place)
     assert len({str(name) for name in found.values()}) == len(found)
     assert all(found[row].startswith(f"{row}-") for row in ("vanilla", "daid", "real"))
+    assert found["score fid"].parts[:3] == ("results", "scores", "mjhq")
     assert found["codes"].parts[:2] == ("results", "codes")
     assert found["codes"].parts[2].startswith("micro-janus-")
 
@@ -41,31 +52,71 @@ def test_names_are_distinct_and_say_what_they_hold(place):
 def test_a_parameter_of_a_method_changes_its_names_only(place):
     before = names(place)
     place["methods"]["daid"]["augment"]["lam"] = 0.3
-    assert changed_names(before, names(place)) == {"daid", "score"}
+    assert changed_names(before, names(place)) == {"daid", "daid dpg"} | SCORES
 
 
 def test_the_index_changes_what_is_searched_only(place):
     before = names(place)
     place["index"]["nprobe"] = 3
-    assert changed_names(before, names(place)) == {"daid", "index", "score"}
+    assert changed_names(before, names(place)) == {"daid", "daid dpg", "index"} | SCORES
 
 
 def test_the_generators_weights_change_all_but_real_images(place, tmp_path):
     before = names(place)
     (tmp_path / "checkpoints/micro-janus/model.safetensors").write_text("trained longer")
-    assert changed_names(before, names(place)) == set(before) - {"real"}
+    assert changed_names(before, names(place)) == set(before) - {"real", "real dpg"}
 
 
 def test_the_judges_weights_change_scores_only(place, tmp_path):
     before = names(place)
     (tmp_path / "checkpoints/micro-detector/model.safetensors").write_text("trained longer")
-    assert changed_names(before, names(place)) == {"score"}
+    assert changed_names(before, names(place)) == {"score geneval", "score dpg"}
 
 
-def test_the_prompts_change_all_images(place, tmp_path):
+def test_a_metric_s_setting_changes_its_score_only(place, tmp_path):
+    before = names(place)
+    place["benchmarks"]["mjhq"]["metrics"]["fwd"]["wavelet"] = "sym5"
+    assert changed_names(before, names(place)) == {"score fwd"}
+    (tmp_path / "checkpoints/micro-clip/model.safetensors").write_text("trained longer")
+    now = names(place)
+    assert changed_names(before, now) == {f"score {m}" for m in ("geneval", "dpg", "cmmd", "fwd")}
+
+
+def test_the_compat_of_questions_changes_their_score_only(place):
+    before = names(place)
+    place["benchmarks"]["dpg"]["compat"] = "official"
+    assert changed_names(before, names(place)) == {"score dpg"}
+
+
+def test_who_answers_questions_changes_their_score_only(place, tmp_path):
+    before = names(place)
+    place["judge"]["vqa"] = "mplug"
+    assert changed_names(before, names(place)) == {"score dpg"}
+    place["judge"]["vqa"] = "checkpoints/vqa"
+    with pytest.raises(ArragError, match=r"judge\.vqa: no folder checkpoints/vqa"):
+        names(place)
+    (tmp_path / "checkpoints/vqa").mkdir()
+    (tmp_path / "checkpoints/vqa/model.safetensors").write_text("answers")
+    assert changed_names(before, names(place)) == {"score dpg"}
+
+
+def test_the_prompts_change_their_own_benchmark_s_images(place, tmp_path):
     before = names(place)
     (tmp_path / "benchmarks/geneval_micro.jsonl").write_text("{}\n{}\n")
-    assert changed_names(before, names(place)) == set(before) - {"codes", "index"}
+    images = {"vanilla", "daid", "real", "reconstructions"}
+    assert changed_names(before, names(place)) == images | {"score geneval"}
+    before = names(place)
+    (tmp_path / "benchmarks/dpg_micro.csv").write_text("item_id\n")
+    assert changed_names(before, names(place)) == {"daid dpg", "real dpg", "score dpg"}
+
+
+def test_a_reference_of_the_world_follows_its_prompts_and_a_folder_is_itself(place, tmp_path):
+    before = Layout(Config.model_validate(place)).reference("mjhq")
+    assert before.parts[:2] == ("results", "reference")
+    (tmp_path / "benchmarks/mjhq_micro.jsonl").write_text("other\n")
+    assert Layout(Config.model_validate(place)).reference("mjhq") != before
+    place["benchmarks"]["mjhq"]["reference"] = "images"
+    assert str(Layout(Config.model_validate(place)).reference("mjhq")) == "images"
 
 
 def test_batches_and_shards_change_nothing(place):
@@ -80,7 +131,7 @@ def test_batches_and_shards_change_nothing(place):
     [
         ("checkpoints/micro-janus", r"backbone\.checkpoint: no folder checkpoints/micro-janus"),
         ("checkpoints/micro-clip", r"judge\.color: no folder checkpoints/micro-clip"),
-        ("benchmarks", r"benchmark\.prompts: no file .*arrag micro prompts"),
+        ("benchmarks", r"benchmarks\.geneval\.prompts: no file .*micro prompts"),
     ],
 )
 def test_what_is_missing_is_named_with_its_field(place, tmp_path, part, message):

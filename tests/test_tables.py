@@ -1,4 +1,4 @@
-"""Table 1 from made-up scores: what it says, and that its three forms are sound."""
+"""Tables from made-up scores: what they say, and that their three forms are sound."""
 
 import csv
 import io
@@ -11,9 +11,10 @@ import yaml
 from arrag.errors import ArragError
 from arrag.metrics.samples import TASKS
 from arrag.metrics.stats import mcnemar, paired_difference
+from arrag.report.paper import NOT_CONFIGURED, paper_tables
 from arrag.report.provenance import footer
 from arrag.report.render import Block, Cell, Page, latex, markdown, number_text
-from arrag.report.tables import MEASURED, RowSpec, paper_tables, table1
+from arrag.report.tables import MEASURED, RowSpec, write_table
 
 PAPER = Path(__file__).parents[2] / "shared/paper/tables.yaml"
 
@@ -70,9 +71,17 @@ SCORES = {
 }
 
 
-def write(tmp_path, scale, rows=ROWS, scores=SCORES):
-    table1(rows, scores, scale, tmp_path / "table1")
-    return {suffix: (tmp_path / f"table1.{suffix}").read_text() for suffix in ("md", "csv", "tex")}
+def write(tmp_path, scale, rows=ROWS, scores=SCORES, not_run=None):
+    return write_kind(tmp_path, "geneval", scale, rows, wrap(scores), not_run)
+
+
+def wrap(scores):
+    return {key: {"geneval": score} for key, score in scores.items()}
+
+
+def write_kind(tmp_path, kind, scale, rows, scores, not_run=None):
+    write_table(kind, rows, scores, scale, tmp_path / "table", not_run)
+    return {suffix: (tmp_path / f"table.{suffix}").read_text() for suffix in ("md", "csv", "tex")}
 
 
 def blocks_of(text):
@@ -100,16 +109,20 @@ def test_paper_scale_puts_the_papers_numbers_under_ours(tmp_path):
         "Color Attri.",
         "Overall",
     ]
-    names = [row[0] for row in measured[2:]]
-    assert names == [
-        "Janus-Pro-1B",
-        "paper: Janus-Pro-1B",
+    names = [row[0].split("<br>")[0] for row in measured[2:]]
+    order = ["paper: PixArt-α", "paper: LlamaGen", "paper: SD v1.5", "paper: SD v2.1"]
+    assert names[:6] == [*order, "Janus-Pro-1B", "paper: Janus-Pro-1B"]
+    assert names[-6:] == [
         "Janus-Pro-1B + DAiD",
         "paper: Janus-Pro-1B + DAiD",
+        "paper: Janus-Pro-1B + FAiD",
+        "authors' repository: Janus-Pro-1B + FAiD",
         "Ceiling: real images",
         "Ceiling: reconstructions",
     ]
-    ours, paper = measured[2], measured[3]
+    assert len(names) == 18 + 2 + 1 + 2
+    at = names.index("Janus-Pro-1B") + 2
+    ours, paper = measured[at], measured[at + 1]
     assert ours[1:4] == [
         "1.0B",
         r"1.000<br><sub>\[0.950," + "\u00a0" + r"1.050\]</sub>",
@@ -120,12 +133,34 @@ def test_paper_scale_puts_the_papers_numbers_under_ours(tmp_path):
         f"{value}<br><sub>inside</sub>"
         for value in ("0.98", "0.77", "0.52", "0.84", "0.61", "0.55", "0.71")
     ]
-    assert measured[5][7] == "0.49<br><sub>outside</sub>"  # ours 1.00
-    reported = blocks[f"Reported in the paper ({paper_tables()['source']})"]
-    names = [row[0] for row in reported[2:]]
-    assert "Janus-Pro-1B" not in names and "PixArt-α" in names
-    assert "Janus-Pro-1B + FAiD (authors' repository)" in names
-    assert len(names) == 18 - 2 + 1
+    daid = measured[names.index("paper: Janus-Pro-1B + DAiD") + 2]
+    assert daid[7] == "0.49<br><sub>outside</sub>"  # ours 1.00
+    assert not any(heading.startswith("Reported") for heading in blocks)
+    assert "AR-RAG, arXiv 2506.06962 v3" in page
+
+
+def test_a_row_that_was_not_run_says_why(tmp_path):
+    reasons = {"show-o": "no Show-o backbone yet"}
+    for scale in MEASURED:
+        files = write(tmp_path, scale, not_run=reasons)
+        text = files["md"]
+        assert "PixArt-α<br><sub>not run: needs weights that no default run downloads" in text
+        assert "DALL-E 3<br><sub>not run: reported by its authors only" in text
+        assert "Show-o<br><sub>not run: no Show-o backbone yet" in text
+        assert f"Janus-Pro-1B + RA-CM3<br><sub>not run: {NOT_CONFIGURED}" in text
+        assert len(re.findall("not run:", text)) == 18 - 2
+        lines = {r["key"]: r for r in csv_rows(files["csv"]) if r["block"] == "not run"}
+        assert len(lines) == 16 and lines["show-o"]["reading"] == "not run: no Show-o backbone yet"
+    with pytest.raises(ArragError, match="not_run names sho-o, no row of the paper"):
+        write(tmp_path, "micro", not_run={"sho-o": "x"})
+
+
+def test_rows_stand_in_the_papers_order(tmp_path):
+    rows = [RowSpec("own", "our own idea"), ROWS[2], ROWS[1], ROWS[0]]
+    scores = SCORES | {"own": SCORES["vanilla"]}
+    measured = blocks_of(write(tmp_path, "micro", rows, scores)["md"])[MEASURED["micro"]]
+    names = ["Janus-Pro-1B", "Janus-Pro-1B + DAiD", "our own idea", "Ceiling: real images"]
+    assert [row[0] for row in measured[2:]] == names
 
 
 def test_micro_scale_never_sets_the_papers_numbers_beside_ours(tmp_path):
@@ -134,12 +169,15 @@ def test_micro_scale_never_sets_the_papers_numbers_beside_ours(tmp_path):
     assert head.startswith("> Micro scale.") and "not comparable" in head
     assert rf"\caption{{{MEASURED['micro'].replace('%', chr(92) + '%')}}}" in files["tex"]
     scales = {(r["block"], r["scale"]) for r in csv_rows(files["csv"])}
-    assert scales == {(b, "micro") for b in ("method", "ceiling", "difference")} | {
-        ("paper", "paper")
+    assert scales == {(b, "micro") for b in ("method", "ceiling", "difference", "not run")} | {
+        ("paper", "paper"),
+        ("authors", "paper"),
     }
     blocks = blocks_of(files["md"])
     assert len(blocks[MEASURED["micro"]]) == 2 + 4
     reported = blocks[f"Reported in the paper ({paper_tables()['source']})"]
+    assert reported[2 + 4][0] == "Janus-Pro-1B<br><sub>here: Janus-Pro-1B</sub>"
+    assert reported[-1][0] == "Janus-Pro-1B + FAiD (authors' repository)"
     assert len(reported) == 2 + 18 + 1  # the whole of the paper's table, in its own block
     assert not re.search(r"\b(inside|outside)\b", files["md"].split("\n\n", 2)[2])
     assert not any(row["reading"] for row in csv_rows(files["csv"]) if row["block"] == "paper")
@@ -203,19 +241,19 @@ def test_provenance_and_footer(tmp_path):
     table = blocks_of(page)["What produced each row"]
     assert table[2] == ["Janus-Pro-1B", "12" * 6, "3", "2", "120", "lm " + "34" * 6, "56" * 6]
     assert table[4][1:] == ["\u2013", "\u2013", "2", "120", "\u2013", "\u2013"]
-    text = "\n".join(footer(SCORES))
+    text = "\n".join(footer("geneval", wrap(SCORES)))
     assert "10000 resamples" in text and "sha256 " + "ab" * 32 in text
     assert "mask2former:swin_s (cdcdcdcdcdcd)" in text and "ViT-L-14:openai (efefefefefef)" in text
     assert "arrag 0.1.0, torch 2.13.0" in text
     other = make_score([0.5] * 6, versions={"arrag": "0.1.0", "torch": "2.14.0"})
-    assert "torch 2.13.0/2.14.0" in "\n".join(footer(SCORES | {"other": other}))
+    assert "torch 2.13.0/2.14.0" in "\n".join(footer("geneval", wrap(SCORES | {"other": other})))
 
 
 def test_a_collapsed_interval_is_explained():
     flat = make_score([1.0] * 6)
-    assert not any("no width" in line for line in footer({"a": flat}))
+    assert not any("no width" in line for line in footer("geneval", wrap({"a": flat})))
     flat["tasks"]["counting"]["interval"] = [1.0, 1.0]
-    assert any("no width (a)" in line for line in footer({"a": flat}))
+    assert any("no width (a)" in line for line in footer("geneval", wrap({"a": flat})))
 
 
 def test_params_are_printed_like_the_papers(tmp_path):
@@ -232,7 +270,8 @@ def test_a_task_absent_from_the_prompts_is_an_empty_cell(tmp_path):
     files = write(tmp_path, "paper", rows=ROWS[:2], scores={"vanilla": part, "daid": part})
     rows = blocks_of(files["md"])
     measured = rows[MEASURED["paper"]]
-    assert measured[2][4] == "\u2013" and measured[3][4] == "0.52"
+    ours = next(i for i, row in enumerate(measured) if row[0] == "Janus-Pro-1B")
+    assert measured[ours][4] == "\u2013" and measured[ours + 1][4] == "0.52"
     assert rows["Difference to the baseline, paired by prompt"][2][3] == "\u2013"
 
 
@@ -255,7 +294,7 @@ def test_a_task_absent_from_the_prompts_is_an_empty_cell(tmp_path):
 )
 def test_bad_rows_are_refused_and_nothing_is_written(tmp_path, rows, scores, scale, message):
     with pytest.raises(ArragError, match=re.escape(message)):
-        table1(rows, scores, scale, tmp_path / "table1")
+        write(tmp_path, scale, rows, scores)
     assert not list(tmp_path.iterdir())
 
 

@@ -13,6 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TARGETS = ("reports/table1.md", "reports/samples.png")
+TABLES = ("reports/table1.md", "reports/table2.md", "reports/table3.md")
 WHOLE_PLAN = {
     "fetch_assets": 1,
     "encode_database": 1,
@@ -20,9 +21,15 @@ WHOLE_PLAN = {
     "sample": 2,
     "sample_ceiling": 2,
     "score_geneval": 4,
-    "table1": 1,
+    "table": 1,
     "gallery": 1,
 }
+DATABASE = {"fetch_assets": 1, "encode_database": 1, "build_index": 1}
+DRAWN = {"sample": 2, "sample_ceiling": 2, "table": 1}
+TABLE2_PLAN = DATABASE | DRAWN | {"score_dpg": 4}
+TABLE3_PLAN = (
+    DATABASE | DRAWN | {"fetch_feature_network": 1, "render_reference": 1, "score_distance": 4 * 3}
+)
 
 
 class Project:
@@ -69,12 +76,12 @@ class Project:
 
     def finish(self):
         """Pretend that everything was made: put every file in place and let snakemake record it."""
-        summary = self.snakemake("--summary", *TARGETS).stdout
+        summary = self.snakemake("--summary", *TARGETS, *TABLES).stdout
         for line in summary.split("output_file", 1)[1].splitlines()[1:]:
             path = self.path / line.split("\t")[0]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("made\n")
-        done = self.snakemake("--touch", "--forceall", *TARGETS)
+        done = self.snakemake("--touch", "--forceall", *TARGETS, *TABLES)
         assert done.returncode == 0, done.stdout
 
 
@@ -92,6 +99,8 @@ def template(tmp_path_factory, root):
     for name in ("geneval_micro", "geneval_micro_ci"):
         prompt = {"tag": "colors", "prompt": f"a photo of a red dog, {name}"}
         (path / f"benchmarks/{name}.jsonl").write_text(json.dumps(prompt) + "\n")
+    for name in ("dpg_micro.csv", "dpg_micro_ci.csv", "mjhq_micro.jsonl", "mjhq_micro_ci.jsonl"):
+        (path / "benchmarks" / name).write_text(f"{name}\n")
     return path
 
 
@@ -115,6 +124,49 @@ def finished(finished_template, tmp_path):
 
 def test_a_bare_clone_plans_every_stage(project):
     assert project.plan() == WHOLE_PLAN
+
+
+def test_a_table_asks_for_its_own_benchmark_and_no_other(project):
+    assert project.plan("reports/table2.md") == TABLE2_PLAN
+    assert "samples/geneval" not in project.said and "samples/mjhq" not in project.said
+    assert project.plan("reports/table3.md") == TABLE3_PLAN
+    assert "samples/geneval" not in project.said and "samples/dpg" not in project.said
+
+
+def test_everything_is_three_tables_and_a_picture(project):
+    plan = project.plan("all")
+    assert {name: plan[name] for name in ("table", "gallery", "sample", "sample_ceiling")} == {
+        "table": 3,
+        "gallery": 1,
+        "sample": 6,
+        "sample_ceiling": 6,
+    }
+
+
+def test_a_table_without_its_benchmark_is_one_line_and_not_asked_for_by_default(project):
+    text = project.config.read_text(encoding="utf-8")
+    start, end = text.index("  mjhq:"), text.index("judge:")
+    project.config.write_text(text[:start] + text[end:], encoding="utf-8")
+    assert project.plan("all")["table"] == 2
+    done = project.snakemake("--dry-run", "reports/table3.md")
+    assert_one_line(done, "benchmarks: table3 needs one of kind distribution; add one")
+
+
+def test_a_metric_s_setting_recomputes_its_scores_only(finished):
+    finished.edit("wavelet: haar", "wavelet: sym5")
+    assert finished.plan(*TABLES) == {"score_distance": 4, "table": 1}
+
+
+def test_other_questions_leave_the_other_tables_alone(finished):
+    with open(finished.path / "benchmarks/dpg_micro.csv", "a") as table:
+        table.write("another\n")
+    assert finished.plan(*TABLES) == {"sample": 2, "sample_ceiling": 2, "score_dpg": 4, "table": 1}
+
+
+def test_at_paper_scale_there_are_no_ceilings(project):
+    project.edit("scale: micro", "scale: paper")
+    plan = project.plan()
+    assert "sample_ceiling" not in plan and plan["score_geneval"] == 2
 
 
 def test_a_report_that_came_with_the_clone_is_made_again(project):
@@ -145,7 +197,7 @@ def test_dates_batches_and_the_files_name_recompute_nothing(finished):
 
 def test_one_parameter_of_daid_recomputes_only_its_row(finished):
     finished.edit("lam: 0.1", "lam: 0.25")
-    wanted = {"sample": 1, "score_geneval": 1, "table1": 1}
+    wanted = {"sample": 1, "score_geneval": 1, "table": 1}
     assert finished.plan("reports/table1.md") == wanted
     outputs = re.findall(r"output: results/(\S+)", finished.said)
     assert len(outputs) == 2 and all("/daid-" in path for path in outputs)
@@ -155,31 +207,31 @@ def test_one_parameter_of_daid_recomputes_only_its_row(finished):
 
 def test_index_parameters_leave_codes_and_vanilla_alone(finished):
     finished.edit("nprobe: 32", "nprobe: 8")
-    wanted = {"build_index": 1, "sample": 1, "score_geneval": 1, "table1": 1}
+    wanted = {"build_index": 1, "sample": 1, "score_geneval": 1, "table": 1}
     assert finished.plan("reports/table1.md") == wanted
 
 
 def test_a_label_recomputes_only_the_reports(finished):
     finished.edit("label: + DAiD", "label: DAiD")
-    assert finished.plan() == {"table1": 1, "gallery": 1}
+    assert finished.plan() == {"table": 1, "gallery": 1}
 
 
 def test_a_new_method_is_a_few_lines_and_one_more_row(finished):
     block = "  strong:\n    label: strong\n    augment: {kind: daid, k: 5, lam: 0.9, tau: 1.0}\n"
     finished.edit("methods:\n", "methods:\n" + block)
-    wanted = {"sample": 1, "score_geneval": 1, "table1": 1, "gallery": 1}
+    wanted = {"sample": 1, "score_geneval": 1, "table": 1, "gallery": 1}
     assert finished.plan() == wanted
 
 
 def test_other_weights_of_the_judge_recompute_the_scores(finished):
     (finished.path / "checkpoints/micro-clip/model.safetensors").write_text("better")
-    assert finished.plan("reports/table1.md") == {"score_geneval": 4, "table1": 1}
+    assert finished.plan("reports/table1.md") == {"score_geneval": 4, "table": 1}
 
 
 def test_other_prompts_recompute_all_samples(finished):
     with open(finished.path / "benchmarks/geneval_micro.jsonl", "a") as prompts:
         prompts.write('{"tag": "colors", "prompt": "a photo of a blue dog"}\n')
-    wanted = {"sample": 2, "sample_ceiling": 2, "score_geneval": 4, "table1": 1}
+    wanted = {"sample": 2, "sample_ceiling": 2, "score_geneval": 4, "table": 1}
     assert finished.plan("reports/table1.md") == wanted
 
 
@@ -211,7 +263,7 @@ def test_a_missing_checkpoint_is_one_line_without_traceback(project):
 def test_an_empty_prompt_file_is_one_line_without_traceback(project):
     (project.path / "benchmarks/geneval_micro.jsonl").write_text("\n")
     done = project.snakemake("--dry-run", *TARGETS)
-    assert_one_line(done, r"benchmark\.prompts: .* is empty")
+    assert_one_line(done, r"benchmarks\.geneval\.prompts: .* is empty")
 
 
 def test_values_on_the_command_line_are_refused(project):
@@ -237,4 +289,4 @@ def test_reading_the_workflow_loads_no_torch(project):
     last = project.path / "workflow/rules/report.smk"
     last.write_text(last.read_text() + "\nassert 'torch' not in sys.modules\n")
     done = project.snakemake("--list-rules")
-    assert done.returncode == 0 and "table1" in done.stdout, done.stdout
+    assert done.returncode == 0 and "table" in done.stdout, done.stdout

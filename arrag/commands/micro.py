@@ -27,19 +27,33 @@ OPTIONS = {
 
 
 def add(commands: Any) -> None:
-    """Add ``micro prompts`` and ``micro train MODEL``."""
+    """Add ``micro prompts``, ``micro reference`` and ``micro train MODEL``."""
     inner = group(
         commands, "micro", "prompts and training of the built-in world", "arrag micro prompts"
     )
     prompts = command(
         inner,
         "prompts",
-        "write the benchmark's prompts in GenEval's metadata format",
-        "arrag micro prompts --out benchmarks/geneval_micro.jsonl",
+        "write a benchmark's prompts: GenEval's metadata, DPG's questions, or captions",
+        "arrag micro prompts --dpg --out benchmarks/dpg_micro.csv",
         run_prompts,
     )
-    prompts.add_argument("--out", type=Path, default=Path("benchmarks/geneval_micro.jsonl"))
+    kinds = prompts.add_mutually_exclusive_group()
+    kinds.add_argument("--dpg", action="store_true", help="a question table like dpg_bench.csv")
+    kinds.add_argument("--mjhq", action="store_true", help="captions of real scenes, as JSON lines")
+    prompts.add_argument("--out", type=Path, help="by default benchmarks/KIND_micro")
     prompts.add_argument("--per-task", type=count, help="keep only the first N of each task")
+    reference = command(
+        inner,
+        "reference",
+        "render the scenes that captions of `micro prompts --mjhq` describe",
+        "arrag micro reference --prompts benchmarks/mjhq_micro.jsonl --out reference",
+        run_reference,
+    )
+    reference.add_argument("--prompts", type=Path, required=True, help="the captions")
+    reference.add_argument("--out", type=Path, required=True, help="folder of PNG files to make")
+    for parser in (prompts, reference):
+        parser.add_argument("--assets", type=Path, default=MICRO_ASSETS, help="%(default)s")
     models = group(
         inner,
         "train",
@@ -70,12 +84,32 @@ def _add_model(models: Any, model: str, help: str, needs: tuple[str, ...]) -> No
 def run_prompts(args: argparse.Namespace) -> dict[str, Any]:
     """Write the prompt file, or the beginning of each of its tasks."""
     from arrag.files import sha256_file
-    from arrag.micro.prompts import write_prompts
 
-    write_prompts(args.out)
-    if args.per_task is not None:
-        keep_first(args.out, args.per_task)
-    return {"prompts": args.out, "sha256": sha256_file(args.out)}
+    name = "dpg_micro.csv" if args.dpg else f"{'mjhq' if args.mjhq else 'geneval'}_micro.jsonl"
+    out = args.out or Path("benchmarks") / name
+    if args.dpg:
+        from arrag.micro.dpg import write_questions
+
+        write_questions(out, args.per_task)
+    elif args.mjhq:
+        from arrag.micro.prompts import write_captions
+
+        write_captions(out, args.assets, args.per_task)
+    else:
+        from arrag.micro.prompts import write_prompts
+
+        write_prompts(out)
+        if args.per_task is not None:
+            keep_first(out, args.per_task)
+    return {"prompts": out, "sha256": sha256_file(out)}
+
+
+def run_reference(args: argparse.Namespace) -> dict[str, Any]:
+    """Render the reference images."""
+    from arrag.micro.ceiling import write_reference
+
+    count = write_reference(args.prompts, args.out, args.assets)
+    return {"reference": args.out, "images": count}
 
 
 def keep_first(path: Path, per_task: int) -> None:

@@ -1,127 +1,244 @@
-"""``arrag score`` and ``report``: verdicts on images, and what people read."""
+"""``arrag score``: verdicts on single images; distances of folders are in ``distance``."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from arrag.commands import command, config_option, count, group
+from arrag.commands import command, count, distance, group
+from arrag.errors import ArragError
+
+# What a command prints of a score; the verdicts of every prompt are in the file.
+SHOWN = (
+    "metric", "compat", "dependency", "overall", "value", "interval", "unit", "tasks", "l1", "l2",
+    "compat_values", "n_items", "n_prompts", "n_images", "n_questions", "correct_images",
+    "correct_prompts", "image_sizes", "dropped", "partial", "table_problems", "n_near_yes",
+    "rejudged", "prompt_set_sha256", "judge", "versions",
+)  # fmt: skip
 
 
 def add(commands: Any) -> None:
-    """Add ``score geneval``, ``report table1`` and ``report gallery``."""
+    """Add the group ``score``."""
     scores = group(commands, "score", "score a folder of images", "arrag score geneval --help")
-    geneval = command(
+    distance.add_scores(scores)
+    add_geneval(scores)
+    add_dpg(scores)
+
+
+def add_geneval(scores: Any) -> None:
+    """``score geneval``."""
+    parser = command(
         scores,
         "geneval",
-        "GenEval's verdicts on a folder of samples",
-        "arrag score geneval results/samples/daid-0123456789 --prompts "
-        "benchmarks/geneval_micro.jsonl --detector checkpoints/micro-detector "
-        "--color checkpoints/micro-clip --out daid.json",
+        "GenEval's verdicts on a folder of samples, or the sum of recorded ones",
+        "arrag score geneval --images results/samples/daid-0123456789 "
+        "--detector checkpoints/micro-detector --color checkpoints/micro-clip --out daid.json\n"
+        "  arrag score geneval --results results.jsonl --json",
         run_geneval,
     )
-    geneval.add_argument("images", type=Path, help="folder in GenEval's layout")
-    geneval.add_argument("--prompts", type=Path, required=True, help="the prompt file")
-    geneval.add_argument("--detector", type=Path, required=True, help="folder of a detector")
-    geneval.add_argument("--color", type=Path, required=True, help="folder of an open_clip model")
-    geneval.add_argument("--out", type=Path, required=True, help="JSON file of the score")
-    geneval.add_argument("--records", type=Path, help="JSON lines, one an image (OUT with .jsonl)")
-    geneval.add_argument("--batch-size", type=count, default=8, help="images at a time")
-    reports = group(
-        commands, "report", "tables and pictures from scores and samples", "arrag report table1"
+    images_options(parser, "folder in GenEval's layout: NNNNN/metadata.jsonl, NNNNN/samples/*.png")
+    parser.add_argument("--results", type=Path, help="official results.jsonl, instead of images")
+    parser.add_argument(
+        "--rejudge",
+        action="store_true",
+        help="with --results: judge counts and places again from the recorded boxes",
     )
-    table = command(
-        reports,
-        "table1",
-        "Table 1 (GenEval) as Markdown, CSV and LaTeX from the configuration's scores",
-        "arrag report table1 --config config/micro.yaml --out reports/table1.md",
-        run_table1,
+    parser.add_argument(
+        "--prompts", type=Path, help="the prompt file (default: what the folders' metadata say)"
     )
-    table.add_argument("--out", type=Path, default=Path("reports/table1.md"), help="%(default)s")
-    gallery = command(
-        reports,
-        "gallery",
-        "a contact sheet: the methods' samples side by side, prompts of every task",
-        "arrag report gallery --config config/micro.yaml --out reports/samples.png",
-        run_gallery,
+    judge_options(parser)
+    parser.add_argument(
+        "--records", type=Path, help="JSON lines, one an image (default: OUT as .jsonl)"
     )
-    gallery.add_argument(
-        "--out", type=Path, default=Path("reports/samples.png"), help="%(default)s"
+
+
+def add_dpg(scores: Any) -> None:
+    """``score dpg``."""
+    parser = command(
+        scores,
+        "dpg",
+        "DPG-Bench or DSG: the share of a prompt's questions that are answered with yes",
+        "arrag score dpg --images grids --questions dpg_bench.csv --judge checkpoints/vqa "
+        "--out dpg.json\n  arrag score dpg --questions dsg-1k-anns.csv --answers mplug_dsg.csv "
+        "--where t2i_model=sd2dot1 --dependency dsg --allow-partial --json",
+        run_dpg,
     )
-    gallery.add_argument("--per-task", type=count, default=2, help="prompts a task (%(default)s)")
-    gallery.add_argument("--images", type=count, default=4, help="images a prompt (%(default)s)")
-    for parser in (table, gallery):
-        config_option(parser)
+    images_options(
+        parser, "folder of 2 x 2 grids named item_id.png, or of samples with item_id in metadata"
+    )
+    parser.add_argument("--questions", type=Path, required=True, help="table like dpg_bench.csv")
+    parser.add_argument(
+        "--answers",
+        type=Path,
+        help="recorded answers instead of images: item_id, proposition_id (or question_id), answer "
+        "and optionally image",
+    )
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="use only these rows of --answers (repeatable)",
+    )
+    parser.add_argument(
+        "--compat",
+        choices=("official", "corrected"),
+        help="with the defects of the official script or without (default: official, unless "
+        "--dependency is dsg or none)",
+    )
+    parser.add_argument(
+        "--dependency",
+        choices=("none", "dsg", "official"),
+        help="zero a question whose parent failed: not, by the parents' answers, or in the order "
+        "of the rows (default: official for --compat official, dsg for corrected)",
+    )
+    parser.add_argument(
+        "--judge", default="rules", help="rules (micro world), mplug, or a VQA model's folder"
+    )
+    judge_options(parser)
+    parser.add_argument("--images-per-prompt", type=count, help="images (default: 4 of a grid)")
+    parser.add_argument("--resolution", type=count, help="pixels a side of one image (checked)")
+    parser.add_argument(
+        "--answers-out", type=Path, help="CSV of the judge's answers (default: OUT as .answers.csv)"
+    )
+
+
+def images_options(parser: argparse.ArgumentParser, what: str) -> None:
+    """The images as an option or as the only positional argument, and what all scores have."""
+    parser.add_argument("folder", nargs="?", type=Path, metavar="IMAGES", help="same as --images")
+    parser.add_argument("--images", type=Path, help=what)
+    parser.add_argument("--out", type=Path, help="JSON file of the score, with every prompt's")
+    parser.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="leave out what is missing or damaged and state it in the score",
+    )
+
+
+def judge_options(parser: argparse.ArgumentParser) -> None:
+    """The models that look at images."""
+    parser.add_argument("--detector", help="folder of a detector, or mmdet:CONFIG:CHECKPOINT")
+    parser.add_argument("--color", type=Path, help="folder of an open_clip model")
+    parser.add_argument(
+        "--batch-size", type=count, default=8, help="images at a time (%(default)s)"
+    )
 
 
 def run_geneval(args: argparse.Namespace) -> dict[str, Any]:
-    """Score; without the verdicts of every prompt, which are in the file."""
+    """Score images, or sum up recorded verdicts."""
+    images = _source(args, args.results, "--results")
+    if images is None:
+        return _sum_up(args)
+    if args.rejudge:
+        raise ArragError("--rejudge needs --results; images are judged anyway")
     from arrag.metrics.color import ColorClassifier
     from arrag.metrics.detection import load_detector
-    from arrag.metrics.geneval import score_geneval
+    from arrag.metrics.geneval_score import score_geneval
 
-    score = score_geneval(
-        args.images,
-        args.prompts,
-        load_detector(args.detector),
-        ColorClassifier(args.color),
-        args.out,
-        args.records or args.out.with_suffix(".jsonl"),
-        batch_size=args.batch_size,
-    )
-    shown = ("value", "interval", "tasks", "n_prompts", "n_images")
-    return {"score": args.out, **{name: score[name] for name in shown}}
-
-
-def run_table1(args: argparse.Namespace) -> dict[str, Any]:
-    """Methods in the configuration's order, then the ceilings."""
-    from arrag.config import CEILING_LABELS, load_config
-    from arrag.files import read_json
-    from arrag.layout import Layout
-    from arrag.report.tables import RowSpec, table1
-
-    config = load_config(args.config)
-    rows = [
-        RowSpec(name, m.label, paper_key=m.paper_key, baseline=m.baseline)
-        for name, m in config.methods.items()
-    ]
-    rows += [RowSpec(name, label, kind="ceiling") for name, label in CEILING_LABELS.items()]
-    layout = Layout(config)
-    scores = {row.key: read_json(layout.score(row.key)) for row in rows}
-    stem = args.out.with_suffix("")
-    table1(rows, scores, config.scale, stem)
-    return {"table": args.out, "overall": {key: score["value"] for key, score in scores.items()}}
+    detector, color = _needed(args.detector, "--detector"), _needed(args.color, "--color")
+    with _output(args.out) as out:
+        score = score_geneval(
+            images,
+            args.prompts,
+            load_detector(detector),
+            ColorClassifier(color),
+            out,
+            args.records or out.with_suffix(".jsonl"),
+            batch_size=args.batch_size,
+            allow_partial=args.allow_partial,
+        )
+    return _shown(score, args.out)
 
 
-def run_gallery(args: argparse.Namespace) -> dict[str, Any]:
-    """Every method and the real images, for the first prompts of each task."""
-    from PIL import Image
-
-    from arrag.config import CEILING_LABELS, load_config
-    from arrag.layout import Layout
-    from arrag.metrics.samples import load_prompts
-    from arrag.report.gallery import contact_sheet
-
-    config = load_config(args.config)
-    layout = Layout(config)
-    labels = {name: method.label for name, method in config.methods.items()}
-    labels["real"] = CEILING_LABELS["real"]
-    columns = {label: layout.samples(name) for name, label in labels.items()}
-    shown = first_of_each_task(load_prompts(config.benchmark.prompts), args.per_task)
-    images = min(args.images, config.benchmark.images_per_prompt)
-    with Image.open(layout.samples("real") / "00000/samples/0000.png") as picture:
-        scale = max(1, 96 // picture.width)  # small worlds are enlarged to about 96 pixels
-    contact_sheet(columns, shown, args.out, images, scale)
-    return {"sheet": args.out, "prompts": shown}
+@contextmanager
+def _output(out: Path | None) -> Iterator[Path]:
+    """Where to write a score: without --out it is only printed, and nothing is kept."""
+    if out is not None:
+        yield out
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "score.json"
 
 
-def first_of_each_task(prompts: list[dict[str, Any]], per_task: int) -> list[int]:
-    """Indices of the first ``per_task`` prompts of every task, in the file's order."""
-    taken: dict[str, int] = {}
-    chosen = []
-    for i, prompt in enumerate(prompts):
-        taken[prompt["tag"]] = taken.get(prompt["tag"], 0) + 1
-        if taken[prompt["tag"]] <= per_task:
-            chosen.append(i)
-    return chosen
+def _sum_up(args: argparse.Namespace) -> dict[str, Any]:
+    from arrag.files import write_json, write_text
+    from arrag.metrics.geneval_results import score_results
+
+    score, records = score_results(args.results, args.prompts, args.rejudge, args.allow_partial)
+    if args.records:
+        write_text(args.records, "".join(json.dumps(record) + "\n" for record in records))
+    if args.out:
+        write_json(args.out, score)
+    return _shown(score, args.out)
+
+
+def run_dpg(args: argparse.Namespace) -> dict[str, Any]:
+    """Score images by a judge, or recorded answers."""
+    from arrag.files import write_json
+    from arrag.metrics.dpg import choose
+    from arrag.metrics.dpg_score import score_images, score_recorded
+
+    compat, dependency = choose(args.compat, args.dependency)
+    rules = {"compat": compat, "dependency": dependency, "allow_partial": args.allow_partial}
+    images = _source(args, args.answers, "--answers")
+    if images is None:
+        score = score_recorded(args.questions, args.answers, _where(args.where), **rules)
+        if args.out:
+            write_json(args.out, score)
+        return _shown(score, args.out)
+    judge = _judge(args)
+    with _output(args.out) as out:
+        score = score_images(
+            images,
+            args.questions,
+            judge,
+            out,
+            args.answers_out or out.with_suffix(".answers.csv"),
+            per_prompt=args.images_per_prompt,
+            resolution=args.resolution,
+            **rules,
+        )
+    return _shown(score, args.out)
+
+
+def _judge(args: argparse.Namespace) -> Any:
+    from arrag.metrics.dpg_judges import RuleJudge, load_judge
+
+    if args.judge != "rules":
+        return load_judge(args.judge)
+    from arrag.metrics.color import ColorClassifier
+    from arrag.metrics.detection import load_detector
+
+    detector, color = _needed(args.detector, "--detector"), _needed(args.color, "--color")
+    return RuleJudge(load_detector(detector), ColorClassifier(color))
+
+
+def _source(args: argparse.Namespace, recorded: Path | None, option: str) -> Path | None:
+    """The folder of images, or None when what is scored is recorded; exactly one must be given."""
+    given = [source for source in (args.folder, args.images, recorded) if source is not None]
+    if len(given) != 1:
+        raise ArragError(f"give either --images or {option}, and only one; found {len(given)}")
+    return None if recorded else given[0]
+
+
+def _needed(value: Any, option: str) -> Any:
+    if value is None:
+        raise ArragError(f"{option} is missing; judging images needs it")
+    return value
+
+
+def _where(conditions: list[str]) -> dict[str, str]:
+    pairs = [condition.partition("=") for condition in conditions]
+    if bad := [condition for condition, pair in zip(conditions, pairs, strict=True) if not pair[1]]:
+        raise ArragError(f"--where {bad[0]}: wanted COLUMN=VALUE")
+    return {column: value for column, _, value in pairs}
+
+
+def _shown(score: dict[str, Any], out: Path | None) -> dict[str, Any]:
+    shown = {name: score[name] for name in SHOWN if name in score}
+    return ({"score": out} if out else {}) | shown

@@ -10,20 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from arrag.clip import OpenClip
+from arrag.metrics.objects import COLORS
 
-# GenEval's ten colours, in its order: the argmax runs over them.
-COLORS = (
-    "red",
-    "orange",
-    "yellow",
-    "green",
-    "blue",
-    "purple",
-    "pink",
-    "brown",
-    "black",
-    "white",
-)
 TEMPLATES = (
     "a photo of a {color} {name}",
     "a photo of a {color}-colored {name}",

@@ -8,9 +8,7 @@ changes the aspect ratio, and its instance post-processing keeps one class a que
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ import torch.nn.functional as F
 
 from arrag.errors import ArragError
 from arrag.files import read_json, tree_digest
+from arrag.metrics.objects import GENEVAL_NAMES, Detection, Detector
 
 # mmdetection 2.x, mask2former_*_lsj_8x2_50e_coco, test pipeline: keep-ratio resize, pad, normalise.
 SHORT_SIDE, LONG_SIDE = 800, 1333  # pixels
@@ -27,51 +26,19 @@ MEAN = (123.675, 116.28, 103.53)  # RGB, 0-255
 STD = (58.395, 57.12, 57.375)
 TOP_CLASS_SCORES = 100  # over query x class, an image
 
-# COCO's class names as checkpoints spell them -> as GenEval's prompts spell them.
-GENEVAL_NAMES = {
-    "mouse": "computer mouse",
-    "remote": "tv remote",
-    "keyboard": "computer keyboard",
-    "motorbike": "motorcycle",
-    "aeroplane": "airplane",
-    "sofa": "couch",
-    "pottedplant": "potted plant",
-    "diningtable": "dining table",
-    "tvmonitor": "tv",
-}
-
-
-@dataclass(frozen=True)
-class Detection:
-    """One found object: class name, score in [0, 1], box, and its mask over the whole image.
-
-    ``box`` is (x0, y0, x1, y1) in float pixels, x1 and y1 exclusive; ``mask`` is bool [H, W].
-    """
-
-    label: str
-    score: float
-    box: tuple[float, float, float, float]
-    mask: np.ndarray
-
-
-class Detector(Protocol):
-    """What a judge needs of a detector. The result of an image never depends on the others."""
-
-    name: str
-    digest: str
-    classes: list[str]
-
-    def detect(self, images: list[np.ndarray]) -> list[list[Detection]]:
-        """Detections of each uint8 RGB image [H, W, 3], in no particular order."""
-        ...
-
 
 def load_detector(path: str | Path) -> Detector:
     """Load the detector in directory ``path``; its config.json's ``model_type`` says which class.
 
-    Raises ArragError when the directory, its config or its weights are missing, damaged or of an
-    unknown type.
+    ``mmdet:CONFIG:CHECKPOINT`` is a model of mmdetection instead, where that is installed. Raises
+    ArragError when the directory, its config or its weights are missing, damaged or of an unknown
+    type.
     """
+    if str(path).startswith("mmdet:"):
+        from arrag.metrics.mmdet_detector import MMDetDetector
+
+        _, config_name, checkpoint = f"{path}::".split(":", 2)
+        return MMDetDetector(config_name, checkpoint.removesuffix("::"))
     config_path = Path(path) / "config.json"
     config = read_json(config_path)
     model_type = config.get("model_type") if isinstance(config, dict) else None

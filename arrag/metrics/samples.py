@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from arrag.errors import ArragError
 from arrag.files import read_json
-from arrag.metrics.color import COLORS
+from arrag.metrics.objects import COLORS
 
 # GenEval's six tasks in the order of its prompt file and of the paper's Table 1.
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -52,7 +52,7 @@ def load_prompts(path: str | Path) -> list[dict[str, Any]]:
             prompt = json.loads(line)
         except json.JSONDecodeError as error:
             raise ArragError(f"{path}:{number}: not a JSON object ({error})") from None
-        if problem := _problem(prompt):
+        if problem := prompt_problem(prompt):
             raise ArragError(f"{path}:{number}: {problem}; correct that line")
         prompts.append(prompt)
     if not prompts:
@@ -60,7 +60,7 @@ def load_prompts(path: str | Path) -> list[dict[str, Any]]:
     return prompts
 
 
-def _problem(prompt: Any) -> str | None:
+def prompt_problem(prompt: Any) -> str | None:
     """What is wrong with one prompt's metadata, or None."""
     if not isinstance(prompt, dict):
         return f"expected a JSON object, found {prompt!r}"
@@ -104,42 +104,85 @@ def read_run(images_dir: str | Path) -> dict[str, Any] | None:
     return read_json(path) if path.exists() else None
 
 
-def list_samples(images_dir: str | Path, prompts: list[dict[str, Any]]) -> list[Sample]:
-    """All samples in (prompt, sample) order, after checking that the set is whole.
+def folder_prompts(images_dir: str | Path) -> dict[int, dict[str, Any]]:
+    """Prompts as the sample folders' own metadata.jsonl has them: {folder's number: metadata}.
 
-    Every prompt must have its folder, its own metadata and the same number of readable images as
-    the others (``images_per_prompt`` of run.json, else the largest number found); no folder may be
-    left over. The official code leaves missing folders out of its mean instead. Raises ArragError
-    with the number of offenders and the first names.
+    Raises ArragError when there is no folder, or when one's metadata is absent or malformed.
     """
+    prompts = {}
+    for index, folder in prompt_folders(images_dir).items():
+        path = folder / "metadata.jsonl"
+        prompt = read_metadata(path)
+        if problem := prompt_problem(prompt):
+            raise ArragError(f"{path}: {problem}; generate this prompt's samples again")
+        prompts[index] = prompt
+    if not prompts:
+        raise ArragError(f"{images_dir}: holds no folder of samples; generate them first")
+    return prompts
+
+
+def prompt_folders(images_dir: str | Path) -> dict[int, Path]:
+    """Folders whose name is a number, by that number: {0: .../00000, ...}."""
     root = Path(images_dir)
     if not root.is_dir():
         raise ArragError(f"{root}: no such directory of samples; generate them first")
-    wanted = [f"{i:05d}" for i in range(len(prompts))]
-    present = {p.name for p in root.iterdir() if p.is_dir() and p.name.isdigit()}
-    _refuse(root, "prompt folders are missing", [n for n in wanted if n not in present])
-    _refuse(root, "folders belong to no prompt", sorted(present - set(wanted)))
-    strangers = [
-        f"{name}/metadata.jsonl"
-        for name, prompt in zip(wanted, prompts, strict=True)
-        if _metadata(root / name / "metadata.jsonl") != prompt
-    ]
-    _refuse(root, "metadata files are missing or of another prompt set", strangers)
-    found = [_numbered(root / name / "samples") for name in wanted]
-    count = (read_run(root) or {}).get("images_per_prompt", max(map(len, found)))
-    names = [f"{s:04d}.png" for s in range(max(count, 1))]
-    samples = [
-        Sample(p, s, root / folder / "samples" / name)
-        for p, folder in enumerate(wanted)
-        for s, name in enumerate(names)
-    ]
-    missing = [s for s in samples if s.path.name not in found[s.prompt_index]]
-    _refuse(root, "images are missing", [_short(s.path) for s in missing])
-    extra = [f"{f}/samples/{n}" for f, have in zip(wanted, found, strict=True) for n in have]
-    extra = [name for name in extra if name.rsplit("/", 1)[1] not in names]
-    _refuse(root, f"images are beyond the {count} a prompt", extra)
-    _refuse(root, "images are damaged", [_short(s.path) for s in samples if not _whole(s.path)])
-    return samples
+    folders: dict[int, Path] = {}
+    for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name.isdecimal()):
+        if int(folder.name) in folders:
+            _refuse(root, "folders have the number of another", [folder.name])
+        folders[int(folder.name)] = folder
+    return dict(sorted(folders.items()))
+
+
+def list_samples(
+    images_dir: str | Path, prompts: list[dict[str, Any]] | None = None, allow_partial: bool = False
+) -> tuple[list[Sample], dict[str, list[str]]]:
+    """All samples in (prompt, sample) order, after checking that the set is whole; and the gaps.
+
+    Every prompt must have its folder, its own metadata and the same sample numbers as the others
+    (``images_per_prompt`` of run.json, else all numbers found); no folder may be left over. Without
+    ``prompts`` the folders must be numbered from 0 without a gap. The official code leaves missing
+    folders out of its mean instead. Raises ArragError with the number of offenders and the first
+    names; with ``allow_partial`` missing and damaged ones are left out and returned: {what: names}.
+    """
+    root = Path(images_dir)
+    folders = prompt_folders(root)
+    wanted = range(len(prompts) if prompts is not None else max(folders, default=-1) + 1)
+    _refuse(
+        root, "folders belong to no prompt", [f.name for i, f in folders.items() if i not in wanted]
+    )
+    found = {i: numbered_images(folders[i] / "samples") for i in wanted if i in folders}
+    if prompts is not None:
+        strangers = [
+            f"{folders[i].name}/metadata.jsonl"
+            for i in found
+            if read_metadata(folders[i] / "metadata.jsonl") != prompts[i]
+        ]
+        _refuse(root, "metadata files are missing or of another prompt set", strangers)
+    count = (read_run(root) or {}).get("images_per_prompt")
+    numbers = range(count) if count else sorted({int(p.stem) for ps in found.values() for p in ps})
+    samples = [Sample(i, int(p.stem), p) for i, paths in found.items() for p in paths]
+    extra = [s for s in samples if s.sample_index not in numbers]
+    _refuse(root, f"images are beyond the {len(numbers)} a prompt", [_short(s.path) for s in extra])
+    have = {(s.prompt_index, s.sample_index) for s in samples}
+    if len(have) < len(samples):
+        _refuse(root, "images have the number of another", [str(len(samples) - len(have))])
+    damaged = {s for s in samples if image_size(s.path) is None}
+    gaps = {
+        "prompt folders are missing": [f"{i:05d}" for i in wanted if i not in folders],
+        "images are missing": [
+            f"{folders[i].name}/samples/{n:04d}.png"
+            for i in found
+            for n in numbers or [0]
+            if (i, n) not in have
+        ],
+        "images are damaged": [_short(s.path) for s in samples if s in damaged],
+    }
+    gaps = {what: names for what, names in gaps.items() if names}
+    if not allow_partial:
+        for what, names in gaps.items():
+            _refuse(root, what, names)
+    return [s for s in samples if s not in damaged], gaps
 
 
 def load_image(path: str | Path) -> np.ndarray:
@@ -154,7 +197,7 @@ def load_image(path: str | Path) -> np.ndarray:
 def prompt_text(images_dir: str | Path, prompt_index: int) -> str:
     """The prompt that the samples in a folder were generated from. ArragError when absent."""
     path = Path(images_dir) / f"{prompt_index:05d}" / "metadata.jsonl"
-    metadata = _metadata(path)
+    metadata = read_metadata(path)
     if not isinstance(metadata, dict) or not isinstance(metadata.get("prompt"), str):
         raise ArragError(f"{path}: no prompt can be read there; generate the samples again")
     return metadata["prompt"]
@@ -169,29 +212,35 @@ def _refuse(root: Path, what: str, names: list[str]) -> None:
         )
 
 
-def _metadata(path: Path) -> Any:
+def read_metadata(path: Path) -> Any:
+    """The JSON of a sample folder's metadata.jsonl, or None when it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def _numbered(folder: Path) -> set[str]:
-    """Names like 0000.png in ``folder``; anything else there is not a sample."""
+def numbered_images(folder: Path) -> list[Path]:
+    """Files like 0000.png in ``folder``, by number; anything else there is not a sample."""
     if not folder.is_dir():
-        return set()
-    return {p.name for p in folder.iterdir() if re.fullmatch(r"\d+\.png", p.name)}
+        return []
+    found = [p for p in folder.iterdir() if re.fullmatch(r"\d+\.png", p.name) and p.is_file()]
+    return sorted(found, key=lambda p: (int(p.stem), p.name))
 
 
 def _short(path: Path) -> str:
     return "/".join(path.parts[-3:])
 
 
-def _whole(path: Path) -> bool:
-    """Whether the PNG's chunks are all there with the right checksums (nothing is decoded)."""
+def image_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) in pixels of an image whose file is whole, else None.
+
+    A PNG's chunks are checked by their checksums; nothing is decoded.
+    """
     try:
         with Image.open(path) as picture:
+            size = picture.size
             picture.verify()
-    except (OSError, SyntaxError, ValueError):
-        return False
-    return True
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    return size

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
 
 from arrag.errors import ArragError
 
@@ -62,17 +61,26 @@ def bootstrap(
     values: Sequence[float],
     resamples: int = RESAMPLES,
     seed: int = SEED,
+    weights: Sequence[float] | None = None,
 ) -> dict[str, Estimate]:
     """Mean of every task and ``overall`` = mean of the task means, with 95 % intervals.
 
     ``values`` holds one number a prompt: its mean score, or the difference of two methods (which
     makes the bootstrap a paired one). The same seed draws the same prompts for every call.
+    ``weights`` are the prompts' numbers of images where they differ: a task's mean is then over
+    its images, as the official GenEval summary has it.
     """
     per_prompt = np.asarray(values, dtype=np.float64)
     drawn = resample_indices(tags, resamples, seed)
     labels = np.asarray(tags)
-    points = {tag: per_prompt[labels == tag].mean() for tag in drawn}
-    spread = {tag: per_prompt[indices].mean(1) for tag, indices in drawn.items()}  # [R]
+    if weights is None:
+        points = {tag: per_prompt[labels == tag].mean() for tag in drawn}
+        spread = {tag: per_prompt[indices].mean(1) for tag, indices in drawn.items()}  # [R]
+    else:
+        images = np.asarray(weights, dtype=np.float64)
+        hits = per_prompt * images
+        points = {tag: hits[labels == tag].sum() / images[labels == tag].sum() for tag in drawn}
+        spread = {tag: hits[i].sum(1) / images[i].sum(1) for tag, i in drawn.items()}
     points[OVERALL] = np.mean(list(points.values()))
     spread[OVERALL] = np.mean(list(spread.values()), axis=0)
     tail = 50 * (1 - LEVEL)
@@ -80,6 +88,29 @@ def bootstrap(
     for name, resampled in spread.items():
         low, high = np.percentile(resampled, [tail, 100 - tail])
         estimates[name] = Estimate(float(points[name]), float(low), float(high))
+    return estimates
+
+
+def bootstrap_shares(
+    totals: np.ndarray, counts: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED
+) -> list[Estimate]:
+    """sum(totals) / sum(counts) of K groups to which prompts add unequally many scores.
+
+    ``totals`` and ``counts`` are [K, n], a column a prompt; every count of a group may be 0 but
+    not all. Prompts are drawn with replacement, the same ones as ``bootstrap`` draws for one
+    stratum; draws in which a group has no score are left out of its interval.
+    """
+    groups, n = totals.shape
+    sums = np.concatenate([totals, counts]).astype(np.float64)  # [2K, n]
+    drawn = resample_indices([OVERALL] * n, resamples, seed)[OVERALL]  # [R, n]
+    spread = np.stack([np.bincount(draw, minlength=n) @ sums.T for draw in drawn])  # [R, 2K]
+    tail = 50 * (1 - LEVEL)
+    estimates = []
+    for k in range(groups):
+        top, below = spread[:, k], spread[:, groups + k]
+        low, high = np.percentile(top[below > 0] / below[below > 0], [tail, 100 - tail])
+        point = float(sums[k].sum() / sums[groups + k].sum())
+        estimates.append(Estimate(point, float(low), float(high)))
     return estimates
 
 
@@ -103,6 +134,10 @@ def mcnemar(first: dict[str, Any], second: dict[str, Any]) -> McNemar:
     Two-sided binomial test of the discordant pairs against 1/2; p = 1 when there are none.
     """
     check_comparable(first, second)
+    if any("verdicts" not in row for row in first["per_prompt"]):
+        raise ArragError(
+            f"McNemar's test needs a verdict an image; metric {first['metric']} has shares instead"
+        )
     ours = "".join(row["verdicts"] for row in first["per_prompt"])
     theirs = "".join(row["verdicts"] for row in second["per_prompt"])
     if len(ours) != len(theirs):
@@ -110,6 +145,8 @@ def mcnemar(first: dict[str, Any], second: dict[str, Any]) -> McNemar:
             f"the two scores hold {len(ours)} and {len(theirs)} images; "
             "generate both with the same images_per_prompt"
         )
+    from scipy.stats import binomtest  # a second to import, which most commands need not wait for
+
     only_first = sum(a > b for a, b in zip(ours, theirs, strict=True))
     only_second = sum(a < b for a, b in zip(ours, theirs, strict=True))
     discordant = only_first + only_second
@@ -119,9 +156,18 @@ def mcnemar(first: dict[str, Any], second: dict[str, Any]) -> McNemar:
 
 def check_comparable(first: dict[str, Any], second: dict[str, Any]) -> None:
     """ArragError unless both scores share metric, prompt set, judge and rules."""
-    for field in ("metric", "prompt_set_sha256", "judge", "compat"):
-        if first[field] != second[field]:
+    for field in ("metric", "prompt_set_sha256", "judge", "compat", "dependency"):
+        if first.get(field) != second.get(field):
             raise ArragError(
-                f"scores cannot be compared: field {field} is {first[field]!r} in one and "
-                f"{second[field]!r} in the other; score both with the same prompts and judge"
+                f"scores cannot be compared: field {field} is {first.get(field)!r} in one and "
+                f"{second.get(field)!r} in the other; score both with the same prompts and judge"
             )
+    if _prompts(first) != _prompts(second):
+        raise ArragError(
+            "scores cannot be compared: field per_prompt names other prompts in one than in the "
+            "other (a partial run, or dropped prompts); score both on the same prompts"
+        )
+
+
+def _prompts(score: dict[str, Any]) -> list[Any]:
+    return [(row["tag"], row.get("item_id")) for row in score["per_prompt"]]

@@ -124,10 +124,13 @@ def content_digest(arrays: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def download_wheels(folder: Path) -> dict[str, zipfile.ZipFile]:
-    """Download every wheel of ``WHEELS`` into ``folder``; pip checks the pinned hashes."""
+def download_wheels(
+    folder: Path, wheels: dict[str, Wheel] | None = None
+) -> dict[str, zipfile.ZipFile]:
+    """Download wheels (default: ``WHEELS``) into ``folder``; pip checks the pinned hashes."""
+    wheels = WHEELS if wheels is None else wheels
     lock = folder / "requirements.txt"
-    lines = [f"{w.requirement} --hash=sha256:{w.sha256}" for w in WHEELS.values()]
+    lines = [f"{w.requirement} --hash=sha256:{w.sha256}" for w in wheels.values()]
     lock.write_text("\n".join(lines) + "\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--disable-pip-version-check", "--retries", "2", "--require-hashes"]
@@ -137,12 +140,12 @@ def download_wheels(folder: Path) -> dict[str, zipfile.ZipFile]:
         lines = [line for line in done.stderr.splitlines() if "WARNING" not in line]
         reason = lines[-1] if lines else f"pip ended with status {done.returncode}"
         raise ArragError(
-            f"fetching {', '.join(w.requirement for w in WHEELS.values())} failed: {reason}. "
+            f"fetching {', '.join(w.requirement for w in wheels.values())} failed: {reason}. "
             "Check the network or pip's index settings (PIP_INDEX_URL), then run again; "
             "nothing was written."
         )
     found = {sha256_file(path): path for path in folder.glob("*.whl")}
-    return {name: zipfile.ZipFile(found[wheel.sha256]) for name, wheel in WHEELS.items()}
+    return {name: zipfile.ZipFile(found[wheel.sha256]) for name, wheel in wheels.items()}
 
 
 def _read_twemoji(wheels: dict[str, zipfile.ZipFile], code_point: str) -> np.ndarray:

@@ -76,8 +76,8 @@ def _draw(
     line = FONT_SIZE + 5
     width, height = size
     group = len(pictures[0][0]) * (width + GAP) - GAP
-    heads = [_wrap(label, font, group) for label in labels]
-    captions = [_wrap(text, font, CAPTION_WIDTH) for text in texts]
+    heads = [wrap(label, font, group) for label in labels]
+    captions = [wrap(text, font, CAPTION_WIDTH) for text in texts]
     top = MARGIN + line * max(map(len, heads)) + GAP
     rows = [max(height, line * len(caption)) + MARGIN for caption in captions]
     total = (
@@ -102,7 +102,7 @@ def _draw(
     return sheet
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+def wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     """Words of ``text`` in lines of at most ``width`` pixels (a longer word stands alone)."""
     lines = [""]
     for word in text.split():

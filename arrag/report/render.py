@@ -31,6 +31,7 @@ LATEX_SPECIAL = {
     "τ": r"$\tau$",
     "×": r"$\times$",
     "±": r"$\pm$",
+    "↓": r"$\downarrow$",
     # A bracket right after the row end \\ would be read as its optional argument.
     "[": "{[}",
     "]": "{]}",
@@ -74,12 +75,16 @@ def number_text(number: float | None, digits: int, sign: bool = False) -> str:
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\u2212")
 
 
-def interval_cell(estimate: Estimate | None, sign: bool = False, strong: bool = False) -> Cell:
-    """A value over its interval, three digits."""
+def interval_cell(
+    estimate: Estimate | None, digits: int = 3, sign: bool = False, strong: bool = False
+) -> Cell:
+    """A value over its interval, each with ``digits`` after the point; NaN bounds are left out."""
     if estimate is None:
         return Cell(NONE)
-    low, high = (number_text(bound, 3, sign) for bound in estimate[1:])
-    return Cell(number_text(estimate.value, 3, sign), f"[{low},\u00a0{high}]", strong)
+    if not estimate.low <= estimate.high:
+        return Cell(number_text(estimate.value, digits, sign), "", strong)
+    low, high = (number_text(bound, digits, sign) for bound in estimate[1:])
+    return Cell(number_text(estimate.value, digits, sign), f"[{low},\u00a0{high}]", strong)
 
 
 def markdown(page: Page) -> str:

@@ -1,34 +1,22 @@
-"""Table 1 (GenEval) from score files: Markdown, CSV and LaTeX."""
+"""Tables 1 to 3 from score files: Markdown, CSV and LaTeX. A measure is what one has of its own."""
 
 from __future__ import annotations
 
-import csv
-import io
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
-
-import yaml
+from typing import Literal
 
 from arrag.errors import ArragError
 from arrag.files import write_text
-from arrag.metrics import stats
-from arrag.metrics.stats import Estimate
-from arrag.report import render
+from arrag.metrics.stats import Estimate, McNemar
+from arrag.report import paper, render
+from arrag.report.measures import MEASURES, Measure, Scores
 from arrag.report.provenance import footer, provenance_block
 from arrag.report.render import NONE, Block, Cell, Page, interval_cell, number_text
+from arrag.report.table_csv import table_csv
 
-COLUMN_LABELS = {
-    "single_object": "Single Obj.",
-    "two_object": "Two Obj.",
-    "counting": "Counting",
-    "colors": "Colors",
-    "position": "Position",
-    "color_attr": "Color Attri.",
-    "overall": "Overall",
-}
 HEAD = {
     "micro": "Micro scale. These numbers come from the built-in micro world, where images, "
     "prompts, generator and judge are small and arrag's own. They are not the paper's numbers and "
@@ -40,18 +28,7 @@ MEASURED = {
     "micro": "Measured at micro scale, with 95 % intervals (not comparable with the paper)",
     "paper": "Measured at paper scale, with 95 % intervals",
 }
-CSV_FIELDS = (
-    "scale",
-    "block",
-    "key",
-    "method",
-    "baseline",
-    "column",
-    "value",
-    "low",
-    "high",
-    "reading",
-)
+LOWER = "Lower is better (↓)."
 ZERO = "indistinguishable from zero"
 
 
@@ -70,219 +47,244 @@ class RowSpec:
     baseline: str | None = None
 
 
-@cache
-def paper_tables() -> dict[str, Any]:
-    """The numbers printed in the paper (arrag/report/paper.yaml)."""
-    return yaml.safe_load(files("arrag.report").joinpath("paper.yaml").read_text("utf-8"))
+@dataclass(frozen=True)
+class Table:
+    """Everything a table is made of. ``scores``: row key -> that row's score files."""
 
+    measure: Measure
+    rows: list[RowSpec]
+    scores: dict[str, Scores]
+    scale: str
+    not_run: Mapping[str, str]
 
-def table1(
-    rows: list[RowSpec], scores: dict[str, dict[str, Any]], scale: str, out_stem: str | Path
-) -> None:
-    """Write ``out_stem``.md, .csv and .tex from GenEval scores (``score_geneval``).
+    @property
+    def columns(self) -> dict[str, str]:
+        """{column: heading}, the same for all rows."""
+        return self.measure.columns(self.scores[self.rows[0].key])
 
-    Raises ArragError for an unknown scale, a row without a score, an unknown baseline or paper
-    row, or scores of different prompt sets or judges.
-    """
-    _check(rows, scores, scale)
-    differences = _differences(rows, scores)
-    blocks = [
-        _measured(rows, scores, scale),
-        *([_difference_block(differences)] if differences else []),
-        _reported(rows, scale),
-        provenance_block({row.label: scores[row.key] for row in rows}),
-    ]
-    page = Page(
-        "Table 1: GenEval",
-        HEAD[scale],
-        blocks,
-        footer({row.label: scores[row.key] for row in rows}),
-    )
-    stem = Path(out_stem)
-    write_text(stem.with_name(stem.name + ".md"), render.markdown(page))
-    write_text(stem.with_name(stem.name + ".tex"), render.latex(page))
-    write_text(stem.with_name(stem.name + ".csv"), _csv(rows, scores, differences, scale))
-
-
-def _check(rows: list[RowSpec], scores: dict[str, dict[str, Any]], scale: str) -> None:
-    if scale not in MEASURED:
-        raise ArragError(f"Table 1: scale is {scale!r}, expected one of {', '.join(MEASURED)}")
-    keys = [row.key for row in rows]
-    if not rows or len(set(keys)) != len(keys):
-        raise ArragError(f"Table 1: rows are {keys}, expected at least one and each only once")
-    for row in rows:
-        if row.key not in scores:
-            raise ArragError(f"Table 1: row {row.key} has no score; score its samples first")
-        if row.baseline is not None and row.baseline not in keys:
-            raise ArragError(f"Table 1: row {row.key}: baseline {row.baseline!r} is not a row")
-        if row.paper_key is not None and row.paper_key not in paper_tables()["table1"]["rows"]:
-            raise ArragError(
-                f"Table 1: row {row.key}: paper_key {row.paper_key!r} is not a row of the paper"
-            )
-        stats.check_comparable(scores[keys[0]], scores[row.key])
-
-
-def _estimate(score: dict[str, Any], column: str) -> Estimate | None:
-    """Our value of a column, or None when the prompt set lacks that task."""
-    cell = score if column == stats.OVERALL else score["tasks"].get(column)
-    return Estimate(cell["value"], *cell["interval"]) if cell else None
-
-
-def _paper_values(paper_key: str) -> dict[str, float | None]:
-    table = paper_tables()["table1"]
-    return dict(zip(table["columns"], table["rows"][paper_key]["values"], strict=True))
-
-
-def _reading(score: dict[str, Any], column: str, number: float | None) -> str:
-    """Whether the paper's number lies in our interval."""
-    ours = _estimate(score, column)
-    if ours is None or number is None:
-        return ""
-    return "inside" if ours.holds(number) else "outside"
-
-
-def _params(score: dict[str, Any]) -> str:
-    """The generator's parameters like the paper prints them: 1.0B, 3.4M."""
-    number = (score["run"] or {}).get("parameters")
-    if number is None:
-        return NONE
-    return f"{number / 1e9:.1f}B" if number >= 1e8 else f"{number / 1e6:.1f}M"
-
-
-def _header(first: str) -> list[str]:
-    return [first, "Params", *COLUMN_LABELS.values()]
-
-
-def _measured(rows: list[RowSpec], scores: dict[str, dict[str, Any]], scale: str) -> Block:
-    table = []
-    for row in rows:
-        score = scores[row.key]
-        label = f"Ceiling: {row.label}" if row.kind == "ceiling" else row.label
-        cells = [interval_cell(_estimate(score, column)) for column in COLUMN_LABELS]
-        table.append([Cell(label), Cell(_params(score)), *cells])
-        if scale == "paper" and row.paper_key:
-            table.append(
-                [
-                    Cell(f"paper: {paper_tables()['labels'][row.paper_key]}"),
-                    Cell(paper_tables()["table1"]["rows"][row.paper_key]["params"] or NONE),
-                    *(
-                        Cell(number_text(number, 2), _reading(score, column, number))
-                        for column, number in _paper_values(row.paper_key).items()
-                    ),
-                ]
-            )
-    return Block(MEASURED[scale], _header("Method"), table)
+    def paper_order(self) -> list[tuple[str | None, list[RowSpec]]]:
+        """Our rows under the paper's row they reproduce, in its order; then those of no row."""
+        order = paper.paper_rows(self.measure.table)
+        grouped = [(key, [row for row in self.rows if row.paper_key == key]) for key in order]
+        return [*grouped, (None, [row for row in self.rows if row.paper_key not in order])]
 
 
 @dataclass(frozen=True)
-class _Difference:
+class Difference:
+    """A row minus its baseline."""
+
     row: RowSpec
     baseline: RowSpec
     estimates: dict[str, Estimate]
-    test: stats.McNemar
+    test: McNemar | None
 
     def reading(self, column: str) -> str:
+        """What the interval says of the difference."""
         estimate = self.estimates[column]
         if estimate.holds(0):
             return ZERO
         return "above the baseline" if estimate.value > 0 else "below the baseline"
 
-    def sentence(self) -> str:
-        cell = interval_cell(self.estimates[stats.OVERALL], sign=True)
-        return (
-            f"{self.row.label} minus {self.baseline.label}, overall: {cell.text} {cell.note}, "
-            f"{self.reading(stats.OVERALL)}. Images right only with {self.row.label}: "
-            f"{self.test.only_first}, only with {self.baseline.label}: {self.test.only_second} "
-            f"(McNemar, exact, p-value {_p(self.test.p)})."
+
+def write_table(
+    kind: str,
+    rows: list[RowSpec],
+    scores: dict[str, Scores],
+    scale: str,
+    out_stem: str | Path,
+    not_run: Mapping[str, str] | None = None,
+) -> None:
+    """Write ``out_stem``.md, .csv and .tex from the scores of one kind of benchmark.
+
+    ``kind`` is geneval, dpg or distribution; ``not_run`` says why rows of the paper are missing.
+    Raises ArragError for an unknown scale, a row without a score, an unknown baseline or paper
+    row, or scores of different prompt sets or judges.
+    """
+    table = Table(MEASURES[kind], rows, scores, scale, not_run or {})
+    _check(table)
+    differences = _differences(table)
+    labelled = {row.label: scores[row.key] for row in rows}
+    blocks = [
+        _measured(table),
+        *([_difference_block(table, differences)] if differences else []),
+        *([_reported(table)] if scale == "micro" else []),
+        provenance_block(labelled),
+    ]
+    page = Page(table.measure.title, HEAD[scale], blocks, footer(kind, labelled))
+    stem = Path(out_stem)
+    write_text(stem.with_name(stem.name + ".md"), render.markdown(page))
+    write_text(stem.with_name(stem.name + ".tex"), render.latex(page))
+    write_text(stem.with_name(stem.name + ".csv"), table_csv(table, differences))
+
+
+def _check(table: Table) -> None:
+    name = table.measure.title.split(":")[0]
+    if table.scale not in MEASURED:
+        raise ArragError(f"{name}: scale is {table.scale!r}, expected one of {', '.join(MEASURED)}")
+    keys = [row.key for row in table.rows]
+    if not keys or len(set(keys)) != len(keys):
+        raise ArragError(f"{name}: rows are {keys}, expected at least one and each only once")
+    known = paper.paper_tables()["labels"]
+    for row in table.rows:
+        if not table.scores.get(row.key):
+            raise ArragError(f"{name}: row {row.key} has no score; score its samples first")
+        if row.baseline is not None and row.baseline not in keys:
+            raise ArragError(f"{name}: row {row.key}: baseline {row.baseline!r} is not a row")
+        if row.paper_key is not None and row.paper_key not in known:
+            raise ArragError(
+                f"{name}: row {row.key}: paper_key {row.paper_key!r} is not a row of the paper"
+            )
+        table.measure.check(table.scores[keys[0]], table.scores[row.key])
+    if strangers := sorted(set(table.not_run) - set(known)):
+        raise ArragError(f"{name}: not_run names {', '.join(strangers)}, no row of the paper")
+
+
+def _measured(table: Table) -> Block:
+    """Our rows in the paper's order; at paper scale each over the paper's numbers for it."""
+    lines = []
+    for key, ours in table.paper_order():
+        lines += [_our_line(table, row) for row in ours]
+        if key is not None and table.scale == "paper":
+            lines += _paper_lines(table, key, ours)
+    notes = [LOWER] if table.measure.lower_is_better else []
+    if table.scale == "paper":
+        notes.append(f"paper: {paper.paper_tables()['source']}.")
+        notes += paper.authors_remarks(table.measure.table)
+    header = ["Method", "Params", *table.columns.values()]
+    return Block(MEASURED[table.scale], header, lines, notes)
+
+
+def _our_line(table: Table, row: RowSpec) -> list[Cell]:
+    measure, scores = table.measure, table.scores[row.key]
+    label = f"Ceiling: {row.label}" if row.kind == "ceiling" else row.label
+    cells = [
+        interval_cell(measure.estimate(scores, column), measure.digits) for column in table.columns
+    ]
+    return [Cell(label), Cell(_params(scores)), *cells]
+
+
+def _paper_lines(table: Table, key: str, ours: list[RowSpec]) -> list[list[Cell]]:
+    """The paper's row and, where there is one, its authors' other figure; read against ours."""
+    name, label = table.measure.table, paper.paper_label(key)
+    params = Cell(paper.paper_params(name, key) or NONE)
+    note = "" if ours else paper.not_run(key, table.not_run)
+    first = Cell(f"paper: {label}", note)
+    lines = [[first, params, *_numbers(table, paper.paper_values(name, key), ours)]]
+    if other := paper.authors_values(name).get(key):
+        lines.append([Cell(f"authors' repository: {label}"), params, *_numbers(table, other, ours)])
+    return lines
+
+
+def _numbers(table: Table, values: Mapping[str, float | None], ours: list[RowSpec]) -> list[Cell]:
+    """Printed numbers under our columns; several rows of ours are read one after the other."""
+    cells = []
+    for column in table.columns:
+        number = values.get(column)
+        readings = [reading(table, row, column, number) for row in ours]
+        cells.append(Cell(number_text(number, 2), ", ".join(filter(None, readings))))
+    return cells
+
+
+def reading(table: Table, row: RowSpec, column: str, number: float | None) -> str:
+    """Whether a printed number lies in the interval of our row."""
+    estimate = table.measure.estimate(table.scores[row.key], column)
+    if estimate is None or number is None or math.isnan(estimate.low):
+        return ""
+    return "inside" if estimate.holds(number) else "outside"
+
+
+def _params(scores: Scores) -> str:
+    """The generator's parameters like the paper prints them: 1.0B, 3.4M."""
+    number = (next(iter(scores.values()))["run"] or {}).get("parameters")
+    if number is None:
+        return NONE
+    return f"{number / 1e9:.1f}B" if number >= 1e8 else f"{number / 1e6:.1f}M"
+
+
+def _differences(table: Table) -> list[Difference]:
+    specs = {row.key: row for row in table.rows}
+    found = []
+    for row in table.rows:
+        if row.baseline is not None:
+            pair = table.scores[row.key], table.scores[row.baseline]
+            estimates = table.measure.differences(*pair)
+            test = table.measure.test(*pair)
+            found.append(Difference(row, specs[row.baseline], estimates, test))
+    return found
+
+
+def _difference_block(table: Table, differences: list[Difference]) -> Block:
+    digits = table.measure.digits
+    tested = any(d.test for d in differences)
+    lines = []
+    for d in differences:
+        cells = [
+            interval_cell(e, digits, sign=True, strong=not e.holds(0))
+            if (e := d.estimates.get(column))
+            else Cell(NONE)
+            for column in table.columns
+        ]
+        tests = [Cell(_p(d.test.p) if d.test else NONE)] if tested else []
+        lines.append([Cell(d.row.label, f"minus {d.baseline.label}"), *cells, *tests])
+    header = ["Difference", *table.columns.values(), *(["McNemar p"] if tested else [])]
+    notes = [_sentence(table, d) for d in differences]
+    notes.append(
+        f"Bold: the interval does not hold 0. Every other difference is {ZERO}. No correction for "
+        "the number of comparisons."
+    )
+    if tested:
+        notes[-1] += (
+            " McNemar pairs single images and takes them as independent, which the images of one "
+            "prompt are not quite; the intervals do not assume it."
         )
+    if table.measure.lower_is_better:
+        notes.append("A difference below 0 is nearer to the reference than the baseline is.")
+    return Block("Difference to the baseline, paired by prompt", header, lines, notes)
+
+
+def _sentence(table: Table, d: Difference) -> str:
+    """The difference in words: overall, or metric by metric where nothing sums them up."""
+    pair = f"{d.row.label} minus {d.baseline.label}"
+    columns = [table.measure.overall] if table.measure.overall else list(d.estimates)
+    parts = []
+    for column in columns:
+        cell = interval_cell(d.estimates[column], table.measure.digits, sign=True)
+        parts.append(
+            f"{table.columns[column].lower() if column == table.measure.overall else column}: "
+            f"{cell.text} {cell.note}, {d.reading(column)}"
+        )
+    text = f"{pair}, {'; '.join(parts)}."
+    if d.test:
+        text += (
+            f" Images right only with {d.row.label}: {d.test.only_first}, only with "
+            f"{d.baseline.label}: {d.test.only_second} (McNemar, exact, p-value {_p(d.test.p)})."
+        )
+    return text
 
 
 def _p(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _differences(rows: list[RowSpec], scores: dict[str, dict[str, Any]]) -> list[_Difference]:
-    specs = {row.key: row for row in rows}
-    return [
-        _Difference(
-            row,
-            specs[row.baseline],
-            stats.paired_difference(scores[row.key], scores[row.baseline]),
-            stats.mcnemar(scores[row.key], scores[row.baseline]),
-        )
-        for row in rows
-        if row.baseline is not None
-    ]
-
-
-def _difference_block(differences: list[_Difference]) -> Block:
-    table = []
-    for d in differences:
-        cells = [
-            interval_cell(e, sign=True, strong=not e.holds(0))
-            if (e := d.estimates.get(column))
-            else Cell(NONE)
-            for column in COLUMN_LABELS
-        ]
-        name = Cell(d.row.label, f"minus {d.baseline.label}")
-        table.append([name, *cells, Cell(_p(d.test.p))])
-    header = ["Difference", *COLUMN_LABELS.values(), "McNemar p"]
-    notes = [d.sentence() for d in differences]
-    notes.append(
-        f"Bold: the interval does not hold 0. Every other difference is {ZERO}. No correction for "
-        "the number of comparisons. McNemar pairs single images and takes them as independent, "
-        "which the images of one prompt are not quite; the intervals do not assume it."
-    )
-    return Block("Difference to the baseline, paired by prompt", header, table, notes)
-
-
-def _reported(rows: list[RowSpec], scale: str) -> Block:
-    """The paper's rows that do not stand beside one of ours, and the authors' other number."""
-    beside = {row.paper_key for row in rows} if scale == "paper" else set()
-    paper = paper_tables()
-    labelled = [
-        (paper["labels"][key], row["params"], row["values"])
-        for key, row in paper["table1"]["rows"].items()
-        if key not in beside
-    ]
-    for key, values in paper["authors_repository"]["geneval"].items():
-        params = paper["table1"]["rows"][key]["params"]
-        labelled.append((f"{paper['labels'][key]} (authors' repository)", params, values))
-    table = [
-        [Cell(label), Cell(params or NONE), *(Cell(number_text(value, 2)) for value in values)]
-        for label, params, values in labelled
-    ]
-    return Block(f"Reported in the paper ({paper['source']})", _header("Method"), table)
-
-
-def _csv(
-    rows: list[RowSpec],
-    scores: dict[str, dict[str, Any]],
-    differences: list[_Difference],
-    scale: str,
-) -> str:
-    """One line a number, unrounded; ``reading`` says what the Markdown table says of it.
-
-    ``scale`` is where the number was measured, so that no reader mixes the paper's with micro's.
-    """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_FIELDS)
-    for row in rows:
-        for column in COLUMN_LABELS:
-            if estimate := _estimate(scores[row.key], column):
-                writer.writerow([scale, row.kind, row.key, row.label, "", column, *estimate, ""])
-    for d in differences:
-        ends = [scale, "difference", d.row.key, d.row.label, d.baseline.key]
-        for column, estimate in d.estimates.items():
-            writer.writerow([*ends, column, *estimate, d.reading(column)])
-        writer.writerow([*ends, "mcnemar_p", d.test.p, "", "", ""])
-    beside = {row.paper_key: row.key for row in rows} if scale == "paper" else {}
-    for key in paper_tables()["table1"]["rows"]:
-        label = paper_tables()["labels"][key]
-        for column, number in _paper_values(key).items():
-            if number is not None:
-                ours = scores[beside[key]] if key in beside else None
-                reading = _reading(ours, column, number) if ours else ""
-                writer.writerow(["paper", "paper", key, label, "", column, number, "", "", reading])
-    return out.getvalue()
+def _reported(table: Table) -> Block:
+    """The whole of the paper's table, apart from ours, and what became of each row here."""
+    name = table.measure.table
+    columns = paper.paper_tables()[name]["columns"]
+    lines = []
+    for key, ours in table.paper_order():
+        if key is None:
+            continue
+        labels = ", ".join(row.label for row in ours)
+        note = f"here: {labels}" if ours else paper.not_run(key, table.not_run)
+        params = Cell(paper.paper_params(name, key) or NONE)
+        values = paper.paper_values(name, key)
+        numbers = [Cell(number_text(values[column], 2)) for column in columns]
+        lines.append([Cell(paper.paper_label(key), note), params, *numbers])
+    for key, values in paper.authors_values(name).items():
+        label = Cell(f"{paper.paper_label(key)} (authors' repository)")
+        params = Cell(paper.paper_params(name, key) or NONE)
+        numbers = [Cell(number_text(values.get(column), 2)) for column in columns]
+        lines.append([label, params, *numbers])
+    heading = f"Reported in the paper ({paper.paper_tables()['source']})"
+    header = ["Method", "Params", *(table.measure.paper_columns[column] for column in columns)]
+    return Block(heading, header, lines, paper.authors_remarks(name))

@@ -72,7 +72,7 @@ def main() -> None:
     }
     if retrieves:
         runs["daid"] = lambda prompts: ours(sampler, prompts, sampler.augment)
-    texts = [prompt["prompt"] for prompt in load_prompts(config.benchmark.prompts)]
+    texts = [prompt["prompt"] for prompt in load_prompts(config.benchmark().prompts)]
     result = {"threads": torch.get_num_threads(), "dtype": config.backbone.dtype, "rows": []}
     for batch in args.batches:
         prompts = texts[-batch:]

@@ -5,13 +5,16 @@
 # the command line `arrag` of the environment that runs snakemake, and requirements/cpu.txt pins it.
 # An environment for each rule would be a second list of versions.
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
 
+from arrag.commands.report import TABLES
 from arrag.config import CEILING_LABELS, load_config
+from arrag.config_benchmarks import METRICS
 from arrag.errors import ArragError
-from arrag.layout import MICRO, MICRO_ASSETS, RESULTS, Layout
+from arrag.layout import MICRO, MICRO_ASSETS, MICRO_REFERENCE, RESULTS, Layout
 
 # `arrag` is this environment's, whether it was activated or called by its path.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
@@ -46,12 +49,14 @@ def configuration_file():
 CONFIG_FILE = configuration_file()
 CONFIG = told_plainly(load_config, CONFIG_FILE)
 LAYOUT = Layout(CONFIG)
-ROWS = [*CONFIG.methods, *CEILING_LABELS]
+ROWS = list(CONFIG.row_labels)
+SHOWN = [name for name in ROWS if name != "reconstructions"]  # on the contact sheet
 CEILING_RUN = f"({'|'.join(CEILING_LABELS)})-[0-9a-f]+"
 
 
 wildcard_constraints:
     run="[^/]+",
+    benchmark="[^/]+",
 
 
 def path_of(part, *method):
@@ -66,24 +71,74 @@ def folder_of_output(wildcards, output):
     return Path(output[0]).parent
 
 
-def method_of(run):
-    """The method or ceiling whose samples are called ``run``."""
-    for name in ROWS:
-        if told_plainly(LAYOUT.run, name) == run:
-            return name
-    give_up(f"{CONFIG_FILE}: no method of it makes samples called {run}")
+def method_of(wildcards):
+    """The method or ceiling whose samples of a benchmark are called ``run``."""
+    if wildcards.benchmark in CONFIG.benchmarks:
+        for name in ROWS:
+            if told_plainly(LAYOUT.run, name, wildcards.benchmark) == wildcards.run:
+                return name
+    give_up(
+        f"{CONFIG_FILE}: no method of it makes samples called {wildcards.benchmark}/{wildcards.run}"
+    )
+
+
+def prompts_of(wildcards):
+    """The prompt file of a benchmark, whose digest is in every name made from it."""
+    return ancient(str(CONFIG.benchmarks[wildcards.benchmark].prompts))
 
 
 def sample_inputs(wildcards):
     """The generator, the prompts, and the database if this method retrieves."""
     inputs = {
         "checkpoint": ancient(str(CONFIG.backbone.checkpoint)),
-        "prompts": ancient(str(CONFIG.benchmark.prompts)),
+        "prompts": prompts_of(wildcards),
     }
-    if CONFIG.method(method_of(wildcards.run)).augment is not None:
+    if CONFIG.method(method_of(wildcards)).augment is not None:
         inputs["codes"] = f"{path_of('codes')}/manifest.json"
         inputs["index"] = f"{path_of('index')}/meta.json"
     return inputs
+
+
+def scores_of_table(wildcards):
+    """The score files that a table needs: of its own benchmark and of no other."""
+    kind, _ = TABLES[wildcards.table]
+    benchmark = CONFIG.benchmark_of_kind(kind)
+    if benchmark is None:
+        give_up(
+            f"{CONFIG_FILE}: benchmarks: {wildcards.table} needs one of kind {kind}; add one as in "
+            "config/micro.yaml"
+        )
+    return [
+        str(path) for name in ROWS for path in told_plainly(LAYOUT.scores, name, benchmark).values()
+    ]
+
+
+def metric_of(wildcards):
+    """The settings of a distance."""
+    return CONFIG.benchmarks[wildcards.benchmark].metrics.wanted[wildcards.metric]
+
+
+def distance_inputs(wildcards):
+    """Samples, the reference if it is rendered here, and the network if it is fetched or local."""
+    inputs = {"run": str(RESULTS / f"samples/{wildcards.benchmark}/{wildcards.run}/run.json")}
+    if CONFIG.benchmarks[wildcards.benchmark].reference == MICRO_REFERENCE:
+        inputs["reference"] = f"{path_of('reference', wildcards.benchmark)}/meta_data.json"
+    extractor = getattr(metric_of(wildcards), "extractor", "")
+    if extractor.startswith("mobilenetv2:"):
+        inputs["network"] = str(FEATURE_NETWORK / "manifest.json")
+    elif extractor and Path(extractor).exists():
+        inputs["network"] = ancient(extractor)
+    return inputs
+
+
+def options(settings):
+    """Settings as options of the command line: ``--level 4``; what is off or null is left out."""
+    words = []
+    for name, value in settings.items():
+        if value is not None and value is not False:
+            option = f"--{name.replace('_', '-')}"
+            words += [option] if value is True else [option, str(value)]
+    return " ".join(map(shlex.quote, words))
 
 
 def newborn_results():

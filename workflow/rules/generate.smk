@@ -1,4 +1,4 @@
-# One job a method: its images for the whole benchmark. The images are no output of Snakemake's,
+# One job a method and benchmark. The images are no output of Snakemake's,
 # which would delete them with a killed job: they stay in the folder, and the next job goes on from
 # there. run.json, written last, says that the folder is complete.
 
@@ -7,9 +7,9 @@ rule sample:
     input:
         unpack(sample_inputs),
     output:
-        str(RESULTS / "samples/{run}/run.json"),
+        str(RESULTS / "samples/{benchmark}/{run}/run.json"),
     log:
-        "logs/sample/{run}.log",
+        "logs/sample/{benchmark}/{run}.log",
     wildcard_constraints:
         run=f"(?!{CEILING_RUN}(/|$))[^/]+",
     threads: CONFIG.resources.threads
@@ -17,11 +17,12 @@ rule sample:
         config=CONFIG_FILE,
         batch_size=CONFIG.resources.batch_size,
     params:
-        method=lambda wildcards: method_of(wildcards.run),
-        config_hash=lambda wildcards: CONFIG.config_hash(method_of(wildcards.run)),
+        method=lambda wildcards: method_of(wildcards),
+        config_hash=lambda wildcards: CONFIG.config_hash(method_of(wildcards), wildcards.benchmark),
         out=folder_of_output,
     shell:
-        "arrag sample --config {resources.config:q} --method {params.method} --out {params.out:q}"
+        "arrag sample --config {resources.config:q} --method {params.method}"
+        " --benchmark {wildcards.benchmark} --out {params.out:q}"
         " --batch-size {resources.batch_size} > {log:q} 2>&1"
 
 
@@ -29,19 +30,19 @@ rule sample_ceiling:
     input:
         assets=rules.fetch_assets.output.assets,
         checkpoint=ancient(str(CONFIG.backbone.checkpoint)),
-        prompts=ancient(str(CONFIG.benchmark.prompts)),
+        prompts=prompts_of,
     output:
-        str(RESULTS / "samples/{run}/run.json"),
+        str(RESULTS / "samples/{benchmark}/{run}/run.json"),
     log:
-        "logs/sample_ceiling/{run}.log",
+        "logs/sample_ceiling/{benchmark}/{run}.log",
     wildcard_constraints:
         run=CEILING_RUN,
     threads: CONFIG.resources.threads
     resources:
         config=CONFIG_FILE,
     params:
-        ceiling=lambda wildcards: method_of(wildcards.run),
+        ceiling=lambda wildcards: method_of(wildcards),
         out=folder_of_output,
     shell:
-        "arrag sample --config {resources.config:q} --method {params.ceiling} --out {params.out:q}"
-        " > {log:q} 2>&1"
+        "arrag sample --config {resources.config:q} --method {params.ceiling}"
+        " --benchmark {wildcards.benchmark} --out {params.out:q} > {log:q} 2>&1"

@@ -1,0 +1,109 @@
+"""A contact sheet of GenEval verdicts: images with their boxes, and why each was right or wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from arrag.errors import ArragError
+from arrag.files import atomic_path
+from arrag.metrics.samples import load_image
+from arrag.report.gallery import FONT_SIZE, INK, MARGIN, PAPER, wrap
+
+TILE = 240  # pixels of an image's longer side on the sheet, at least
+LABEL_SIZE = 12  # pixels
+LINE_HEIGHT = FONT_SIZE + 4  # pixels
+RIGHT, WRONG = "#1a7f37", "#cf222e"
+BOXES = ("#0969da", "#bf3989", "#9a6700", "#8250df", "#1b7c83", "#bc4c00")  # a colour a class
+
+
+def verdict_sheet(
+    images_dir: str | Path, records: Sequence[dict[str, Any]], out_png: str | Path, columns: int = 4
+) -> None:
+    """Draw records (lines of results.jsonl) with their images as a grid and write a PNG.
+
+    Each tile shows the image, a box with class and score for every detection that counted, the
+    prompt, and the verdict with its reasons. Images are found by the last three parts of
+    ``filename`` below ``images_dir``. Raises ArragError when one is missing or damaged.
+    """
+    if not records:
+        raise ArragError("verdict sheet: no record to show")
+    tiles = [_tile(Path(images_dir), record) for record in records]
+    width = max(tile.width for tile in tiles) + MARGIN
+    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    heights = [max(tile.height for tile in row) + MARGIN for row in rows]
+    sheet = Image.new("RGB", (MARGIN + width * len(rows[0]), MARGIN + sum(heights)), PAPER)
+    y = MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        for i, tile in enumerate(row):
+            sheet.paste(tile, (MARGIN + i * width, y))
+        y += height
+    with atomic_path(out_png) as temporary:
+        sheet.save(temporary, format="PNG", optimize=True)
+
+
+def choose(records: Sequence[dict[str, Any]], per_task: int) -> list[dict[str, Any]]:
+    """Up to ``per_task`` right and as many wrong records of every task, in the file's order."""
+    taken: dict[tuple[str, bool], int] = {}
+    chosen = []
+    for record in records:
+        kind = record["tag"], bool(record["correct"])
+        taken[kind] = taken.get(kind, 0) + 1
+        if taken[kind] <= per_task:
+            chosen.append(record)
+    return sorted(chosen, key=lambda r: (_first(records, r["tag"]), not r["correct"]))
+
+
+def _first(records: Sequence[dict[str, Any]], tag: str) -> int:
+    return next(i for i, record in enumerate(records) if record["tag"] == tag)
+
+
+def _tile(root: Path, record: dict[str, Any]) -> Image.Image:
+    path = root.joinpath(*Path(record["filename"]).parts[-3:])
+    picture = Image.fromarray(load_image(path))
+    longer = max(picture.size)
+    # Small pictures are enlarged so that every pixel stays a square, large ones are shrunk.
+    scale = -(-TILE // longer) if longer < TILE else min(1.0, 2 * TILE / longer)
+    size = round(picture.width * scale), round(picture.height * scale)
+    picture = picture.resize(size, Image.Resampling.NEAREST if scale >= 1 else None)
+    _draw_boxes(picture, record, scale)
+    font = ImageFont.load_default(FONT_SIZE)
+    lines = [(INK, line) for line in wrap(record["prompt"], font, picture.width)]
+    lines.append((RIGHT, "correct") if record["correct"] else (WRONG, "wrong"))
+    for reason in filter(None, record.get("reason", "").split("\n")):
+        lines += [(WRONG, line) for line in wrap(reason, font, picture.width)]
+    tile = Image.new("RGB", (picture.width, picture.height + 4 + LINE_HEIGHT * len(lines)), PAPER)
+    tile.paste(picture)
+    pen = ImageDraw.Draw(tile)
+    for i, (color, line) in enumerate(lines):
+        pen.text((0, picture.height + 4 + i * LINE_HEIGHT), line, color, font)
+    return tile
+
+
+def _draw_boxes(picture: Image.Image, record: dict[str, Any], scale: float) -> None:
+    """Boxes first, then labels, so that no line crosses a text."""
+    details = json.loads(record["details"])
+    pen = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(LABEL_SIZE)
+    labels = []
+    for i, (name, boxes) in enumerate(details.items()):
+        color = BOXES[i % len(BOXES)]
+        for x0, y0, x1, y1, score in boxes:
+            corners = [x0 * scale, y0 * scale, x1 * scale - 1, y1 * scale - 1]
+            pen.rectangle(corners, outline=color, width=2)
+            labels.append((corners[0], corners[1], f"{name} {score:.2f}", color))
+    taken: list[tuple[float, float, float]] = []
+    for x, y, text, color in labels:
+        _, _, right, bottom = pen.textbbox((0, 0), text, font)
+        width, height = right + 4, bottom + 2
+        x = max(0, min(x, picture.width - width))
+        y = max(0, min(y, picture.height - height))
+        while any(abs(x - u) < max(width, w) and abs(y - v) < height for u, v, w in taken):
+            y += height  # under the label that is there already
+        taken.append((x, y, width))
+        pen.rectangle([x, y, x + width - 1, y + height - 1], fill=color)
+        pen.text((x + 2, y), text, PAPER, font)
