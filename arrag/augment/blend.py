@@ -1,0 +1,198 @@
+"""One FAiD module: retrieved patches refined by their surroundings, weighed and pooled.
+
+Each retrieved patch k stands in the centre of the (2h+1)² window of hidden states around the
+predicted token, and two convolutions of kernel h+1 reduce the window to one vector. There is no
+activation between the two, so together they are one linear map, and only its centre tap meets
+the patch: ``r~_k = base + C r_k``, with ``base`` from the surroundings, once for all k. A window
+is never copied for each patch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from arrag.errors import ArragError
+from arrag.neighborhood import Neighborhood
+
+
+@dataclass(frozen=True)
+class FaidSettings:
+    """What an adapter computes; the defaults are the authors' code or, for ``absent``, ours.
+
+    hops: windows h of the multi-scale convolutions. modules: B, on layers l % (L // B) == 0.
+    k: patches blended, the nearest of those retrieved. context: the window's neighbours, "causal"
+    or "full". merge: of the scales, "softmax" of learned weights, plain learned weights ("sum"),
+    or "mean". pool: "mean" or "sum" over the patches. score: "mlp" (two layers and a sigmoid) or
+    "linear" (one product, unbounded, as the paper words it). site: "post_attention" or
+    "post_layer". absent: what a slot without a patch does. "skip": nothing, it does not count in
+    the mean; "zero": it has a zero centre in every module (the authors' training);
+    "compat_infer": only in the first module (the authors' inference). eps: of the RMS norm.
+    Raises ArragError for any other value.
+    """
+
+    hops: tuple[int, ...] = (1, 2)
+    modules: int = 2
+    k: int = 10
+    context: str = "causal"
+    merge: str = "softmax"
+    pool: str = "mean"
+    score: str = "mlp"
+    site: str = "post_attention"
+    absent: str = "skip"
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hops", tuple(self.hops))
+        choices = {
+            "context": ("causal", "full"),
+            "merge": ("softmax", "sum", "mean"),
+            "pool": ("mean", "sum"),
+            "score": ("mlp", "linear"),
+            "site": ("post_attention", "post_layer"),
+            "absent": ("skip", "zero", "compat_infer"),
+        }
+        for field, values in choices.items():
+            if (found := getattr(self, field)) not in values:
+                raise ArragError(f"faid: {field} is {found!r}; use one of {', '.join(values)}")
+        whole = all(type(h) is int and h >= 1 for h in self.hops)
+        if not self.hops or not whole or sorted(set(self.hops)) != list(self.hops):
+            raise ArragError(f"faid: hops are {self.hops}; use whole numbers, rising, such as 1 2")
+        for field in ("modules", "k"):
+            if type(found := getattr(self, field)) is not int or found < 1:
+                raise ArragError(f"faid: {field} is {found!r}; use a whole number of 1 or more")
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """A module's convolutions of all scales as one linear map of the largest window.
+
+    kernel: [D_out, D_in, rows, columns], zero at the centre and where nothing can be known (a
+    causal one has no rows below the centre's); centre: [D_in, D_out]; bias: [D]; window: whose
+    neighbours are the taps.
+    """
+
+    kernel: torch.Tensor
+    centre: torch.Tensor
+    bias: torch.Tensor
+    window: Neighborhood
+
+    @cached_property
+    def taps(self) -> torch.Tensor:
+        """The kernel for a window laid flat: [n D_in, D_out]."""
+        rows, columns = torch.tensor(self.window.offsets).T + self.window.hop
+        return self.kernel[:, :, rows, columns].permute(2, 1, 0).flatten(0, 1).contiguous()
+
+    def at(
+        self, states: torch.Tensor, positions: torch.Tensor, grid: tuple[int, int]
+    ) -> torch.Tensor:
+        """What the surroundings give at some positions [P]: [B, P, D].
+
+        states: [B, N + 1, D] by position, zero where unknown, the last row zero.
+        """
+        if len(positions) == 1:  # a decoding step: this window alone
+            # [1, n]; MISSING = -1 reads the row of zeros
+            around = _sources(self.window, grid, states.device)[positions]
+            return states[:, around].flatten(2) @ self.taps + self.bias
+        h = self.window.hop
+        below = self.kernel.shape[2] - 1 - h
+        image = states[:, :-1].unflatten(1, grid).permute(0, 3, 1, 2)  # [B, D, H, W]
+        result = F.conv2d(F.pad(image, (h, h, h, below)), self.kernel, self.bias)
+        result = result.flatten(2).transpose(1, 2)  # [B, N, D]
+        return result if len(positions) == result.shape[1] else result[:, positions]
+
+
+class Block(nn.Module):
+    """One FAiD module: refine retrieved patches by their surroundings, weigh them, pool them."""
+
+    def __init__(self, size: int, settings: FaidSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.norm = nn.Parameter(torch.ones(size))
+        self.convs = nn.ModuleDict({
+            f"hop{h}": nn.ModuleList(nn.Conv2d(size, size, h + 1) for _ in range(2))
+            for h in settings.hops
+        })  # fmt: skip
+        scales = len(settings.hops)
+        if scales > 1 and settings.merge != "mean":
+            start = 1.0 if settings.merge == "softmax" else 1.0 / scales
+            self.merge = nn.Parameter(torch.full((scales,), start))
+        if settings.score == "mlp":
+            self.score = nn.Sequential(
+                nn.Linear(size, size), nn.ReLU(), nn.Linear(size, 1), nn.Sigmoid()
+            )
+        else:
+            self.score = nn.Linear(size, 1)
+        self._window = Neighborhood(settings.context, max(settings.hops), "zero")
+        self._kept: tuple[tuple, Composed] | None = None
+
+    def composed(self) -> Composed:
+        """The linear map; kept between steps when no gradient is asked for."""
+        if torch.is_grad_enabled():
+            return self._compose()
+        key = tuple((p.data_ptr(), p._version, p.dtype) for p in self.parameters())
+        if self._kept is None or self._kept[0] != key:
+            self._kept = (key, self._compose())
+        return self._kept[1]
+
+    def _compose(self) -> Composed:
+        reach, causal = self._window.hop, self._window.context == "causal"
+        kernel = bias = 0.0
+        for share, (first, second) in zip(self._shares(), self.convs.values(), strict=True):
+            # The taps of "second after first" are the full convolution of both kernels.
+            h = first.kernel_size[0] - 1
+            below = 0 if causal else h
+            taps = F.conv2d(
+                F.pad(first.weight.transpose(0, 1), (h, h, h, below)), second.weight.flip(2, 3)
+            )  # [D_in, D_out, rows, columns]
+            more = reach - h
+            kernel = kernel + share * F.pad(taps, (more, more, more, 0 if causal else more))
+            constant = second.weight.sum((2, 3)) @ first.bias + second.bias
+            bias = bias + share * constant
+        centre = kernel[:, :, reach, reach]  # [D_in, D_out]
+        mask = kernel.new_zeros(kernel.shape[2:])
+        for row, column in self._window.offsets:
+            mask[reach + row, reach + column] = 1
+        return Composed((kernel * mask).transpose(0, 1), centre, bias, self._window)
+
+    def _shares(self) -> torch.Tensor:
+        """The weight of each scale: [scales]."""
+        scales = len(self.settings.hops)
+        if not hasattr(self, "merge"):
+            return self.norm.new_full((scales,), 1.0 / scales)
+        return self.merge.softmax(0) if self.settings.merge == "softmax" else self.merge
+
+    def forward(
+        self,
+        states: torch.Tensor,
+        positions: torch.Tensor,
+        grid: tuple[int, int],
+        patches: torch.Tensor,
+        present: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Contribution [B, P, D] at ``positions`` [P], and the weighed patches [B, P, K, D].
+
+        states: [B, N + 1, D], hidden states by position, zero where unknown, the last row zero;
+        patches: [B, P, K, D], what the module before made of them; present: bool [B, P, K].
+        """
+        composed = self.composed()
+        patches = F.rms_norm(patches, patches.shape[-1:], eps=self.settings.eps) * self.norm
+        around = composed.at(states, positions, grid)  # [B, P, D]
+        refined = around[:, :, None] + patches @ composed.centre  # [B, P, K, D]
+        weighed = self.score(refined) * refined
+        if self.settings.absent == "skip":
+            weighed = weighed * present[..., None]
+            count = present.sum(-1, keepdim=True).clamp(min=1)
+        else:
+            count = present.shape[-1]
+        total = weighed.sum(2)  # [B, P, D]
+        return total / count if self.settings.pool == "mean" else total, weighed
+
+
+@lru_cache(maxsize=64)
+def _sources(window: Neighborhood, grid: tuple[int, int], device: torch.device) -> torch.Tensor:
+    return torch.tensor(window.sources(*grid), device=device)  # [N, n]

@@ -1,0 +1,231 @@
+"""FAiD: blend the features of retrieved patches into the generator's hidden states.
+
+Paper section 3.3 and appendix A; where the paper is silent, the authors' code. An adapter of a
+few modules (:mod:`arrag.augment.blend`), each beside the self-attention of one decoder layer,
+attached to the stock model by forward hooks. It sees hidden states, retrieved codes and where
+image tokens lie in the sequence, and so serves training (all positions of a forward) and decoding
+(one position, the states of the earlier ones kept) alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from arrag.augment import Augment
+from arrag.augment.blend import Block, FaidSettings
+from arrag.errors import ArragError
+from arrag.index import PatchIndex
+
+__all__ = ["FAiD", "FAiDAugment", "FaidSettings"]
+
+
+class Handed(NamedTuple):
+    """Retrieved codes [B, P, K], the positions [P] they are for, and what is known [B, H, W]."""
+
+    codes: torch.Tensor
+    positions: torch.Tensor
+    known: torch.Tensor | None
+
+
+class FAiD(nn.Module):
+    """An adapter for a backbone of ``layers`` decoder layers of hidden size ``hidden_size``.
+
+    init_gain scales the initial weights of each second convolution: 0 starts as the bare model.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        layers: int,
+        settings: FaidSettings | None = None,
+        init_gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.settings = settings = settings or FaidSettings()
+        self.hidden_size, self.layers = hidden_size, layers
+        at = range(0, layers, max(layers // settings.modules, 1))
+        if len(at) != settings.modules:
+            raise ArragError(
+                f"faid: modules is {settings.modules}, which does not divide the backbone's "
+                f"{layers} layers; use a divisor"
+            )
+        self.blocks = nn.ModuleDict({str(layer): Block(hidden_size, settings) for layer in at})
+        for first, second in (pair for b in self.blocks.values() for pair in b.convs.values()):
+            for conv, gain in ((first, 1.0), (second, init_gain)):
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+                nn.init.zeros_(conv.bias)
+                with torch.no_grad():
+                    conv.weight.mul_(gain)
+        self._handles: list = []
+        self._handed: Handed | None = None
+        self._states: dict[int, torch.Tensor] = {}
+        self._carried: torch.Tensor | None = None
+
+    def hand(
+        self,
+        codes: torch.Tensor | None,
+        positions: torch.Tensor | None = None,
+        known: torch.Tensor | None = None,
+    ) -> None:
+        """Give the patches for the forwards to come, until the next call; None: nothing is added.
+
+        codes: int64 [B, P, K'], nearest first, -1 where absent; the first ``k`` are used.
+        positions: int64 [P], flat and rising, those the forward predicts; None: all. known: bool
+        [B, H, W], whose states are looked at; needed in the full context only. Raises ArragError
+        when K' is below ``k``.
+        """
+        if codes is None:
+            self._handed = None
+            return
+        if codes.shape[-1] < self.settings.k:
+            raise ArragError(
+                f"faid: the adapter blends {self.settings.k} patches, {codes.shape[-1]} were "
+                "retrieved for a position; retrieve more, or train an adapter with a smaller k"
+            )
+        if known is None and self.settings.context == "full":
+            raise ValueError("an adapter of the full context needs to know which codes are known")
+        codes = codes[..., : self.settings.k]
+        nothing = self.settings.absent == "skip" and not torch.is_grad_enabled()
+        if nothing and not (codes >= 0).any():
+            self._handed = None
+            return
+        if positions is None:
+            positions = torch.arange(codes.shape[1], device=codes.device)
+        self._handed = Handed(codes, positions, known)
+
+    def attach(self, backbone) -> None:
+        """Add the adapter's contributions to every forward of ``backbone`` until :meth:`detach`.
+
+        The adapter moves to the backbone's device. Raises ArragError for a backbone of another
+        size or context.
+        """
+        if self._handles:
+            raise ArragError("faid: the adapter is attached already; detach it first")
+        for field, ours, theirs in (
+            ("hidden_size", self.hidden_size, backbone.hidden_size),
+            ("layers", self.layers, len(backbone.sites)),
+            ("context", self.settings.context, backbone.context),
+        ):
+            if ours != theirs:
+                raise ArragError(
+                    f"faid: the adapter was made for a backbone whose {field} is {ours}, this "
+                    f"one's is {theirs}; use the backbone it was trained with"
+                )
+        self.to(backbone.device)
+        for layer, site in enumerate(backbone.sites):
+            if str(layer) not in self.blocks:
+                continue
+            hook = partial(self._after_attention, backbone, layer)
+            self._handles.append(site.self_attn.register_forward_hook(hook, with_kwargs=True))
+            if self.settings.site == "post_layer":
+                self._handles.append(site.register_forward_hook(self._after_layer))
+
+    def detach(self) -> None:
+        """Leave the backbone as it was."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._states.clear()
+        self._handed = self._carried = None
+
+    @contextmanager
+    def attached(self, backbone) -> Iterator[FAiD]:
+        """:meth:`attach` for the length of a block."""
+        self.attach(backbone)
+        try:
+            yield self
+        finally:
+            self.detach()
+
+    def _after_attention(self, backbone, layer: int, attention, args, kwargs, output):
+        hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]  # [R, T, D]
+        states = self._remember(backbone, layer, hidden)
+        if self._handed is None:
+            return None
+        contribution = self._contribution(backbone, layer, states).to(hidden.dtype)
+        placed = self._place(contribution, backbone.slots.predicted, hidden)
+        if self.settings.site == "post_attention":
+            return (output[0] + placed, *output[1:])
+        self._pending = placed
+        return None
+
+    def _after_layer(self, layer, args, output):
+        pending, self._pending = self._pending, None
+        return output if pending is None else output + pending
+
+    def _remember(self, backbone, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        """The image's states in this layer by position: [B, N + 1, D], zero where not yet run."""
+        rows, held, predicted = backbone.slots
+        count = backbone.grid[0] * backbone.grid[1]
+        new = hidden[:rows, held.index : held.index + held.count].to(self.dtype)
+        if held.position == 0:  # an image begins
+            states = F.pad(new, (0, 0, 0, count + 1 - held.count))
+        else:
+            states = self._states[layer]
+            states[:, held.position : held.position + held.count] = new
+        if predicted.count < count:  # there will be further steps
+            self._states[layer] = states
+        return states
+
+    def _contribution(self, backbone, layer: int, states: torch.Tensor) -> torch.Tensor:
+        """What the module of this layer adds at the handed positions: [B, P, D]."""
+        codes, positions, known = self._handed
+        if codes.shape[0] != len(states) or len(positions) > backbone.slots.predicted.count:
+            raise ValueError(
+                f"handed codes {list(codes.shape)} for {len(states)} images and "
+                f"{backbone.slots.predicted.count} predicted positions"
+            )
+        present = codes >= 0  # [B, P, K]
+        patches = self._carried
+        if layer == 0:
+            patches = backbone.embed_codes(codes.clamp(min=0)).to(self.dtype)  # [B, P, K, D]
+        if layer == 0 or self.settings.absent == "zero":
+            patches = patches * present[..., None]
+        if known is not None:
+            states = states * F.pad(known.flatten(1), (0, 1))[..., None]
+        module = self.blocks[str(layer)]
+        total, self._carried = module(states, positions, backbone.grid, patches, present)
+        return total
+
+    def _place(self, contribution, predicted, hidden) -> torch.Tensor:
+        """Contributions [B, P, D] at their slots of the sequence: [R, T, D], zero elsewhere."""
+        rows, count, _ = contribution.shape
+        if count < predicted.count:
+            at = self._handed.positions - predicted.position
+            whole = contribution.new_zeros(rows, predicted.count, contribution.shape[2])
+            contribution, count = whole.index_copy(1, at, contribution), predicted.count
+        after = hidden.shape[1] - predicted.index - count
+        return F.pad(contribution, (0, 0, predicted.index, after, 0, hidden.shape[0] - rows))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Arithmetic of the adapter."""
+        return next(self.parameters()).dtype
+
+
+class FAiDAugment(Augment):
+    """Retrieve before each step and hand the patches to an attached adapter.
+
+    k: patches retrieved, at least the adapter's own. Raises ArragError for fewer.
+    """
+
+    def __init__(self, adapter: FAiD, index: PatchIndex, k: int | None = None) -> None:
+        wanted = adapter.settings.k
+        self.adapter, self.index, self.k = adapter, index, wanted if k is None else k
+        if self.k < wanted:
+            raise ArragError(
+                f"faid: k is {self.k}, the adapter was trained with {wanted}; use at least that"
+            )
+
+    def before(self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor) -> None:
+        """Search the surroundings of ``positions``."""
+        found = self.index.search(codes, known, positions, self.k)
+        full = self.adapter.settings.context == "full"
+        self.adapter.hand(found.codes, positions, known if full else None)
