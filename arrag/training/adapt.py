@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from arrag.adapter import DELTA, LOG, MODULES, merge_delta, save_config, save_delta
+from arrag.adapter import CONFIG, DELTA, LOG, MODULES, merge_delta, save_config, save_delta
 from arrag.augment.faid import FAiD, FaidSettings
 from arrag.backbones.janus import load_janus
 from arrag.baselines.racm3 import References
 from arrag.config import Training
 from arrag.errors import ArragError
-from arrag.files import atomic_path, tree_digest
+from arrag.files import atomic_path, read_json, tree_digest
+from arrag.metrics.stats import bootstrap
 from arrag.training import loop
 from arrag.training.adapted import Adapted, Lora
 from arrag.training.neighbours import Neighbours
@@ -42,14 +43,13 @@ class Data:
     references: References | None = None
 
     @property
-    def digests(self) -> dict[str, Any]:
+    def digests(self) -> dict[str, str]:
         """Digests of all of it."""
-        digests: dict[str, Any] = {"pairs": self.pairs.digest}
+        digests = {"pairs_digest": self.pairs.digest}
         if self.neighbours is not None:
-            digests["index"] = self.neighbours.manifest["index_digest"]
-            digests["retrieved"] = self.neighbours.k
+            digests["index_digest"] = self.neighbours.manifest["index_digest"]
         if self.references is not None:
-            digests["references"] = self.references.digest
+            digests["references_digest"] = self.references.digest
         return digests
 
 
@@ -183,8 +183,8 @@ def train(
         warmup=round(training.warmup * trainer.steps),
         decay=0.0,
         weight_decay=0.0,
-        log_every=max(1, trainer.steps // 50),
-        validate_every=max(1, trainer.steps // 50) * 10,
+        log_every=1,
+        validate_every=max(1, trainer.steps // 4),
         save_seconds=60 * save_minutes,
     )
     about = {"training": recipe, "steps": trainer.steps}
@@ -198,7 +198,7 @@ def recipe_of(
     kind: str, backbone_digest: str, training: Training, data: Data, seed: int
 ) -> dict[str, Any]:
     """All that shapes an adapter, as JSON: nothing of batch sizes, processes or methods."""
-    recipe = training.model_dump(mode="json", exclude={"source", "images", "held_out", "retriever"})
+    recipe = training.model_dump(mode="json", exclude={"source", "pairs", "held_out"})
     if kind != "faid":
         recipe.pop("faid")
     return {
@@ -240,6 +240,26 @@ def as_loaded(trainer: Trainer, checkpoint: Path, folder: Path) -> Adapted:
         merge_delta(folder / DELTA, backbone.model)
     faid = FAiD.load(folder / MODULES) if trainer.model.faid is not None else None
     return Adapted(backbone, lora=None, head=False, faid=faid)
+
+
+def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
+    """Held-out losses of two adapters, and first minus second paired by image: nats a code.
+
+    Each with a 95 % bootstrap interval over images, [value, low, high]. Raises ArragError unless
+    both were measured on the same images of the same generator.
+    """
+    configs = [read_json(Path(folder) / CONFIG) for folder in (first, second)]
+    for field in ("backbone", "pairs_digest"):
+        found = [config.get("training", {}).get(field) for config in configs]
+        if found[0] is None or found[0] != found[1]:
+            raise ArragError(
+                f"{first} and {second}: cannot be compared, {field} is {found[0]} in one and "
+                f"{found[1]} in the other; train both on the same pairs and generator"
+            )
+    nats = [np.array(config["held_out"]["nats"]) for config in configs]
+    values = {"first": nats[0], "second": nats[1], "difference": nats[0] - nats[1]}
+    estimates = {k: bootstrap(["image"] * len(v), v)["image"] for k, v in values.items()}
+    return {"images": len(nats[0])} | {k: [round(x, 5) for x in e] for k, e in estimates.items()}
 
 
 def _rounded(losses: np.ndarray) -> list[float]:
