@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from arrag.augment import Augment
-from arrag.augment.blend import Block, FaidSettings
+from arrag.augment.blend import Block, Composed, FaidSettings
 from arrag.errors import ArragError
 from arrag.index import PatchIndex
 
@@ -27,9 +27,11 @@ __all__ = ["FAiD", "FAiDAugment", "FaidSettings"]
 
 
 class Handed(NamedTuple):
-    """Retrieved codes [B, P, K], the positions [P] they are for, and what is known [B, H, W]."""
+    """Distinct retrieved codes [B, P, M], how often each was retrieved [B, P, M], the positions
+    [P] they are for, and what is known [B, H, W]."""
 
     codes: torch.Tensor
+    counts: torch.Tensor
     positions: torch.Tensor
     known: torch.Tensor | None
 
@@ -67,6 +69,7 @@ class FAiD(nn.Module):
         self._handed: Handed | None = None
         self._states: dict[int, torch.Tensor] = {}
         self._carried: torch.Tensor | None = None
+        self._table: tuple[Composed, torch.Tensor] | None = None
 
     def hand(
         self,
@@ -91,14 +94,15 @@ class FAiD(nn.Module):
             )
         if known is None and self.settings.context == "full":
             raise ValueError("an adapter of the full context needs to know which codes are known")
-        codes = codes[..., : self.settings.k]
-        nothing = self.settings.absent == "skip" and not torch.is_grad_enabled()
-        if nothing and not (codes >= 0).any():
-            self._handed = None
-            return
+        codes, counts = distinct(codes[..., : self.settings.k])
+        if self.settings.absent == "skip":
+            counts = counts * (codes >= 0)
+            if not torch.is_grad_enabled() and not counts.any():
+                self._handed = None
+                return
         if positions is None:
             positions = torch.arange(codes.shape[1], device=codes.device)
-        self._handed = Handed(codes, positions, known)
+        self._handed = Handed(codes, counts, positions, known)
 
     def attach(self, backbone) -> None:
         """Add the adapter's contributions to every forward of ``backbone`` until :meth:`detach`.
@@ -133,7 +137,7 @@ class FAiD(nn.Module):
             handle.remove()
         self._handles.clear()
         self._states.clear()
-        self._handed = self._carried = None
+        self._handed = self._carried = self._table = None
 
     @contextmanager
     def attached(self, backbone) -> Iterator[FAiD]:
@@ -176,23 +180,38 @@ class FAiD(nn.Module):
 
     def _contribution(self, backbone, layer: int, states: torch.Tensor) -> torch.Tensor:
         """What the module of this layer adds at the handed positions: [B, P, D]."""
-        codes, positions, known = self._handed
+        codes, counts, positions, known = self._handed
         if codes.shape[0] != len(states) or len(positions) > backbone.slots.predicted.count:
             raise ValueError(
                 f"handed codes {list(codes.shape)} for {len(states)} images and "
                 f"{backbone.slots.predicted.count} predicted positions"
             )
-        present = codes >= 0  # [B, P, K]
-        patches = self._carried
+        module = self.blocks[str(layer)]
+        composed = module.composed()
         if layer == 0:
-            patches = backbone.embed_codes(codes.clamp(min=0)).to(self.dtype)  # [B, P, K, D]
+            projected = self._first(backbone, composed, codes)
+        else:
+            projected = module.project(composed, self._carried)
         if layer == 0 or self.settings.absent == "zero":
-            patches = patches * present[..., None]
+            projected = projected * (codes >= 0)[..., None]
         if known is not None:
             states = states * F.pad(known.flatten(1), (0, 1))[..., None]
-        module = self.blocks[str(layer)]
-        total, self._carried = module(states, positions, backbone.grid, patches, present)
+        total, self._carried = module(composed, states, positions, backbone.grid, projected, counts)
         return total
+
+    def _first(self, backbone, composed: Composed, codes: torch.Tensor) -> torch.Tensor:
+        """The first module's projection of codes [B, P, M]: [B, P, M, D].
+
+        Without gradients it is a look-up in a table of all codes [V, D], made once.
+        """
+        project = partial(self.blocks["0"].project, composed)
+        codes = codes.clamp(min=0)
+        if torch.is_grad_enabled():
+            return project(backbone.embed_codes(codes).to(self.dtype))
+        if self._table is None or self._table[0] is not composed:
+            every = torch.arange(backbone.codebook_size, device=codes.device)
+            self._table = (composed, project(backbone.embed_codes(every).to(self.dtype)))
+        return self._table[1][codes]
 
     def _place(self, contribution, predicted, hidden) -> torch.Tensor:
         """Contributions [B, P, D] at their slots of the sequence: [R, T, D], zero elsewhere."""
@@ -229,3 +248,19 @@ class FAiDAugment(Augment):
         found = self.index.search(codes, known, positions, self.k)
         full = self.adapter.settings.context == "full"
         self.adapter.hand(found.codes, positions, known if full else None)
+
+
+def distinct(codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The distinct values among the last axis, and how often each occurs: both [..., M].
+
+    codes: int64 [..., K]. M is the largest number of distinct values of any row; rows with fewer
+    are filled with -1, counted 0 times. Equal patches have equal features: one of them is enough.
+    """
+    codes = codes.sort(-1, descending=True).values
+    new = torch.ones_like(codes)
+    new[..., 1:] = codes[..., 1:] != codes[..., :-1]
+    rank = new.cumsum(-1) - 1
+    most = int(rank.max()) + 1
+    values = torch.full_like(codes, -1).scatter(-1, rank, codes)
+    counts = torch.zeros_like(codes).scatter_add(-1, rank, torch.ones_like(codes))
+    return values[..., :most], counts[..., :most]
