@@ -195,6 +195,22 @@ class Block(nn.Module):
         return total, weighed
 
 
+def distinct(codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The distinct values among the last axis, and how often each occurs: both [..., M].
+
+    codes: int64 [..., K]. M is the largest number of distinct values of any row; rows with fewer
+    are filled with -1, counted 0 times. Equal patches have equal features: one of them is enough.
+    """
+    codes = codes.sort(-1, descending=True).values
+    new = torch.ones_like(codes)
+    new[..., 1:] = codes[..., 1:] != codes[..., :-1]
+    rank = new.cumsum(-1) - 1
+    most = int(rank.max()) + 1
+    values = torch.full_like(codes, -1).scatter(-1, rank, codes)
+    counts = torch.zeros_like(codes).scatter_add(-1, rank, torch.ones_like(codes))
+    return values[..., :most], counts[..., :most]
+
+
 @lru_cache(maxsize=64)
 def _sources(window: Neighborhood, grid: tuple[int, int], device: torch.device) -> torch.Tensor:
     return torch.tensor(window.sources(*grid), device=device)  # [N, n]

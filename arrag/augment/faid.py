@@ -9,21 +9,29 @@ image tokens lie in the sequence, and so serves training (all positions of a for
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from arrag.augment import Augment
-from arrag.augment.blend import Block, Composed, FaidSettings
+from arrag.augment.blend import Block, Composed, FaidSettings, distinct
 from arrag.errors import ArragError
+from arrag.files import atomic_path
 from arrag.index import PatchIndex
 
 __all__ = ["FAiD", "FAiDAugment", "FaidSettings"]
+
+FORMAT = 1
 
 
 class Handed(NamedTuple):
@@ -223,6 +231,65 @@ class FAiD(nn.Module):
         after = hidden.shape[1] - predicted.index - count
         return F.pad(contribution, (0, 0, predicted.index, after, 0, hidden.shape[0] - rows))
 
+    def save(
+        self,
+        path: str | Path,
+        dtype: torch.dtype = torch.float16,
+        backbone_digest: str | None = None,
+    ) -> None:
+        """Write a .safetensors file whose metadata say what the adapter is.
+
+        backbone_digest: of the checkpoint it was trained with, checked by :meth:`load`. Raises
+        ArragError for a weight that does not fit ``dtype``.
+        """
+        weights = {name: w.detach().to("cpu", dtype) for name, w in self.state_dict().items()}
+        if bad := [name for name, w in weights.items() if not torch.isfinite(w).all()]:
+            raise ArragError(f"{path}: {bad[0]} is not finite as {dtype}; the training diverged")
+        about = {
+            "format": FORMAT,
+            "hidden_size": self.hidden_size,
+            "layers": self.layers,
+            "settings": asdict(self.settings),
+            "backbone": backbone_digest,
+        }
+        contiguous = {name: w.contiguous() for name, w in weights.items()}
+        with atomic_path(path) as partial:
+            save_file(contiguous, partial, metadata={"faid": json.dumps(about)})
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        backbone_digest: str | None = None,
+        expect: dict[str, Any] | None = None,
+    ) -> FAiD:
+        """Read an adapter, in float32 and evaluation mode.
+
+        backbone_digest: of the checkpoint in use, compared with the adapter's if both are known.
+        expect: settings that it must have, such as ``{"hops": (1, 2)}``. Raises ArragError for
+        another backbone or setting, a damaged file, and missing, unknown or mis-shaped weights.
+        """
+        about, weights = _read(Path(path))
+        theirs = about["backbone"]
+        if None not in (theirs, backbone_digest) and theirs != backbone_digest:
+            raise ArragError(
+                f"{path}: made for the backbone {theirs}, but {backbone_digest} is in use; use the "
+                "backbone it was trained with"
+            )
+        settings = FaidSettings(**about["settings"])
+        for field, wanted in (expect or {}).items():
+            wanted = tuple(wanted) if field == "hops" else wanted
+            if (found := getattr(settings, field)) != wanted:
+                raise ArragError(
+                    f"{path}: its {field} is {found}, wanted {wanted}; use another adapter, or "
+                    "train one with that setting"
+                )
+        adapter = cls(about["hidden_size"], about["layers"], settings)
+        check_weights(path, weights, adapter.state_dict())
+        adapter.load_state_dict(weights)
+        return adapter.eval()
+
     @property
     def dtype(self) -> torch.dtype:
         """Arithmetic of the adapter."""
@@ -250,17 +317,38 @@ class FAiDAugment(Augment):
         self.adapter.hand(found.codes, positions, known if full else None)
 
 
-def distinct(codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The distinct values among the last axis, and how often each occurs: both [..., M].
+def check_weights(
+    path: str | Path, found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
+) -> None:
+    """Raise ArragError, naming the weights, unless ``found`` has the names and shapes wanted."""
+    shapes = [
+        f"{name} is {list(found[name].shape)}, wanted {list(wanted[name].shape)}"
+        for name in found.keys() & wanted.keys()
+        if found[name].shape != wanted[name].shape
+    ]
+    faults = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "unknown": sorted(found.keys() - wanted.keys()),
+        "of another shape": sorted(shapes),
+    }
+    if any(faults.values()):
+        named = "; ".join(f"{what}: {', '.join(some)}" for what, some in faults.items() if some)
+        raise ArragError(f"{path}: its weights are not the adapter's ({named}); restore the file")
 
-    codes: int64 [..., K]. M is the largest number of distinct values of any row; rows with fewer
-    are filled with -1, counted 0 times. Equal patches have equal features: one of them is enough.
-    """
-    codes = codes.sort(-1, descending=True).values
-    new = torch.ones_like(codes)
-    new[..., 1:] = codes[..., 1:] != codes[..., :-1]
-    rank = new.cumsum(-1) - 1
-    most = int(rank.max()) + 1
-    values = torch.full_like(codes, -1).scatter(-1, rank, codes)
-    counts = torch.zeros_like(codes).scatter_add(-1, rank, torch.ones_like(codes))
-    return values[..., :most], counts[..., :most]
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Description and weights of an adapter's file."""
+    if not path.is_file():
+        raise ArragError(f"{path}: no such file; make it with `arrag train faid`, or correct it")
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get("faid", "{}"))
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise ArragError(f"{path}: truncated or damaged ({error}); restore it") from None
+    if about.get("format") != FORMAT:
+        raise ArragError(
+            f"{path}: not a FAiD adapter of format {FORMAT} (found {about.get('format')!r}); use "
+            "an adapter.safetensors made by `arrag train faid` or `arrag faid import`"
+        )
+    return about, weights
