@@ -9,7 +9,6 @@ image tokens lie in the sequence, and so serves training (all positions of a for
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,19 +18,15 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from arrag.augment import Augment
 from arrag.augment.blend import Block, Composed, FaidSettings, distinct
+from arrag.augment.faid_file import check_weights, read_weights, write_weights
 from arrag.errors import ArragError
-from arrag.files import atomic_path
 from arrag.index import PatchIndex
 
 __all__ = ["FAiD", "FAiDAugment", "FaidSettings"]
-
-FORMAT = 1
 
 
 class Handed(NamedTuple):
@@ -242,19 +237,13 @@ class FAiD(nn.Module):
         backbone_digest: of the checkpoint it was trained with, checked by :meth:`load`. Raises
         ArragError for a weight that does not fit ``dtype``.
         """
-        weights = {name: w.detach().to("cpu", dtype) for name, w in self.state_dict().items()}
-        if bad := [name for name, w in weights.items() if not torch.isfinite(w).all()]:
-            raise ArragError(f"{path}: {bad[0]} is not finite as {dtype}; the training diverged")
         about = {
-            "format": FORMAT,
             "hidden_size": self.hidden_size,
             "layers": self.layers,
             "settings": asdict(self.settings),
             "backbone": backbone_digest,
         }
-        contiguous = {name: w.contiguous() for name, w in weights.items()}
-        with atomic_path(path) as partial:
-            save_file(contiguous, partial, metadata={"faid": json.dumps(about)})
+        write_weights(path, self.state_dict(), about, dtype)
 
     @classmethod
     def load(
@@ -270,7 +259,7 @@ class FAiD(nn.Module):
         expect: settings that it must have, such as ``{"hops": (1, 2)}``. Raises ArragError for
         another backbone or setting, a damaged file, and missing, unknown or mis-shaped weights.
         """
-        about, weights = _read(Path(path))
+        about, weights = read_weights(path)
         theirs = about["backbone"]
         if None not in (theirs, backbone_digest) and theirs != backbone_digest:
             raise ArragError(
@@ -285,10 +274,12 @@ class FAiD(nn.Module):
                     f"{path}: its {field} is {found}, wanted {wanted}; use another adapter, or "
                     "train one with that setting"
                 )
-        adapter = cls(about["hidden_size"], about["layers"], settings)
+        with torch.device("meta"):  # nothing is drawn at random only to be replaced
+            adapter = cls(about["hidden_size"], about["layers"], settings)
         check_weights(path, weights, adapter.state_dict())
-        adapter.load_state_dict(weights)
-        return adapter.eval()
+        weights = {name: weight.float() for name, weight in weights.items()}
+        adapter.load_state_dict(weights, assign=True)
+        return adapter.requires_grad_().eval()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -315,40 +306,3 @@ class FAiDAugment(Augment):
         found = self.index.search(codes, known, positions, self.k)
         full = self.adapter.settings.context == "full"
         self.adapter.hand(found.codes, positions, known if full else None)
-
-
-def check_weights(
-    path: str | Path, found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
-) -> None:
-    """Raise ArragError, naming the weights, unless ``found`` has the names and shapes wanted."""
-    shapes = [
-        f"{name} is {list(found[name].shape)}, wanted {list(wanted[name].shape)}"
-        for name in found.keys() & wanted.keys()
-        if found[name].shape != wanted[name].shape
-    ]
-    faults = {
-        "missing": sorted(wanted.keys() - found.keys()),
-        "unknown": sorted(found.keys() - wanted.keys()),
-        "of another shape": sorted(shapes),
-    }
-    if any(faults.values()):
-        named = "; ".join(f"{what}: {', '.join(some)}" for what, some in faults.items() if some)
-        raise ArragError(f"{path}: its weights are not the adapter's ({named}); restore the file")
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Description and weights of an adapter's file."""
-    if not path.is_file():
-        raise ArragError(f"{path}: no such file; make it with `arrag train faid`, or correct it")
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get("faid", "{}"))
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ArragError(f"{path}: truncated or damaged ({error}); restore it") from None
-    if about.get("format") != FORMAT:
-        raise ArragError(
-            f"{path}: not a FAiD adapter of format {FORMAT} (found {about.get('format')!r}); use "
-            "an adapter.safetensors made by `arrag train faid` or `arrag faid import`"
-        )
-    return about, weights
