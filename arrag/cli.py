@@ -40,7 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. Imports no library that is slow to load."""
-    from arrag.commands import config, convert, data, distance, draw, index, micro, report, score
+    from arrag.commands import (
+        config,
+        convert,
+        data,
+        distance,
+        draw,
+        faid,
+        index,
+        micro,
+        report,
+        score,
+        train,
+    )
 
     parser = argparse.ArgumentParser(
         prog="arrag",
@@ -50,7 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"arrag {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (data, index, draw, score, distance, report, micro, convert, config):
+    stages = (data, index, train, faid, draw, score, distance, report, micro, convert, config)
+    for module in stages:
         module.add(commands)
     return parser
 

@@ -8,12 +8,13 @@ Everything that reads a configuration (the command line, the Snakefile, the test
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
 
 from arrag.config_benchmarks import KINDS, Benchmark, Judge
 from arrag.config_model import FilePath, Model, Name
+from arrag.config_training import Faid, Finetune, Racm3, Training
 from arrag.files import sha256_json
 from arrag.hops import checked_hops
 
@@ -125,6 +126,8 @@ class Index(Model):
 class Daid(Model):
     """Distribution-level augmentation: p = (1 - lam) p_model + lam p_retrieved."""
 
+    needs: ClassVar[tuple[str, ...]] = ("database", "index")
+
     kind: Literal["daid"]
     k: int = Field(ge=1, description="patches retrieved for a position (K), >= 1")
     lam: float = Field(
@@ -137,11 +140,23 @@ class Method(Model):
     """One row of the table."""
 
     label: str = Field(min_length=1, description="the row's name in the tables")
-    augment: Daid | None = Field(default=None, description="retrieval; null = the bare model")
+    augment: Annotated[Daid | Faid | Racm3 | Finetune, Field(discriminator="kind")] | None = Field(
+        default=None, description="retrieval, adapter or both; null = the bare model"
+    )
     baseline: Name | None = Field(default=None, description="method this one is compared with")
     paper_key: str | None = Field(
         default=None, description="the paper's row to print beside it, as in benchmarks/paper"
     )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The blocks of the configuration that it retrieves from: of "database", "index"."""
+        return () if self.augment is None else self.augment.needs
+
+    @property
+    def is_trained_here(self) -> bool:
+        """Whether its adapter is the one that the configuration's ``training`` makes."""
+        return self.augment is not None and getattr(self.augment, "adapter", "") is None
 
 
 class Resources(Model):
@@ -153,6 +168,8 @@ class Resources(Model):
         default=0, ge=0, description="further processes that decode the images to encode"
     )
     threads: int = Field(default=1, ge=1, description="threads of one job")
+    train_batch_size: int = Field(default=16, ge=1, description="images trained on at a time")
+    save_minutes: float = Field(default=10.0, gt=0, description="between a training's checkpoints")
 
 
 class Config(Model):
@@ -167,6 +184,7 @@ class Config(Model):
         min_length=1, description="the prompts and how their images are scored"
     )
     judge: Judge = Field(description="the models that score")
+    training: Training | None = Field(default=None, description="how adapters are trained")
     methods: dict[Name, Method] = Field(min_length=1, description="the rows, in the table's order")
     not_run: dict[str, str] = Field(
         default_factory=dict,
@@ -187,9 +205,12 @@ class Config(Model):
                 raise ValueError(
                     f"{at}.baseline: found '{method.baseline}', no such method; one of {known}"
                 )
-            if method.augment is None:
-                continue
-            for part in ("database", "index"):
+            if method.is_trained_here and self.training is None:
+                raise ValueError(
+                    f"{at}.augment.adapter: null, but `training` is missing; name the folder of a "
+                    "trained adapter, or add that block"
+                )
+            for part in method.needs:
                 if getattr(self, part) is None:
                     raise ValueError(f"{at} retrieves, but `{part}` is missing; add that block")
         if self.index is not None and self.index.context != "causal":
@@ -250,8 +271,42 @@ class Config(Model):
         }
         if augment is not None:
             identity["augment"] = augment.model_dump(mode="json")
-            identity |= {"database": self.database_identity(), "index": self.index_identity()}
+            identity |= self._retrieved_from(self.method(method).needs)
+            if self.method(method).is_trained_here:
+                identity["training"] = self.training_identity(augment.kind)
         return identity
+
+    def _retrieved_from(self, needs: tuple[str, ...]) -> dict[str, Any]:
+        return {part: getattr(self, f"{part}_identity")() for part in needs}
+
+    def pairs_identity(self) -> dict[str, Any]:
+        """What shapes the images with captions; which scenes are held out hangs on the database."""
+        assert self.training is not None
+        identity = self.training.model_dump(mode="json", include={"source", "pairs", "held_out"})
+        return identity | {"seed": self.seed, "first_held_out": self.first_held_out}
+
+    @property
+    def first_held_out(self) -> int | None:
+        """Number of the first held-out scene of the micro world: neither trained on nor stored."""
+        assert self.training is not None
+        if self.training.source != "micro":
+            return None
+        stored = self.database.images if self.database and self.database.source == "micro" else 0
+        return max(self.training.pairs, stored or 0)
+
+    def training_identity(self, kind: str) -> dict[str, Any]:
+        """What shapes an adapter: nothing of how a method samples with it (no λ, no τ)."""
+        assert self.training is not None
+        augment = {"faid": Faid, "racm3": Racm3, "finetune": Finetune}[kind]
+        identity = {
+            "kind": kind,
+            "checkpoint": str(self.backbone.checkpoint),
+            "pairs": self.pairs_identity(),
+            "training": self.training.model_dump(
+                mode="json", exclude=set() if kind == "faid" else {"faid"}
+            ),
+        }
+        return identity | self._retrieved_from(augment.needs)
 
     def database_identity(self) -> dict[str, Any]:
         """What shapes the database's contents: not how it is cut into shards."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-Augment = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+from arrag.augment import Augment
 
 
 def uniforms(seed: int, prompt: str, sample: int, count: int) -> np.ndarray:
@@ -44,9 +44,8 @@ def decode_raster(
 ) -> torch.Tensor:
     """Generate the codes of B images in raster order: int64 [B, H, W].
 
-    ``draws``: float64 [B, H * W] from :func:`uniforms`; None decodes greedily. ``augment`` maps
-    (probs [B, 1, V], codes [B, H, W], known [B, H, W], positions [1]) to probs [B, 1, V]
-    (paper section 3.2: the model's distribution after guidance and temperature).
+    ``draws``: float64 [B, H * W] from :func:`uniforms`; None decodes greedily. ``augment`` is
+    called on both sides of each forward.
     """
     height, width = backbone.grid
     batch, device = len(prompts), backbone.device
@@ -56,11 +55,13 @@ def decode_raster(
     state = backbone.start(list(prompts), guidance_scale)
     previous = None
     for position in range(height * width):
+        here = torch.tensor([position], device=device)
+        if augment is not None:
+            augment.before(codes, known, here)
         logits = backbone.logits(state, previous)  # [B, V]
         probs = torch.softmax(logits / temperature, dim=-1)
         if augment is not None:
-            here = torch.tensor([position], device=device)
-            probs = augment(probs[:, None], codes, known, here)[:, 0]
+            probs = augment.after(probs[:, None], codes, known, here)[:, 0]
         previous = probs.argmax(-1) if u is None else sample_codes(probs, u[:, position])
         row, col = divmod(position, width)
         codes[:, row, col] = previous

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from arrag.codec import Codec, load_codec
 from arrag.errors import ArragError
-from arrag.files import disk_space, read_json, write_json
+from arrag.files import disk_space, read_json, sha256_json, write_json
 from arrag.images import Decoded, decode_all
 from arrag.leakage import TestImages
 from arrag.sources import ADVICE, Items, open_source
@@ -32,17 +32,21 @@ def encode_source(
     assets: str | Path | None = None,
     exclude: Sequence[str | Path] = (),
     workers: int = 0,
+    only: Collection[str] | None = None,
 ) -> dict:
     """Encode every image of a source (see ``open_source``) into a store.
 
     Goes on after a kill at the first shard that is not whole, without decoding again what is in
     the others. An unreadable image is skipped and listed in ``skipped.json``; one like an image of
     the sources ``exclude`` is left out and listed in ``excluded.json``, with the reason. workers:
-    processes that decode; their number changes nothing in the store. Returns counts; raises
-    ArragError for a source or test images that cannot be used.
+    processes that decode; their number changes nothing in the store. only: keys of the images
+    wanted; the others are not read. Returns counts; raises ArragError for a source or test images
+    that cannot be used.
     """
     codec = load_codec(checkpoint)
     items = open_source(source, limit, assets)
+    if only is not None:
+        items = ((key, load) for key, load in items if key in only)
     tests = TestImages.load(exclude) if exclude else None
     with (
         disk_space(out),
@@ -51,7 +55,7 @@ def encode_source(
             tokenizer_digest=codec.digest,
             grid=codec.grid,
             codebook=codec.codebook.numpy(),
-            source=_described(source, limit, tests),
+            source=_described(source, limit, tests, only),
             shard_size=shard_size,
         ) as writer,
     ):
@@ -63,7 +67,8 @@ def encode_source(
             workers=workers,
         )
         stored = writer.done
-        with tqdm(desc=f"encode {source}", unit="image", initial=stored, total=limit) as bar:
+        total = limit if only is None else len(only)
+        with tqdm(desc=f"encode {source}", unit="image", initial=stored, total=total) as bar:
             for count in _store(images, codec, writer, omitted, batch_size):
                 stored += count
                 bar.update(count)
@@ -161,6 +166,10 @@ def _after(items: Items, writer: StoreWriter, omitted: _Omitted) -> Items:
     return items
 
 
-def _described(source: str, limit: int | None, tests: TestImages | None) -> str:
+def _described(
+    source: str, limit: int | None, tests: TestImages | None, only: Collection[str] | None
+) -> str:
     text = f"{source} ({limit} images)" if limit else source
+    if only is not None:
+        text = f"{text}, {len(only)} of them {sha256_json(sorted(only))}"
     return f"{text} without {len(tests.names)} test images {tests.digest}" if tests else text

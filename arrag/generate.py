@@ -15,38 +15,32 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from arrag.augment.daid import DAiD
 from arrag.backbones.janus import JanusBackbone, load_janus
 from arrag.codec import Codec, load_codec
 from arrag.config import Config
 from arrag.decode import decode_raster, uniforms
 from arrag.errors import ArragError
 from arrag.files import read_json, sha256_file, tree_digest, write_json
-from arrag.index import open_index
+from arrag.methods import Sources, equip
 from arrag.prompt_sets import load_prompt_set
-from arrag.store import TokenStore
 
+NO_SOURCES = Sources()
 PACKAGES = ("arrag", "torch", "transformers", "numpy", "numba", "pillow")
 
 
 class Sampler:
-    """A method ready to draw: backbone, codec and, if it retrieves, index.
+    """A method ready to draw: backbone, codec and, if it has any, adapter and index.
 
-    Raises ArragError when the index was made from another tokenizer's codes.
+    Raises ArragError when something it needs is missing or belongs to another generator.
     """
 
-    def __init__(self, config: Config, method: str, store: Path | None, index: Path | None):
+    def __init__(self, config: Config, method: str, sources: Sources = NO_SOURCES):
         self.config = config
         settings = config.backbone
-        self.backbone: JanusBackbone = load_janus(settings.checkpoint, settings.dtype)
+        backbone: JanusBackbone = load_janus(settings.checkpoint, settings.dtype)
         self.codec: Codec = load_codec(settings.checkpoint)
-        self.augment, self.index = None, None
-        wanted = config.method(method).augment
-        if wanted is not None:
-            if store is None or index is None:
-                raise ArragError(f"method '{method}' retrieves: give its store and its index")
-            self.index = open_index(index, TokenStore.open(store), self.codec.digest)
-            self.augment = DAiD(self.index, k=wanted.k, lam=wanted.lam, tau=wanted.tau)
+        self.equipped = equip(config, method, backbone, self.codec.digest, sources)
+        self.backbone, self.augment = self.equipped.backbone, self.equipped.augment
 
     def draw(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> np.ndarray:
         """One image for each pair of prompt and sample number: uint8 [B, S, S, 3]."""
@@ -74,12 +68,11 @@ def generate_images(
     *,
     seed: int,
     samples_per_prompt: int = 1,
-    store: Path | None = None,
-    index: Path | None = None,
+    sources: Sources = NO_SOURCES,
     batch_size: int = 16,
 ) -> list[np.ndarray]:
     """Draw ``samples_per_prompt`` images of each prompt: uint8 [S, S, 3], prompt by prompt."""
-    sampler = Sampler(config, method, store, index)
+    sampler = Sampler(config, method, sources)
     jobs = [(p, i) for p in prompts for i in range(samples_per_prompt)]
     images: list[np.ndarray] = []
     for start in tqdm(range(0, len(jobs), batch_size), desc=method, unit="batch"):
@@ -94,8 +87,7 @@ def sample_benchmark(
     out: str | Path,
     *,
     benchmark: str | None = None,
-    store: Path | None = None,
-    index: Path | None = None,
+    sources: Sources = NO_SOURCES,
     batch_size: int = 16,
     progress: bool = True,
 ) -> dict:
@@ -108,7 +100,7 @@ def sample_benchmark(
     out = Path(out)
     drawn = config.benchmark(benchmark)
     prompts = load_prompt_set(drawn)
-    sampler = Sampler(config, method, store, index)
+    sampler = Sampler(config, method, sources)
     run = {
         "method": method,
         "config_hash": config.config_hash(method, benchmark),
@@ -117,9 +109,10 @@ def sample_benchmark(
         "weights": {
             "backbone": tree_digest(config.backbone.checkpoint),
             "tokenizer": sampler.codec.digest,
+            **(sampler.equipped.weights or {}),
         },
-        "parameters": sampler.backbone.parameters,
-        "index": sampler.index.digest if sampler.index else None,
+        "parameters": sampler.backbone.parameters + sampler.equipped.parameters,
+        "index": sampler.equipped.index,
         "images_per_prompt": drawn.images_per_prompt,
         "prompts": len(prompts),
     }

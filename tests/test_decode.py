@@ -97,12 +97,13 @@ def test_weight_zero_is_vanilla_bit_for_bit(backbone, patch_index):
 def test_weight_one_draws_only_retrieved_codes(backbone, patch_index):
     seen = []
 
-    def augment(probs, codes, known, positions):
-        found = patch_index.search(codes, known, positions, 5)
-        merged = DAiD(patch_index, k=5, lam=1.0, tau=0.1)(probs, codes, known, positions)
-        seen.append((int(positions), found.codes[:, 0]))
-        return merged
+    class Watched(DAiD):
+        def after(self, probs, codes, known, positions):
+            found = patch_index.search(codes, known, positions, 5)
+            seen.append((int(positions), found.codes[:, 0]))
+            return super().after(probs, codes, known, positions)
 
+    augment = Watched(patch_index, k=5, lam=1.0, tau=0.1)
     codes = decode(backbone, PROMPTS, [0] * 4, augment=augment).flatten(1)
     augmented = [(t, c) for t, c in seen if (c >= 0).all()]
     assert len(augmented) == 11 * 10  # the border rule leaves the first row and both sides out

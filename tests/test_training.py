@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from arrag.errors import ArragError
-from arrag.micro.train import loop
+from arrag.training import loop
 
 
 def train(folder, steps, stop=None, recipe="a"):
@@ -50,7 +50,7 @@ def test_another_recipe_is_refused(tmp_path):
 
 def test_nan_is_an_error(tmp_path):
     model = nn.Linear(1, 1)
-    with pytest.raises(ArragError, match="NaN at step 2"):
+    with pytest.raises(ArragError, match="NaN at step 1"):
         loop.run(
             model, [{"params": model.parameters()}],
             lambda step: model(torch.ones(1, 1)).sum() * float("nan"), steps=4, peak=0.1,

@@ -11,6 +11,7 @@ from numbers import Real
 
 import torch
 
+from arrag.augment import Augment
 from arrag.errors import ArragError
 from arrag.index import PatchIndex
 
@@ -49,7 +50,7 @@ def retrieval_distribution(
     return torch.where(found, probs, 0.0)
 
 
-class DAiD:
+class DAiD(Augment):
     """Distribution-level augmentation of a decoding step.
 
     index: where to search. k: patches retrieved. lam: weight of the retrieved distribution, in
@@ -70,7 +71,7 @@ class DAiD:
             raise ArragError(f"daid: dedupe is {dedupe!r}; use one of {', '.join(DEDUPE)}")
         self.index, self.k, self.lam, self.tau, self.dedupe = index, k, lam, tau, dedupe
 
-    def __call__(
+    def after(
         self,
         probs: torch.Tensor,
         codes: torch.Tensor,

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoTokenizer, DynamicCache, JanusForConditionalGeneration
 
+from arrag.backbones import Run, Slots
 from arrag.errors import ArragError
 
 TEMPLATE = "<|User|>: {prompt}\n\n<|Assistant|>:<begin_of_image>"
@@ -26,13 +28,11 @@ class State:
     mask: torch.Tensor  # [2B, T]: 1 where there is a token; conditional rows first
     inputs: torch.Tensor | None  # [2B, t, D] embeddings not yet run
     guidance_scale: float
+    position: int = 0  # of the next code, in raster order
 
 
 class JanusBackbone:
-    """A Janus checkpoint for generation.
-
-    grid: (H, W); codebook_size: V; context: which neighbours are decoded before a code.
-    """
+    """A Janus checkpoint for generation; see :mod:`arrag.backbones` for what it states."""
 
     context = "causal"
 
@@ -46,6 +46,8 @@ class JanusBackbone:
         self.pad = model.generation_config.pad_token_id
         if self.pad is None:
             self.pad = tokenizer.pad_token_id
+        self.hidden_size: int = model.config.text_config.hidden_size
+        self.slots: Slots | None = None
 
     @property
     def parameters(self) -> int:
@@ -58,24 +60,88 @@ class JanusBackbone:
         return sum(p.numel() for part in used for p in part.parameters())
 
     @property
+    def sites(self) -> list[nn.Module]:
+        """The decoder layers, first to last."""
+        return list(self.model.model.language_model.layers)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.device
 
-    def start(self, prompts: list[str], guidance_scale: float) -> State:
+    def start(
+        self, prompts: list[str], guidance_scale: float, prefix: torch.Tensor | None = None
+    ) -> State:
         """Tokenise B prompts into guidance pairs; nothing is run yet.
 
-        Prompts of different lengths are padded on the left and the padding is masked. Raises
-        ArragError for a word the tokenizer lacks.
+        Prompts of different lengths are padded on the left and the padding is masked. prefix:
+        [B, R, D], what each prompt is preceded by, as ``embed_codes`` gives it; in the
+        unconditional rows as many pads take its place. Raises ArragError for a word the tokenizer
+        lacks.
+        """
+        ids, mask = self.tokenize(prompts)  # [B, T]
+        ids = torch.cat([ids, self.drop(ids)])  # [2B, T]
+        if prefix is not None:
+            prefix = torch.cat([prefix, self.blank(prefix)])  # [2B, R, D]
+        inputs, mask = self._with_prefix(prefix, ids, mask.repeat(2, 1))
+        return State(DynamicCache(), mask, inputs, guidance_scale)
+
+    def tokenize(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask, both int64 [B, T], of prompts in the template, padded on the left.
+
+        Raises ArragError for a word the tokenizer lacks.
         """
         self.check_words(prompts)
         texts = [TEMPLATE.format(prompt=prompt) for prompt in prompts]
         text = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
-        ids, mask = text["input_ids"], text["attention_mask"]  # [B, T]
-        empty = unconditional(ids, self.tokenizer.bos_token_id, self.boi, self.pad)
-        ids = torch.cat([ids, empty]).to(self.device)  # [2B, T]
-        inputs = self.model.get_input_embeddings()(ids)  # [2B, T, D]
-        return State(DynamicCache(), mask.repeat(2, 1).to(self.device), inputs, guidance_scale)
+        return text["input_ids"].to(self.device), text["attention_mask"].to(self.device)
+
+    def drop(self, ids: torch.Tensor) -> torch.Tensor:
+        """The unconditional rows of prompts ``ids`` [B, T]."""
+        return unconditional(ids, self.tokenizer.bos_token_id, self.boi, self.pad)
+
+    def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """int64 codes [...] -> what the language model reads for them, [..., D]."""
+        return self.model.prepare_embeddings_for_image_generation(codes)
+
+    def blank(self, prefix: torch.Tensor) -> torch.Tensor:
+        """A prefix of the same shape that says nothing: pads, attended to as those of ``drop``."""
+        pad = torch.tensor(self.pad, device=self.device)
+        return self.model.get_input_embeddings()(pad).to(prefix).expand_as(prefix)
+
+    def _with_prefix(
+        self, prefix: torch.Tensor | None, ids: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs [B, R + T, D] and mask [B, R + T] of prompts with what precedes them."""
+        text = self.model.get_input_embeddings()(ids)  # [B, T, D]
+        if prefix is None:
+            return text, mask
+        # Padding between prefix and prompt is masked and takes no position: as if it were not.
+        before = mask.new_ones(prefix.shape[:2])
+        return torch.cat([prefix.to(text.dtype), text], dim=1), torch.cat([before, mask], dim=1)
+
+    def teacher_forced(
+        self,
+        prompts: list[str] | tuple[torch.Tensor, torch.Tensor],
+        codes: torch.Tensor,
+        prefix: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Logits of every code of B images given the codes before it: [B, N, V], no guidance.
+
+        prompts: B texts, or their ids and mask [B, T] as :meth:`tokenize` gives them (rows may
+        be unconditional ones). codes: int64 [B, H, W] or [B, N]. prefix: as for :meth:`start`,
+        :meth:`blank` where the row is unconditional. Differentiable.
+        """
+        ids, mask = self.tokenize(prompts) if isinstance(prompts, list) else prompts
+        codes = codes.flatten(1)  # [B, N]
+        batch, count = codes.shape
+        text, mask = self._with_prefix(prefix, ids, mask)
+        inputs = torch.cat([text, self.embed_codes(codes[:, :-1]).to(text.dtype)], dim=1)
+        mask = torch.cat([mask, mask.new_ones(batch, count - 1)], dim=1)
+        length = text.shape[1]
+        self.slots = Slots(batch, Run(length, 0, count - 1), Run(length - 1, 0, count))
+        hidden = self._hidden(inputs, mask)[:, length - 1 :]  # [B, N, D]
+        return _at_least_float32(self.model.model.generation_head(hidden))
 
     def check_words(self, prompts: list[str]) -> None:
         """ArragError that names the words a word-level tokenizer does not know."""
@@ -103,22 +169,34 @@ class JanusBackbone:
         """
         if previous is not None:
             pair = previous.repeat(2)[:, None]  # [2B, 1]
-            state.inputs = self.model.prepare_embeddings_for_image_generation(pair)
+            state.inputs = self.embed_codes(pair)
             state.mask = torch.cat([state.mask, state.mask.new_ones(len(pair), 1)], dim=1)
-        length = state.inputs.shape[1]
-        positions = (state.mask.cumsum(1) - 1).clamp(min=0)[:, -length:]
-        hidden = self.model.model.language_model(
-            inputs_embeds=state.inputs,
-            attention_mask=state.mask,
-            position_ids=positions,
-            past_key_values=state.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]  # [2B, D]
-        state.inputs = None
-        logits = self.model.model.generation_head(hidden)  # [2B, V]
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        rows, length = state.inputs.shape[:2]
+        here = state.position
+        held = Run(0, 0, 0) if previous is None else Run(0, here - 1, 1)
+        self.slots = Slots(rows // 2, held, Run(length - 1, here, 1))
+        hidden = self._hidden(state.inputs, state.mask, state.cache)[:, -1]  # [2B, D]
+        state.inputs, state.position = None, here + 1
+        logits = _at_least_float32(self.model.model.generation_head(hidden))  # [2B, V]
         conditional, unconditional = logits.chunk(2)
         return unconditional + state.guidance_scale * (conditional - unconditional)
+
+    def _hidden(
+        self, inputs: torch.Tensor, mask: torch.Tensor, cache: DynamicCache | None = None
+    ) -> torch.Tensor:
+        """Last hidden states [B, t, D] of inputs [B, t, D]; mask [B, T] includes the cached."""
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
+        return self.model.model.language_model(
+            inputs_embeds=inputs,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+
+
+def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def unconditional(ids: torch.Tensor, bos: int, boi: int, pad: int) -> torch.Tensor:

@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 
 from arrag.files import atomic_path
 from arrag.metrics.color import TEMPLATES, object_crop
-from arrag.micro.train import data, loop
+from arrag.micro.train import data
 from arrag.micro.world import CLASSES, COLORS, World
+from arrag.training import loop
 
 BATCH = 64
 CONFIG = {

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from arrag.micro.detector import build_detector, save_detector
-from arrag.micro.train import data, loop
+from arrag.micro.train import data
 from arrag.micro.world import CLASSES, Scene, World
+from arrag.training import loop
 
 BATCH = 16
 

@@ -13,9 +13,10 @@ from torch import nn
 from arrag.backbones.janus import TEMPLATE, unconditional
 from arrag.files import atomic_path
 from arrag.micro import janus
-from arrag.micro.train import data, loop
+from arrag.micro.train import data
 from arrag.micro.train.tokenizer import load_codebook
 from arrag.micro.world import TASKS, Scene, World
+from arrag.training import loop
 
 BATCH = 32
 PROMPT_LENGTH = 16  # tokens of the longest prompt of the grammar, template included

@@ -11,8 +11,9 @@ from torch import nn
 
 from arrag.files import atomic_path
 from arrag.micro import janus
-from arrag.micro.train import codebook, data, loop
+from arrag.micro.train import codebook, data
 from arrag.micro.world import World
+from arrag.training import loop
 
 BATCH = 16
 JITTERED = 4  # of each batch

@@ -1,0 +1,203 @@
+"""The training loop of every model here: seeded by step, resumable, logged, plotted.
+
+One process or many (Hugging Face accelerate); what a step computes is its caller's business.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+from arrag.errors import ArragError
+from arrag.files import atomic_path
+
+STATE, LOG, PLOT = "state.pt", "log.jsonl", "loss.png"
+TIMING = {"steps_per_second", "images_per_second"}
+"""What two logs of the same training may differ in."""
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int, decay: float = 0.25) -> float:
+    """Linear warm-up, constant, then linear to zero over the last ``decay`` share of the steps.
+
+    A constant middle lets a run be prolonged without having committed to its length at the start.
+    """
+    start = steps - int(steps * decay)
+    tail = 1.0 if step < start else (steps - step) / max(1, steps - start)
+    return peak * min(1.0, (step + 1) / max(1, warmup)) * tail
+
+
+def run(
+    model: nn.Module,
+    groups: Iterable[dict],
+    loss_of_slice: Callable[[int], torch.Tensor],
+    *,
+    steps: int,
+    peak: float,
+    work_dir: Path,
+    recipe: dict,
+    validate: Callable[[], dict] | None = None,
+    accelerator: Accelerator | None = None,
+    parallel: nn.Module | None = None,
+    slices: int = 1,
+    images: int | None = None,
+    warmup: int = 100,
+    decay: float = 0.25,
+    weight_decay: float = 0.01,
+    log_every: int = 50,
+    validate_every: int = 500,
+    save_seconds: float = 120.0,
+) -> None:
+    """Minimise a loss for ``steps`` steps with AdamW; leaves ``model`` trained.
+
+    A step is the mean over ``slices`` calls of ``loss_of_slice``, which are numbered on through
+    the training and must draw their data, and every random number, from that number (and the rank
+    of the process) alone: a run that was killed and started again then sees the same batches.
+    With one slice a step its number is that of the step. images: in a step, for the speed shown.
+
+    accelerator: of several processes or another precision; parallel: the model as its ``prepare``
+    returned it. Only what requires a gradient is trained and saved. State is kept in ``work_dir``:
+    ``state.pt`` (weights, optimiser, step), ``log.jsonl``, ``loss.png``. Raises ArragError for a
+    ``recipe`` other than the saved one, or a loss that is not finite.
+    """
+    accelerator = accelerator or Accelerator(cpu=True)
+    main = accelerator.is_main_process
+    work_dir.mkdir(parents=True, exist_ok=True)
+    plain = torch.optim.AdamW(list(groups), lr=peak, betas=(0.9, 0.95), weight_decay=weight_decay)
+    first = _resume(work_dir / STATE, model, plain, recipe)
+    optimizer = accelerator.prepare(plain)
+    log = _reopen_log(work_dir / LOG, first) if main else None
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    scales = [group.get("scale", 1.0) for group in optimizer.param_groups]
+    saved = mark = time.monotonic()
+    marked = first
+    bar = tqdm(
+        range(first, steps),
+        initial=first,
+        total=steps,
+        desc=work_dir.name,
+        mininterval=5,
+        disable=not main,
+    )
+    for step in bar:
+        rate = learning_rate(step, steps, peak, warmup, decay)
+        for group, scale in zip(optimizer.param_groups, scales, strict=True):
+            group["lr"] = rate * scale
+        loss = _gradient(loss_of_slice, step, slices, accelerator, parallel or model)
+        if not torch.isfinite(loss):
+            raise ArragError(
+                f"{work_dir}: the loss is {'NaN' if loss.isnan() else 'infinite'} at step "
+                f"{step + 1}; lower the learning rate, or train without mixed precision"
+            )
+        accelerator.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        done = step + 1
+        if done % log_every == 0 or done == steps:
+            row = {"step": done, "loss": loss.item(), "lr": rate}
+            row["steps_per_second"] = (done - marked) / max(time.monotonic() - mark, 1e-9)
+            if images:
+                row["images_per_second"] = row["steps_per_second"] * images
+            if validate and (done % validate_every == 0 or done == steps):
+                row |= validate()
+            if main:
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+            shown = {k: f"{row[k]:.4g}" for k in ("loss", "images_per_second") if k in row}
+            bar.set_postfix(shown)
+            mark, marked = time.monotonic(), done
+        if main and (time.monotonic() - saved > save_seconds or done == steps):
+            _save(work_dir / STATE, model, plain, recipe, done)
+            saved = time.monotonic()
+    if main:
+        log.close()
+        plot_log(work_dir / LOG, work_dir / PLOT)
+    accelerator.wait_for_everyone()
+
+
+def _gradient(loss_of_slice, step: int, slices: int, accelerator: Accelerator, parallel):
+    """Add up the gradient of a step; its loss, the mean over slices and processes."""
+    total = torch.zeros((), device=accelerator.device)
+    for i in range(slices):
+        # The processes exchange gradients once a step, with its last slice.
+        alone = nullcontext() if i == slices - 1 else accelerator.no_sync(parallel)
+        with alone:
+            loss = loss_of_slice(step * slices + i) / slices
+            accelerator.backward(loss)
+        total += loss.detach().float()
+    return accelerator.reduce(total, "mean")
+
+
+def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state of a model without its frozen parameters."""
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
+def _save(path: Path, model: nn.Module, optimizer, recipe: dict, step: int) -> None:
+    state = {"step": step, "recipe": json.dumps(recipe, sort_keys=True)}
+    state |= {"model": trained_state(model), "optimizer": optimizer.state_dict()}
+    with atomic_path(path) as partial:
+        torch.save(state, partial)
+
+
+def _resume(path: Path, model: nn.Module, optimizer, recipe: dict) -> int:
+    """Load the state at ``path`` if there is one; the number of steps already done."""
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # zipfile, pickle and torch raise a handful of types here
+        raise ArragError(
+            f"{path}: cannot be read ({error}); delete {path.parent} to start again"
+        ) from None
+    wanted = json.dumps(recipe, sort_keys=True)
+    if state["recipe"] != wanted:
+        raise ArragError(
+            f"{path}: was trained with another recipe ({state['recipe']}, now {wanted}); "
+            f"delete {path.parent} to start again"
+        )
+    if state["model"].keys() != trained_state(model).keys():
+        raise ArragError(
+            f"{path}: holds other weights than this model trains; delete {path.parent} to start "
+            "again"
+        )
+    model.load_state_dict(state["model"], strict=False)
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+
+
+def _reopen_log(path: Path, first: int):
+    """Open the log for appending, without the lines of steps that will be done again."""
+    kept = []
+    if first and path.exists():
+        kept = [x for x in path.read_text().splitlines() if json.loads(x)["step"] <= first]
+    path.write_text("".join(line + "\n" for line in kept))
+    return path.open("a")
+
+
+def plot_log(log: Path, out: Path) -> None:
+    """Draw training loss and every validation figure of a log against the step."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    figures = sorted({k for row in rows for k in row} - TIMING - {"step", "lr", "loss"})
+    fig, axes = plt.subplots(1, 1 + len(figures), figsize=(4.2 * (1 + len(figures)), 3.2))
+    for axis, name in zip([axes] if not figures else axes, ["loss", *figures], strict=True):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        axis.plot(*zip(*points, strict=True), linewidth=1)
+        axis.set(title=name, xlabel="step")
+        axis.grid(alpha=0.3)
+    fig.tight_layout()
+    fig.savefig(out, dpi=90)
+    plt.close(fig)

@@ -1,0 +1,152 @@
+"""Retrieval for training, done once: the nearest patches of every position of every pair.
+
+Shards (:mod:`arrag.training.shards`) of uint16 [n, N, K]: codes, nearest first; ABSENT where there
+is none. An image never retrieves itself: the database's images of the same name or with the very
+same codes are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from arrag.errors import ArragError
+from arrag.index import PatchIndex
+from arrag.store import MAX_CODES, TokenStore
+from arrag.training.pairs import Pairs
+from arrag.training.shards import Shards, write_shards
+
+FORMAT = 1
+ABSENT = MAX_CODES
+SHARD_IMAGES = 256
+BATCH = 8
+SLACK = 8
+"""Patches fetched beyond k at first, for those of the image itself."""
+
+
+def precompute(
+    pairs: Pairs, index: PatchIndex, out: str | Path, k: int, *, shard_images: int = SHARD_IMAGES
+) -> dict[str, Any]:
+    """Write the ``k`` nearest patches of all pairs below ``out``; goes on after a kill.
+
+    Returns the manifest. Raises ArragError for another tokenizer, an index whose entries cannot be
+    traced to images, or a folder begun with other settings.
+    """
+    _check(pairs, index, k)
+    header = {
+        "format": FORMAT,
+        "pairs_digest": pairs.digest,
+        "index_digest": index.digest,
+        "database_digest": index.store.digest,
+        "k": k,
+        "positions": pairs.store.grid[0] * pairs.store.grid[1],
+    }
+    own = own_images(pairs.store, index.store)
+
+    def rows_of(images: np.ndarray) -> np.ndarray:
+        return nearest_others(index, pairs.store.grids(images), [own(i) for i in images], k)
+
+    return write_shards(
+        out,
+        header,
+        len(pairs.store),
+        rows_of,
+        rows_in_shard=shard_images,
+        rows_at_once=BATCH,
+        what="retrieve",
+    )
+
+
+def nearest_others(
+    index: PatchIndex, grids: np.ndarray, own: Sequence[np.ndarray], k: int
+) -> np.ndarray:
+    """Codes of the k nearest patches of every position that are not of the image itself.
+
+    grids: [B, H, W]; own: for each of them the database's images to leave out. Returns uint16
+    [B, N, k], ABSENT where fewer were found: exactly what a search of the database without those
+    images would find (of an index with lists: in the lists that it visits).
+    """
+    codes = torch.from_numpy(grids.astype(np.int64))
+    known = torch.ones_like(codes, dtype=torch.bool)  # what is not a neighbour is not looked at
+    size = codes.shape[1] * codes.shape[2]
+    positions, entries = torch.arange(size), index.meta["entries"]
+    # No more of an entry's rivals can be the image's own than it has patches.
+    enough = min(k + size * max((len(o) for o in own), default=0), entries)
+    fetch = min(k + SLACK, enough)
+    while True:
+        found = index.search(codes, known, positions, fetch)
+        entry, code = found.entries.numpy(), found.codes.numpy()  # [B, N, fetch]
+        image = np.where(entry < 0, -1, entry // size)
+        keep = np.stack([~np.isin(i, o) for i, o in zip(image, own, strict=True)]) & (entry >= 0)
+        short = (keep.sum(-1) < k) & (entry[..., -1] >= 0)
+        if fetch == enough or not short.any():
+            break
+        fetch = min(4 * fetch, enough)
+    order = np.argsort(~keep, axis=-1, kind="stable")  # those kept first, in their order
+    code = np.take_along_axis(np.where(keep, code, ABSENT), order, -1)[..., :k]
+    missing = k - code.shape[-1]
+    return np.pad(code, ((0, 0), (0, 0), (0, missing)), constant_values=ABSENT).astype(np.uint16)
+
+
+def own_images(pairs: TokenStore, database: TokenStore) -> Callable[[int], np.ndarray]:
+    """A function: number of a pair -> numbers of the database's images that are the same image."""
+    names = {pairs.keys(i): i for i in range(len(pairs))}
+    grids: dict[bytes, list[int]] = {}
+    for i in range(len(pairs)):
+        grids.setdefault(pairs.grids(np.array([i]))[0].tobytes(), []).append(i)
+    found: dict[int, set[int]] = {}
+    number = 0
+    for shard in database.shards:
+        for grid in shard:
+            same = set(grids.get(grid.tobytes(), ()))
+            if (named := names.get(database.keys(number))) is not None:
+                same.add(named)
+            for pair in same:
+                found.setdefault(pair, set()).add(number)
+            number += 1
+    return lambda pair: np.array(sorted(found.get(pair, ())), np.int64)
+
+
+class Neighbours:
+    """Finished retrieval of some pairs. k: patches a position; manifest: what was searched, where.
+
+    Raises ArragError if it is unfinished, of other pairs or index, or has fewer than ``k`` patches.
+    """
+
+    def __init__(self, path: str | Path, pairs: Pairs, k: int, index_digest: str) -> None:
+        again = "run `arrag train retrieve` again with these pairs and this index"
+        expected = {"format": FORMAT, "pairs_digest": pairs.digest, "index_digest": index_digest}
+        self._shards = Shards(path, expected, again)
+        self.manifest = self._shards.manifest
+        self.k: int = self.manifest["k"]
+        if self.k < k:
+            raise ArragError(
+                f"{path}: holds the {self.k} nearest patches of a position, but {k} are wanted; "
+                f"run `arrag train retrieve` again with -k {k}, or train with fewer"
+            )
+
+    def codes(self, images: np.ndarray, k: int) -> torch.Tensor:
+        """The first k patches of some pairs: int64 [B, N, k], -1 where absent."""
+        codes = self._shards.rows(images)[..., :k].astype(np.int64)
+        return torch.from_numpy(np.where(codes == ABSENT, -1, codes))
+
+
+def _check(pairs: Pairs, index: PatchIndex, k: int) -> None:
+    if pairs.store.tokenizer_digest != index.store.tokenizer_digest:
+        raise ArragError(
+            f"{pairs.path}: its tokenizer is {pairs.store.tokenizer_digest}, the database's "
+            f"{index.store.tokenizer_digest}; encode both with the generator's tokenizer"
+        )
+    if index.meta["mode"] == "official":
+        raise ArragError(
+            "index: mode is 'official', whose entries name no image, so that an image could not be "
+            "kept from retrieving itself; build an index over your own store"
+        )
+    if not 1 <= k <= index.meta["entries"]:
+        raise ArragError(
+            f"-k: found {k}; wanted 1 to {index.meta['entries']}, the entries of the index"
+        )

@@ -1,0 +1,234 @@
+"""Images with captions to train adapters on: a token store and a caption for each of its images.
+
+    (a token store)   see arrag.store; image i of it is pair i
+    captions.jsonl    {"key", "caption"}, a line a pair
+    pairs.json        which pairs are held out, and what the above hold; written last
+
+A caption stands beside its image, under the same name: ``.txt``, or ``.json`` with a field
+``caption``, ``prompt`` or ``text``; in a folder or in a WebDataset tar.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from arrag.encode import encode_source
+from arrag.errors import ArragError
+from arrag.files import check_file, read_json, sha256_file, sha256_json, write_json, write_text
+from arrag.sources import TARS, open_source
+from arrag.store import TokenStore
+
+FORMAT = 1
+CAPTIONS, PAIRS = "captions.jsonl", "pairs.json"
+FIELDS = ("caption", "prompt", "text")
+ADVICE = "put a .txt (or a .json with a field caption) of the same name beside each image"
+
+
+class Pairs:
+    """Finished pairs. Open them with ``Pairs.open``.
+
+    store: TokenStore; captions: one a pair; train, held_out: int64, numbers of pairs; digest.
+    """
+
+    def __init__(self, path: Path, about: dict[str, Any], captions: list[str]) -> None:
+        self.path, self.captions = path, captions
+        self.store = TokenStore.open(path)
+        held_out = np.asarray(about["held_out"], np.int64)
+        dropped = np.asarray(about["dropped"], np.int64)
+        self.held_out = held_out
+        self.train = np.setdiff1d(np.arange(len(captions)), np.concatenate([held_out, dropped]))
+        self.digest = sha256_json(about)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Pairs:
+        """Raises ArragError for missing, unfinished or altered pairs."""
+        path = Path(path)
+        if (path / "manifest.json").is_file() and not (path / CAPTIONS).is_file():
+            raise ArragError(
+                f"{path}: is a token store without captions ({CAPTIONS}); an adapter is trained on "
+                "images with captions, make them with `arrag train pairs`"
+            )
+        about = read_json(path / PAIRS)
+        if about.get("format") != FORMAT:
+            raise ArragError(
+                f"{path / PAIRS}: format is {about.get('format')!r}, this version of arrag reads "
+                f"{FORMAT}; run `arrag train pairs` again"
+            )
+        remedy = "delete the folder and run `arrag train pairs` again"
+        check_file(path / CAPTIONS, says=PAIRS, remedy=remedy, sha256=about["captions_sha256"])
+        lines = (path / CAPTIONS).read_text(encoding="utf-8").splitlines()
+        pairs = cls(path, about, [json.loads(line)["caption"] for line in lines])
+        if pairs.store.digest != about["store_digest"]:
+            raise ArragError(
+                f"{path / PAIRS}: store_digest is {about['store_digest']}, the store beside it has "
+                f"{pairs.store.digest}; {remedy}"
+            )
+        return pairs
+
+
+def make_pairs(
+    source: str,
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    count: int,
+    held_out: int,
+    seed: int = 0,
+    first_held_out: int | None = None,
+    assets: str | Path | None = None,
+    exclude: str | Path | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Sample, encode and write ``count`` pairs to train on and ``held_out`` more to measure with.
+
+    source: as for ``arrag encode``. Of a folder or tars the images with a caption are sampled by
+    ``seed``; of the endless micro world the first ``count`` scenes are trained on, and scenes from
+    number ``first_held_out`` (or ``count``) on are held out. exclude: folder of test images, see
+    ``encode_source``. Goes on after a kill. A held-out image equal to one trained on is dropped.
+    Raises ArragError when the source has too few images with captions.
+    """
+    out = Path(out)
+    if source.partition(":")[0] == "micro":
+        begin = count if first_held_out is None else first_held_out
+        if begin < count:
+            raise ArragError(
+                f"{source}: scenes from {begin} on would be held out, but {count} are trained on; "
+                "hold out later ones"
+            )
+        numbers = [*range(count), *range(begin, begin + held_out)]
+        captions = _micro_captions(source, numbers, assets)
+        last, held = begin + held_out, set(list(captions)[count:])
+    else:
+        everything = find_captions(source)
+        captions, held = _sample(source, everything, count, held_out, seed)
+        last = None
+    encoded = encode_source(
+        source,
+        checkpoint,
+        out,
+        batch_size=batch_size,
+        limit=last,
+        assets=assets,
+        exclude=exclude,
+        workers=workers,
+        only=captions.keys(),
+    )
+    store = TokenStore.open(out)
+    keys = [store.keys(i) for i in range(len(store))]
+    lines = [json.dumps({"key": k, "caption": captions[k]}, ensure_ascii=False) for k in keys]
+    write_text(out / CAPTIONS, "".join(line + "\n" for line in lines))
+    measured, dropped = _distinct(store, [i for i, key in enumerate(keys) if key in held])
+    about = {
+        "format": FORMAT,
+        "source": source,
+        "seed": seed,
+        "held_out": measured,
+        "dropped": dropped,
+        "captions_sha256": sha256_file(out / CAPTIONS),
+        "store_digest": store.digest,
+    }
+    write_json(out / PAIRS, about)
+    trained = len(store) - len(measured) - len(dropped)
+    return {**encoded, "train": trained, "held_out": len(measured), "dropped": len(dropped)}
+
+
+def find_captions(source: str) -> dict[str, str]:
+    """{image key: caption} of a source's captioned images, in the order of the source.
+
+    source: a folder, a tar or a brace pattern of tars. Raises ArragError when there is none.
+    """
+    texts = dict(_tar_texts(source) if source.endswith(TARS) else _folder_texts(Path(source)))
+    captions = {}
+    for key, _ in open_source(source, None, None):
+        stem = str(PurePosixPath(key).with_suffix(""))
+        if text := texts.get(stem, "").strip():
+            captions[key] = text
+    if not captions:
+        raise ArragError(f"{source}: no image there has a caption; {ADVICE}")
+    return captions
+
+
+def _folder_texts(folder: Path) -> Iterator[tuple[str, str]]:
+    for suffix in (".json", ".txt"):  # a .txt wins, being read later
+        for path in sorted(folder.rglob(f"*{suffix}")):
+            text = _caption(path.read_bytes(), suffix, str(path))
+            yield str(path.relative_to(folder).with_suffix("")), text
+
+
+def _tar_texts(pattern: str) -> Iterator[tuple[str, str]]:
+    """The same of tars, keyed as ``open_source`` keys their images."""
+    from webdataset.shardlists import expand_urls
+
+    tars = [Path(name) for name in expand_urls(pattern)]
+    names = [tar.name for tar in tars]
+    labels = names if len(set(names)) == len(names) else [str(tar) for tar in tars]
+    for path, label in zip(tars, labels, strict=True):
+        if not path.is_file():
+            raise ArragError(f"{path}: no such file; correct the source")
+        with tarfile.open(path) as tar:
+            for member in tar:
+                name = PurePosixPath(member.name)
+                if member.isfile() and name.suffix in (".json", ".txt"):
+                    data = tar.extractfile(member).read()
+                    text = _caption(data, name.suffix, f"{path}/{member.name}")
+                    yield str(PurePosixPath(label) / name.with_suffix("")), text
+
+
+def _caption(data: bytes, suffix: str, where: str) -> str:
+    """The caption in a side file, "" if it holds none."""
+    try:
+        text = data.decode("utf-8")
+        if suffix == ".txt":
+            return text
+        fields = json.loads(text)
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are both
+        raise ArragError(f"{where}: cannot be read as a caption ({error}); correct it") from None
+    found = [fields[f] for f in FIELDS if isinstance(fields, dict) and f in fields]
+    return str(found[0]) if found else ""
+
+
+def _sample(
+    source: str, captions: dict[str, str], count: int, held_out: int, seed: int
+) -> tuple[dict[str, str], set[str]]:
+    """A seeded choice of captioned images, in the source's order, and which are held out."""
+    keys = list(captions)
+    if len(keys) < count + held_out:
+        raise ArragError(
+            f"{source}: {len(keys)} images there have a caption, but {count} to train on and "
+            f"{held_out} to hold out are wanted; ask for fewer, or {ADVICE}"
+        )
+    chosen = np.random.default_rng(seed).permutation(len(keys))[: count + held_out]
+    held = {keys[i] for i in chosen[count:]}
+    return {keys[i]: captions[keys[i]] for i in np.sort(chosen)}, held
+
+
+def _micro_captions(
+    source: str, numbers: Iterable[int], assets: str | Path | None
+) -> dict[str, str]:
+    from arrag.micro.world import World
+
+    split = source.partition(":")[2] or "database"
+    next(open_source(source, 1, assets))  # its errors are about the split and the assets
+    world = World(assets, split)
+    return {f"{split}/{i}": world.scene(i).caption for i in numbers}
+
+
+def _distinct(store: TokenStore, held: list[int]) -> tuple[list[int], list[int]]:
+    """Split held-out pairs into those to measure with and those whose image is trained on too."""
+    inside = set(held)
+    trained = {
+        grid.tobytes() for i, grid in enumerate(_grids(store)) if i not in inside
+    }  # bytes of the codes
+    same = {i for i in held if store.grids(np.array([i]))[0].tobytes() in trained}
+    return [i for i in held if i not in same], sorted(same)
+
+
+def _grids(store: TokenStore) -> Iterator[np.ndarray]:
+    return (grid for shard in store.shards for grid in shard)
