@@ -5,6 +5,7 @@
 # the command line `arrag` of the environment that runs snakemake, and requirements/cpu.txt pins it.
 # An environment for each rule would be a second list of versions.
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -72,6 +73,16 @@ def method_of(run):
         if told_plainly(LAYOUT.run, name) == run:
             return name
     give_up(f"{CONFIG_FILE}: no method of it makes samples called {run}")
+
+
+def options(*pairs):
+    """A command line's options as text: those that are off are left out, True has no value."""
+    words = []
+    for name, value in pairs:
+        if value:
+            values = value if isinstance(value, tuple) else () if value is True else (value,)
+            words += [name, *map(str, values)]
+    return shlex.join(words)
 
 
 def sample_inputs(wildcards):
