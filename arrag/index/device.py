@@ -63,7 +63,7 @@ class _Scan:
     def _tables(self, keys: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Distances of the codes in use to all, int64 [U, V + 1], and their rows, int64 [Q, n].
 
-        The order of the sums and the rounding are those of ``kernels.distance_tables``.
+        The order of the sums and the rounding are those of the compiled loops.
         """
         none = self._vectors.shape[1]  # V + 1 stands for a neighbour that does not count
         missing = none if self.index.neighborhood.masked_distance else none - 1

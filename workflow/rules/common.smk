@@ -100,6 +100,16 @@ def prompts_of(wildcards):
     return ancient(str(CONFIG.benchmarks[wildcards.benchmark].prompts))
 
 
+def options(*pairs):
+    """A command line's options as text: those that are off are left out, True has no value."""
+    words = []
+    for name, value in pairs:
+        if value:
+            values = value if isinstance(value, tuple) else () if value is True else (value,)
+            words += [name, *map(str, values)]
+    return shlex.join(words)
+
+
 def sample_inputs(wildcards):
     """The generator, the prompts, and what this method adds to them."""
     inputs = {

@@ -1,8 +1,6 @@
 # Images -> codes -> index. The store's folder keeps finished shards when the job is killed.
 # Checkpoints and prompts are ancient inputs: their digest is in the output's name, so their date
 # says nothing.
-import shlex
-
 MICRO_DATABASE = CONFIG.database.source == MICRO
 WORKERS = CONFIG.resources.encode_workers
 # The authors' two files, whose names are those of arrag.index.faiss_index, which needs FAISS.
@@ -11,16 +9,6 @@ PUBLISHED = (
     if CONFIG.index.published
     else []
 )
-
-
-def options(*pairs):
-    """A command line's options as text: those that are off are left out, True has no value."""
-    words = []
-    for name, value in pairs:
-        if value:
-            values = value if isinstance(value, tuple) else () if value is True else (value,)
-            words += [name, *map(str, values)]
-    return shlex.join(words)
 
 
 rule encode_database:

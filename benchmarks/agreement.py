@@ -1,0 +1,139 @@
+"""How often DAiD draws the same token from inverted lists as from an exact search.
+
+    python benchmarks/agreement.py --images 64 --json
+
+Takes the configured generator, database and method `daid`, and builds both indexes over the store
+that the workflow made (or --codes) in a temporary folder. At every step of the run with the exact
+index, the same state and the same random number are also given to the inverted lists; what they
+would draw is compared, then the run goes on with the exact index's token. Two minutes on one core
+at micro scale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from arrag.augment.daid import DAiD
+from arrag.backbones.janus import load_janus
+from arrag.config import Config, load_config
+from arrag.decode import decode_raster, sample_codes, uniforms
+from arrag.index import PatchIndex, build_index, open_index
+from arrag.layout import Layout
+from arrag.metrics.samples import load_prompts
+from arrag.neighborhood import Neighborhood
+from arrag.store import TokenStore
+
+
+class Beside:
+    """Augments with one method and notes what another would have drawn.
+
+    uniforms: float64 [B, H * W] of the run. After it, ``same`` is bool [steps * B] and ``apart``
+    float [steps * B], half the sum of the differences between the two distributions; only steps
+    at which something is retrieved are in them.
+    """
+
+    def __init__(self, leading: DAiD, other: DAiD, draws: np.ndarray) -> None:
+        self.leading, self.other, self.draws = leading, other, torch.from_numpy(draws)
+        self._same: list[torch.Tensor] = []
+        self._apart: list[torch.Tensor] = []
+
+    def __call__(self, probs, codes, known, positions):  # noqa: ANN001, ANN204 (an Augment)
+        ours = self.leading(probs, codes, known, positions)  # [B, 1, V]
+        theirs = self.other(probs, codes, known, positions)
+        if not torch.equal(ours, probs):
+            u = self.draws[:, int(positions[0])]
+            self._same.append(sample_codes(ours[:, 0], u) == sample_codes(theirs[:, 0], u))
+            self._apart.append((ours - theirs).abs().sum(-1)[:, 0] / 2)
+        return ours
+
+    @property
+    def same(self) -> torch.Tensor:
+        return torch.cat(self._same)
+
+    @property
+    def apart(self) -> torch.Tensor:
+        return torch.cat(self._apart)
+
+
+def agreement(
+    backbone: Any,
+    exact: PatchIndex,
+    lists: PatchIndex,
+    prompts: Sequence[str],
+    config: Config,
+    *,
+    k: int,
+    lam: float,
+    tau: float,
+    batch_size: int = 16,
+) -> dict[str, Any]:
+    """Share of the steps with the same token, and the mean distance of the distributions."""
+    count = backbone.grid[0] * backbone.grid[1]
+    methods = [DAiD(index, k=k, lam=lam, tau=tau) for index in (exact, lists)]
+    same, apart = [], []
+    for start in range(0, len(prompts), batch_size):
+        some = list(prompts[start : start + batch_size])
+        draws = np.stack(
+            [uniforms(config.seed, prompt, start + i, count) for i, prompt in enumerate(some)]
+        )
+        beside = Beside(*methods, draws)
+        decode_raster(
+            backbone,
+            some,
+            draws,
+            guidance_scale=config.backbone.guidance_scale,
+            temperature=config.backbone.temperature,
+            augment=beside,
+        )
+        same.append(beside.same)
+        apart.append(beside.apart)
+    together = torch.cat(same)
+    return {
+        "images": len(prompts),
+        "steps": len(together),
+        "same_token": together.double().mean().item(),
+        "mean_total_variation": torch.cat(apart).double().mean().item(),
+    }
+
+
+def both_indexes(store: TokenStore, folder: Path, **options: Any) -> list[PatchIndex]:
+    """The same entries searched exactly and in inverted lists."""
+    indexes = []
+    for mode in ("exact", "ivf"):
+        options |= {"neighborhood": Neighborhood("causal"), "mode": mode, "progress": False}
+        build_index(store, folder / mode, **options)
+        indexes.append(open_index(folder / mode, store))
+    return indexes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="config/micro.yaml")
+    parser.add_argument("--codes", type=Path)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    config = load_config(args.config)
+    daid = config.method("daid").augment
+    prompts = [prompt["prompt"] for prompt in load_prompts(config.benchmark.prompts)]
+    prompts = [prompts[i * len(prompts) // args.images] for i in range(args.images)]
+    backbone = load_janus(config.backbone.checkpoint, config.backbone.dtype)
+    store = TokenStore.open(args.codes or Layout(config).codes)
+    with tempfile.TemporaryDirectory() as folder:
+        exact, lists = both_indexes(store, Path(folder), nprobe=config.index.nprobe)
+        options = {"k": daid.k, "lam": daid.lam, "tau": daid.tau}
+        result = agreement(backbone, exact, lists, prompts, config, **options)
+        result |= options | {name: lists.info()[name] for name in ("entries", "nlist", "nprobe")}
+    print(json.dumps(result) if args.json else "\n".join(f"{k}: {v}" for k, v in result.items()))
+
+
+if __name__ == "__main__":
+    main()
