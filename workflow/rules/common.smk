@@ -100,13 +100,19 @@ def prompts_of(wildcards):
     return ancient(str(CONFIG.benchmarks[wildcards.benchmark].prompts))
 
 
-def options(*pairs):
-    """A command line's options as text: those that are off are left out, True has no value."""
+def options(settings):
+    """Settings as options of the command line: ``{"level": 4}`` is ``--level 4``.
+
+    What is None or False is left out, True has no value, a tuple is an option of several values, a
+    list repeats its option.
+    """
     words = []
-    for name, value in pairs:
-        if value:
-            values = value if isinstance(value, tuple) else () if value is True else (value,)
-            words += [name, *map(str, values)]
+    for name, value in settings.items():
+        option = f"--{name.replace('_', '-')}"
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None and one is not False:
+                values = one if isinstance(one, tuple) else () if one is True else (one,)
+                words += [option, *map(str, values)]
     return shlex.join(words)
 
 
@@ -193,16 +199,6 @@ def distance_inputs(wildcards):
     elif extractor and Path(extractor).exists():
         inputs["network"] = ancient(extractor)
     return inputs
-
-
-def options(settings):
-    """Settings as options of the command line: ``--level 4``; what is off or null is left out."""
-    words = []
-    for name, value in settings.items():
-        if value is not None and value is not False:
-            option = f"--{name.replace('_', '-')}"
-            words += [option] if value is True else [option, str(value)]
-    return " ".join(map(shlex.quote, words))
 
 
 def newborn_results():

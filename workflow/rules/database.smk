@@ -23,14 +23,13 @@ rule encode_database:
     threads: CONFIG.resources.threads + WORKERS
     resources:
         batch_size=CONFIG.resources.encode_batch_size,
-        workers=options(("--workers", WORKERS)),
+        workers=options({"workers": WORKERS or None}),
         shard_size=CONFIG.database.shard_size,
     params:
         source="micro:database" if MICRO_DATABASE else CONFIG.database.source,
         # One text each: an option that is off must leave the params as they were.
         options=options(
-            ("--images", CONFIG.database.images),
-            *(("--exclude", source) for source in CONFIG.database.exclude),
+            {"images": CONFIG.database.images, "exclude": list(CONFIG.database.exclude)}
         ),
         out=folder_of_output,
     shell:
@@ -53,14 +52,11 @@ rule build_index:
         codes=lambda wildcards, input: Path(input.codes).parent,
         mode=CONFIG.index.mode,
         key=options(
-            ("--context", CONFIG.index.context),
-            ("--key-hop", CONFIG.index.key_hop),
-            ("--border", CONFIG.index.border),
-            ("--masked-distance", CONFIG.index.masked_distance),
-            ("--published", CONFIG.index.published),
+            CONFIG.index.model_dump(
+                include={"context", "key_hop", "border", "masked_distance", "published"}
+            )
         ),
-        lists=f"--nprobe {CONFIG.index.nprobe}"
-        + (f" --nlist {CONFIG.index.nlist}" if CONFIG.index.nlist else ""),
+        lists=options({"nprobe": CONFIG.index.nprobe, "nlist": CONFIG.index.nlist}),
         seed=CONFIG.seed,
         out=folder_of_output,
     shell:
