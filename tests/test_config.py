@@ -80,7 +80,7 @@ MISTAKES = {
     "metric": ("wavelet:", "wavlet:", r"benchmarks\.mjhq\.metrics\.fwd\.wavlet: unknown key; did"),
     "metric's value": ("level: 4", "level: 0", r"mjhq\.metrics\.fwd\.level: found 0; .*depth of"),
     "baseline": ("baseline: vanilla", "baseline: vanila", r"baseline: found 'vanila', no such"),
-    "own baseline": ("baseline: vanilla", "baseline: daid", r"baseline: found its own name"),
+    "own baseline": ("baseline: vanilla", "baseline: finetune", r"baseline: found its own name"),
     "ceiling name": ("  vanilla:", "  real:", r"methods\.real: the name is taken"),
     "folder name": ("  vanilla:", "  ../up:", r"methods\.\.\./up: found '\.\./up'; "),
     "no index": ("index:", "resources:", r"'resources' is given twice"),
@@ -117,11 +117,12 @@ def test_a_method_that_retrieves_needs_a_database(tmp_path):
     del document["database"]
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(document))
-    with pytest.raises(ArragError, match="methods.daid retrieves, but `database` is missing"):
-        load_config(path)
-    del document["methods"]["daid"]
-    path.write_text(yaml.safe_dump(document))
-    assert list(load_config(path).methods) == ["vanilla"]
+    for name in ("daid", "faid", "racm3"):
+        with pytest.raises(ArragError, match=f"methods.{name} retrieves, but `database` is miss"):
+            load_config(path)
+        del document["methods"][name]
+        path.write_text(yaml.safe_dump(document))
+    assert set(load_config(path).methods) == {"vanilla", "finetune"}
 
 
 def test_a_distribution_needs_a_metric():
@@ -141,8 +142,9 @@ def test_a_benchmark_shapes_its_own_samples_only():
 
 
 def test_ceilings_are_rows_of_the_micro_world_only():
-    assert list(changed().row_labels) == ["vanilla", "daid", "real", "reconstructions"]
-    assert list(changed(scale="paper").row_labels) == ["vanilla", "daid"]
+    methods = list(changed().methods)
+    assert list(changed().row_labels) == [*methods, "real", "reconstructions"]
+    assert list(changed(scale="paper").row_labels) == methods
 
 
 def test_a_benchmark_that_does_not_exist_gets_a_suggestion():

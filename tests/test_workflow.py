@@ -292,8 +292,16 @@ def test_training_is_planned_only_on_demand(project):
 def test_adapters_are_trained_only_on_demand(project):
     plan = project.plan("train_adapters")
     wanted = dict.fromkeys(
-        "fetch_assets encode_database build_index index_images make_pairs retrieve_neighbours "
-        "retrieve_references train_adapters".split(),
+        [
+            "fetch_assets",
+            "encode_database",
+            "build_index",
+            "index_images",
+            "make_pairs",
+            "retrieve_neighbours",
+            "retrieve_references",
+            "train_adapters",
+        ],
         1,
     )
     assert plan == wanted | {"train_adapter": 3}
