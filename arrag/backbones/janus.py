@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, DynamicCache, JanusForConditionalGeneration
+from transformers import AutoTokenizer, Cache, JanusForConditionalGeneration
 
 from arrag.backbones import Run, Slots
+from arrag.backbones.cache import reserved_cache
 from arrag.errors import ArragError
 
 TEMPLATE = "<|User|>: {prompt}\n\n<|Assistant|>:<begin_of_image>"
@@ -24,7 +25,7 @@ TEMPLATE = "<|User|>: {prompt}\n\n<|Assistant|>:<begin_of_image>"
 class State:
     """A batch of B prompts in decoding: their guidance pairs' cache, mask and next inputs."""
 
-    cache: DynamicCache
+    cache: Cache
     mask: torch.Tensor  # [2B, T]: 1 where there is a token; conditional rows first
     inputs: torch.Tensor | None  # [2B, t, D] embeddings not yet run
     guidance_scale: float
@@ -84,7 +85,8 @@ class JanusBackbone:
         if prefix is not None:
             prefix = torch.cat([prefix, self.blank(prefix)])  # [2B, R, D]
         inputs, mask = self._with_prefix(prefix, ids, mask.repeat(2, 1))
-        return State(DynamicCache(), mask, inputs, guidance_scale)
+        room = inputs.shape[1] + self.grid[0] * self.grid[1]
+        return State(reserved_cache(len(self.sites), room), mask, inputs, guidance_scale)
 
     def tokenize(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask, both int64 [B, T], of prompts in the template, padded on the left.
@@ -182,7 +184,7 @@ class JanusBackbone:
         return unconditional + state.guidance_scale * (conditional - unconditional)
 
     def _hidden(
-        self, inputs: torch.Tensor, mask: torch.Tensor, cache: DynamicCache | None = None
+        self, inputs: torch.Tensor, mask: torch.Tensor, cache: Cache | None = None
     ) -> torch.Tensor:
         """Last hidden states [B, t, D] of inputs [B, t, D]; mask [B, T] includes the cached."""
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
