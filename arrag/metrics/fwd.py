@@ -34,7 +34,8 @@ from arrag.metrics.frechet import (
 )
 
 IN_MEMORY = 64 << 20  # bytes of images kept in memory before they go to a temporary file
-BLOCK_BYTES = 64 << 20  # bytes of images that are transformed at a time
+BLOCK_BYTES = 3 << 20  # bytes of images that are transformed at a time: small enough for a cache
+GATHER_BYTES = 24 << 20  # coefficients that are multiplied at a time: large enough to be worth it
 KEPT_BYTES = 512 << 20  # largest row of packets whose features are kept for resampling
 ROWS_OF, COLUMNS_OF = {"a": 0, "h": 1, "v": 0, "d": 1}, {"a": 0, "h": 0, "v": 1, "d": 1}
 
@@ -222,24 +223,44 @@ class ImagePackets:
         """[2^level, dim]: the packets of the mean image."""
         return self.packets.row_of(self.spool.mean[None], row)[:, 0] / 255
 
-    def centred(self, row: int) -> Iterator[np.ndarray]:
-        """Coefficients of blocks of images less their mean: float64 [2^level, b, dim]."""
-        means = self.means(row)[:, None]
-        for block in self.spool.blocks():
-            yield self.packets.row_of(block, row) / 255 - means
-
     def features(self, row: int) -> np.ndarray:
         """Centred coefficients of all images: float64 [2^level, n, dim]."""
-        return np.concatenate(list(self.centred(row)), axis=1)
+        return next(self.centred(row, self.n))
+
+    def centred(self, row: int, images: int) -> Iterator[np.ndarray]:
+        """Coefficients less their mean, float64 [2^level, b, dim], b at most about ``images``.
+
+        What was yielded is overwritten by the next.
+        """
+        means = self.means(row)[:, None]
+        gathered = np.empty((2**self.level, images, self.dim))
+        filled = 0
+        for block in self.spool.blocks():
+            if filled + len(block) > images and filled:
+                yield gathered[:, :filled]
+                filled = 0
+            if len(block) > images:
+                gathered = np.empty((2**self.level, images := len(block), self.dim))
+            place = gathered[:, filled : filled + len(block)]
+            np.multiply(self.packets.row_of(block, row), 1 / 255, out=place)
+            place -= means
+            filled += len(block)
+        if filled:
+            yield gathered[:, :filled]
 
     def covariances(self, row: int) -> np.ndarray:
-        """float64 [2^level, dim, dim], accumulated block by block."""
-        dim = self.packets.dim
-        total = np.zeros((2**self.packets.level, dim, dim))
-        for block in self.centred(row):
+        """float64 [2^level, dim, dim], one half accumulated in place, block by block."""
+        from scipy.linalg.blas import dsyrk
+
+        dim, count = self.dim, 2**self.level
+        total = np.zeros((count, dim, dim))
+        for block in self.centred(row, max(1, GATHER_BYTES // (8 * count * dim))):
             for packet, x in zip(total, block, strict=True):
-                packet += x.T @ x
-        return total / (self.n - 1)
+                dsyrk(1 / (self.n - 1), x.T, beta=1, c=packet.T, overwrite_c=True)
+        upper = np.tri(dim, k=-1, dtype=bool).T  # BLAS filled the lower half and the diagonal
+        for packet in total:
+            packet[upper] = packet.T[upper]
+        return total
 
     def gaussians(self, row: int) -> list[Gaussian]:
         """One a packet of the row."""
