@@ -8,18 +8,17 @@ import torch
 from scipy.linalg import sqrtm
 
 from arrag.errors import ArragError
-from arrag.metrics import fwd as module
+from arrag.metrics import spool as module
 from arrag.metrics.frechet import frechet_distance, gaussian_of_features
 from arrag.metrics.fwd import (
     ImagePackets,
     Packets,
-    Pixels,
-    Spool,
     StoredPackets,
     fwd,
     natural_order,
 )
 from arrag.metrics.resample import draw
+from arrag.metrics.spool import Pixels, Spool
 
 
 def pictures(seed, n, height=32, width=32):

@@ -12,19 +12,15 @@ A X Bᵀ, where A and B are the one-dimensional transforms along columns and row
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 from tqdm import tqdm
 
 from arrag.errors import ArragError
-from arrag.files import disk_space
 from arrag.metrics.frechet import (
     Gaussian,
     factor,
@@ -32,9 +28,9 @@ from arrag.metrics.frechet import (
     gaussian_of_moments,
     resampled_distances,
 )
+from arrag.metrics.spool import Pixels, Spool
 
-IN_MEMORY = 64 << 20  # bytes of images kept in memory before they go to a temporary file
-BLOCK_BYTES = 64 << 20  # bytes of images that are transformed at a time
+GATHER_BYTES = 24 << 20  # coefficients that are multiplied at a time: large enough to be worth it
 KEPT_BYTES = 512 << 20  # largest row of packets whose features are kept for resampling
 ROWS_OF, COLUMNS_OF = {"a": 0, "h": 1, "v": 0, "d": 1}, {"a": 0, "h": 0, "v": 1, "d": 1}
 
@@ -136,79 +132,6 @@ def _apply_rows(matrix: np.ndarray, images: np.ndarray) -> np.ndarray:
     return lines.reshape(b, h, width, c)
 
 
-@dataclass
-class Spool:
-    """Images of one size as bytes in a temporary file, and their exact mean.
-
-    n: images so far. shape: (H, W) of the first. Close it, or use it as a context.
-    """
-
-    n: int = 0
-    shape: tuple[int, int] | None = None
-    _total: np.ndarray | None = field(default=None, repr=False)
-    _file: IO[bytes] = field(
-        default_factory=lambda: tempfile.SpooledTemporaryFile(max_size=IN_MEMORY),  # noqa: SIM115
-        repr=False,
-    )
-
-    def __enter__(self) -> Spool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def add(self, name: str, image: np.ndarray) -> None:
-        """Append uint8 RGB [H, W, 3]. Raises ArragError when its size is not that of the others."""
-        if self.shape is None:
-            self.shape, self._total = image.shape[:2], np.zeros(image.shape, np.int64)
-        elif image.shape[:2] != self.shape:
-            (h, w), (height, width) = image.shape[:2], self.shape
-            raise ArragError(
-                f"{name}: {w} x {h} pixels, the images before it {width} x {height}; FWD needs one "
-                "size: give --size, or images of one size"
-            )
-        with disk_space(Path(tempfile.gettempdir())):
-            self._file.write(np.ascontiguousarray(image).tobytes())
-        self._total += image
-        self.n += 1
-
-    @property
-    def mean(self) -> np.ndarray:
-        """Mean image, 0 to 255: float64 [H, W, 3]."""
-        return self._total / self.n
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """The images in order, uint8 [b, H, W, 3]."""
-        size = self._total.size
-        self._file.seek(0)
-        for start in range(0, self.n, count := max(1, BLOCK_BYTES // size)):
-            take = min(count, self.n - start)
-            raw = np.frombuffer(self._file.read(take * size), np.uint8)
-            yield raw.reshape(take, *self._total.shape)
-
-
-class Pixels:
-    """Images that are already an array: float [n, H, W, 3] in [0, 1], with a spool's interface."""
-
-    def __init__(self, images: np.ndarray) -> None:
-        if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
-            raise ArragError(f"images of shape {images.shape}, expected [n, H, W, 3]")
-        if not (images.min() >= 0 and images.max() <= 1):
-            raise ArragError("images hold numbers outside [0, 1]; scale them to it")
-        self.images, self.n, self.shape = images, len(images), images.shape[1:3]
-
-    @property
-    def mean(self) -> np.ndarray:
-        """Mean image, 0 to 255: float64 [H, W, 3]."""
-        return 255 * self.images.mean(0, dtype=np.float64)
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """The images in order, float64 [b, H, W, 3], 0 to 255."""
-        count = max(1, BLOCK_BYTES // (8 * self.images[0].size))
-        for start in range(0, self.n, count):
-            yield 255 * np.asarray(self.images[start : start + count], np.float64)
-
-
 class ImagePackets:
     """Gaussians of the packets of a spool's images in [0, 1], made a row of packets at a time."""
 
@@ -222,24 +145,44 @@ class ImagePackets:
         """[2^level, dim]: the packets of the mean image."""
         return self.packets.row_of(self.spool.mean[None], row)[:, 0] / 255
 
-    def centred(self, row: int) -> Iterator[np.ndarray]:
-        """Coefficients of blocks of images less their mean: float64 [2^level, b, dim]."""
-        means = self.means(row)[:, None]
-        for block in self.spool.blocks():
-            yield self.packets.row_of(block, row) / 255 - means
-
     def features(self, row: int) -> np.ndarray:
         """Centred coefficients of all images: float64 [2^level, n, dim]."""
-        return np.concatenate(list(self.centred(row)), axis=1)
+        return next(self.centred(row, self.n))
+
+    def centred(self, row: int, images: int) -> Iterator[np.ndarray]:
+        """Coefficients less their mean, float64 [2^level, b, dim], b at most about ``images``.
+
+        What was yielded is overwritten by the next.
+        """
+        means = self.means(row)[:, None]
+        gathered = np.empty((2**self.level, images, self.dim))
+        filled = 0
+        for block in self.spool.blocks():
+            if filled + len(block) > images and filled:
+                yield gathered[:, :filled]
+                filled = 0
+            if len(block) > images:
+                gathered = np.empty((2**self.level, images := len(block), self.dim))
+            place = gathered[:, filled : filled + len(block)]
+            np.multiply(self.packets.row_of(block, row), 1 / 255, out=place)
+            place -= means
+            filled += len(block)
+        if filled:
+            yield gathered[:, :filled]
 
     def covariances(self, row: int) -> np.ndarray:
-        """float64 [2^level, dim, dim], accumulated block by block."""
-        dim = self.packets.dim
-        total = np.zeros((2**self.packets.level, dim, dim))
-        for block in self.centred(row):
+        """float64 [2^level, dim, dim], one half accumulated in place, block by block."""
+        from scipy.linalg.blas import dsyrk
+
+        dim, count = self.dim, 2**self.level
+        total = np.zeros((count, dim, dim))
+        for block in self.centred(row, max(1, GATHER_BYTES // (8 * count * dim))):
             for packet, x in zip(total, block, strict=True):
-                packet += x.T @ x
-        return total / (self.n - 1)
+                dsyrk(1 / (self.n - 1), x.T, beta=1, c=packet.T, overwrite_c=True)
+        upper = np.tri(dim, k=-1, dtype=bool).T  # BLAS filled the lower half and the diagonal
+        for packet in total:
+            packet[upper] = packet.T[upper]
+        return total
 
     def gaussians(self, row: int) -> list[Gaussian]:
         """One a packet of the row."""

@@ -24,14 +24,13 @@ from arrag.metrics.features import finish as finish_list
 from arrag.metrics.fwd import (
     ImagePackets,
     Packets,
-    Pixels,
-    Spool,
     StoredPackets,
     fwd,
     natural_order,
 )
 from arrag.metrics.preparation import center_square
 from arrag.metrics.references import is_stored, read_stored
+from arrag.metrics.spool import Pixels, Spool
 
 CHEAP_DIM = 128  # up to so many coefficients a packet, resampling takes seconds
 RESAMPLES = 100
