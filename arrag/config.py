@@ -8,7 +8,7 @@ Everything that reads a configuration (the command line, the Snakefile, the test
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -30,17 +30,41 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class Janus(Model):
-    """The generator: a checkpoint in transformers' Janus format and how it samples."""
+class Backbone(Model):
+    """What every generator's settings hold; the rest of a kind's are its decoding loop's."""
 
-    kind: Literal["janus"]
-    checkpoint: FilePath = Field(description="folder of a Janus checkpoint")
-    guidance_scale: float = Field(ge=0, description="classifier-free guidance g, >= 0; 1 = off")
+    context: ClassVar[str]  # which neighbours its decoding can know
+
+    checkpoint: FilePath = Field(description="folder of the checkpoint")
     temperature: float = Field(default=1.0, gt=0, description="softmax temperature, > 0")
     dtype: Literal["float64", "float32", "bfloat16"] = Field(
         default="float32",
         description="arithmetic of the language model; float64 keeps the codes the same for any "
         "batch and thread count",
+    )
+
+
+class Janus(Backbone):
+    """A checkpoint in transformers' Janus format; codes one by one in raster order."""
+
+    context = "causal"
+
+    kind: Literal["janus"]
+    guidance_scale: float = Field(ge=0, description="classifier-free guidance g, >= 0; 1 = off")
+
+
+class Showo(Backbone):
+    """A Show-o checkpoint; all codes at once, the most confident kept in each step."""
+
+    context = "full"
+
+    kind: Literal["showo"]
+    guidance_scale: float = Field(
+        ge=0, description="classifier-free guidance g in (1 + g) c - g u, >= 0; 0 = off"
+    )
+    steps: int = Field(default=50, ge=1, description="forwards for an image, >= 1")
+    choice_temperature: float = Field(
+        default=1.0, ge=0, description="noise in the choice of codes to keep, >= 0; falls to 0"
     )
 
 
@@ -135,7 +159,7 @@ class Config(Model):
 
     scale: Literal["micro", "paper"] = Field(description="which world the numbers are about")
     seed: int = Field(ge=0, description="root of every random stream, >= 0")
-    backbone: Janus = Field(description="the generator")
+    backbone: Janus | Showo = Field(discriminator="kind", description="the generator")
     database: Database | None = Field(default=None, description="needed by methods that retrieve")
     index: Index | None = Field(default=None, description="needed by methods that retrieve")
     benchmark: Benchmark = Field(description="the prompts")
@@ -161,10 +185,12 @@ class Config(Model):
             for part in ("database", "index"):
                 if getattr(self, part) is None:
                     raise ValueError(f"{at} retrieves, but `{part}` is missing; add that block")
-        if self.index is not None and self.index.context != "causal":
+        needed = self.backbone.context
+        if self.index is not None and self.index.context != needed:
+            order = {"causal": "codes in raster order", "full": "all codes at once"}[needed]
             raise ValueError(
                 f"index.context: found '{self.index.context}'; a {self.backbone.kind} backbone "
-                "decodes in raster order and needs 'causal'"
+                f"decodes {order} and needs '{needed}'"
             )
         return self
 

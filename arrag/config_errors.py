@@ -6,7 +6,7 @@ import difflib
 import re
 import types
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -90,7 +90,7 @@ def explain(error: ValidationError, path: Path, model: type[BaseModel]) -> Arrag
 
 def _sentence(detail: Any, model: type[BaseModel]) -> str:
     location = [part for part in detail["loc"] if part != "[key]"]
-    field = ".".join(str(part) for part in location)
+    field = ".".join(str(part) for part in _walk(model, location)[0])
     kind, found = detail["type"], detail.get("input")
     if kind == "value_error":  # written by a validator of ours: it already says what to do
         message = str(detail["ctx"]["error"])
@@ -100,6 +100,12 @@ def _sentence(detail: Any, model: type[BaseModel]) -> str:
         known = list(parent.model_fields) if parent else []
         hint = _hint(str(location[-1]), known)
         return f"{field}: unknown key{hint} (known keys: {', '.join(known)})"
+    if kind == "union_tag_invalid":
+        expected = detail["ctx"]["expected_tags"]
+        return f"{field}.kind: found '{detail['ctx']['tag']}'; use one of {expected}"
+    if kind == "union_tag_not_found":
+        tags = ", ".join(repr(tag) for o in _walk(model, location)[1] for tag in _tags(o))
+        return f"{field}.kind: missing; add it (one of {tags})"
     info = _field_at(model, location)
     wanted = f" ({info.description})" if info and info.description else ""
     if kind == "missing":
@@ -133,28 +139,45 @@ def _field_at(model: type[BaseModel], location: list) -> FieldInfo | None:
 
 def _model_at(model: type[BaseModel], location: Any) -> type[BaseModel] | None:
     """The model that a place in the document is checked against, None if it is no mapping."""
-    annotation: Any = model
+    options = _walk(model, location)[1]
+    found = options[0] if len(options) == 1 else None
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+
+
+def _walk(model: type[BaseModel], location: Any) -> tuple[list, list]:
+    """The keys that lead to a place, and the models or dictionary types it may hold.
+
+    Where a union of models is told apart by a key, pydantic's location has its value as one more
+    part; that part is no key.
+    """
+    path, options = [], [model]
     for part in location:
-        inner = _inner(annotation)
-        if inner is None:
-            return None
+        if len(options) > 1:
+            options = [option for option in options if part in _tags(option)]
+            continue
+        path.append(part)
+        inner = options[0] if options else None
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            if part not in inner.model_fields:
-                return None
-            annotation = inner.model_fields[part].annotation
-        else:  # a dictionary's value type
-            annotation = get_args(inner)[1]
-    inner = _inner(annotation)
-    return inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+            field = inner.model_fields.get(part)
+            options = _options(field.annotation) if field else []
+        elif inner is not None:  # a dictionary's value type
+            options = _options(get_args(inner)[1])
+    return path, options
 
 
-def _inner(annotation: Any) -> Any:
-    """The model or dictionary type inside ``X | None``; None for anything else."""
+def _tags(option: Any) -> tuple:
+    """The values of a model's ``kind``."""
+    return get_args(option.model_fields["kind"].annotation)
+
+
+def _options(annotation: Any) -> list:
+    """The models and dictionary types inside ``X | Y | None``."""
+    if get_origin(annotation) is Annotated:
+        return _options(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        found = [_inner(option) for option in get_args(annotation)]
-        return next((option for option in found if option is not None), None)
+        return [found for option in get_args(annotation) for found in _options(option)]
     if get_origin(annotation) is dict:
-        return annotation
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return None
+        return [annotation]
+    return (
+        [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+    )
