@@ -108,7 +108,7 @@ def decode_masked(
             augment.before(codes, known, everywhere if late else nowhere)
         # Unknown in any of the images; what is drawn where an image knows its code is not used.
         here = (~known).flatten(1).any(0).nonzero()[:, 0]  # [P]
-        logits = backbone.logits(state, codes, known)[:, here]  # [B, P, V]
+        logits = backbone.logits(state, codes, known, here)  # [B, P, V]
         probs = torch.softmax(logits / temperature, dim=-1)
         if augment is not None and late:
             probs = augment.after(probs, codes, known, here)
@@ -125,7 +125,7 @@ def decode_masked(
             confidence = confidence + choice_temperature * noise
         confidence = confidence.masked_fill(~new, torch.inf)
         # Stable, so that of equally confident codes the first in raster order stay unknown.
-        least = here[confidence.argsort(-1, stable=True)[:, :unknown]]  # [B, unknown]
+        least = here[confidence.argsort(dim=-1, stable=True)[:, :unknown]]  # [B, unknown]
         known = torch.ones_like(codes, dtype=torch.bool).scatter(1, least, False)
         codes, known = codes.view(batch, height, width), known.view(batch, height, width)
     return codes

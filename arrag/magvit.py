@@ -88,9 +88,10 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.norm(x)
-        q, k, v = (part(h).flatten(2).mT[:, None] for part in (self.q, self.k, self.v))
-        mixed = F.scaled_dot_product_attention(q, k, v)[:, 0]  # [B, H * W, C]
-        return x + self.proj_out(mixed.mT.reshape(x.shape))
+        q, k, v = (part(h).flatten(2) for part in (self.q, self.k, self.v))  # [B, C, H * W]
+        # Written out: torch 2.13's fused kernel crashes in bfloat16 training on a CPU.
+        weights = torch.softmax(q.mT @ k * q.shape[1] ** -0.5, dim=-1)  # [B, H * W, H * W]
+        return x + self.proj_out((v @ weights.mT).reshape(x.shape))
 
 
 class Resample(nn.Module):

@@ -122,11 +122,13 @@ class ShowoBackbone:
         self._hidden(self.model.get_input_embeddings()(ids), text_rows(mask), 0, cache)
         return State(cache, mask, guidance_scale)
 
-    def logits(self, state: State, codes: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-        """Logits of every code, guidance applied: [B, N, V] in at least float32.
+    def logits(
+        self, state: State, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits of the codes at ``positions``, guidance applied: [B, P, V] in at least float32.
 
-        codes: int64 [B, H, W]; known: bool [B, H, W], the others are masked. Guidance is
-        (1 + g) c - g u over the conditional c and unconditional u rows.
+        codes: int64 [B, H, W]; known: bool [B, H, W], the others are masked; positions: int64 [P],
+        flat. Guidance is (1 + g) c - g u over the conditional c and unconditional u rows.
         """
         repeats = len(state.mask) // len(codes)
         inputs = self._block(codes, known).repeat(repeats, 1, 1)  # [R, N + 2, D]
@@ -135,7 +137,7 @@ class ShowoBackbone:
         self.slots = self._slots(len(codes), 0)
         hidden = self._hidden(inputs, seen, length, state.cache)
         state.cache.crop(-inputs.shape[1])  # keep the text alone
-        logits = self._head(hidden[:, 1:-1])  # [R, N, V]
+        logits = self._head(hidden[:, 1 + positions])  # [R, P, V]
         if repeats == 1:
             return logits
         conditional, unconditional = logits.chunk(2)
@@ -151,7 +153,7 @@ class ShowoBackbone:
         """Logits of every code of B images given the known ones: [B, N, V], no guidance.
 
         prompts: B texts, or their ids and mask [B, T] as :meth:`tokenize` and :meth:`drop` give
-        them. codes, known: [B, H, W] or [B, N], as in :meth:`logits`. Differentiable.
+        them. codes, known: [B, H, W] or [B, N], as for :meth:`logits`. Differentiable.
         """
         ids, mask = self.tokenize(prompts) if isinstance(prompts, list) else prompts
         block = self._block(codes, known)  # [B, N + 2, D]

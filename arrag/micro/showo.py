@@ -41,16 +41,21 @@ def build_text_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_showo(seed: int, bits: int = TOKENIZER.bits) -> tuple[PhiForCausalLM, Vocabulary]:
-    """A freshly initialised language model and the ids it uses."""
+def build_showo(
+    seed: int, bits: int = TOKENIZER.bits, **sizes: int
+) -> tuple[PhiForCausalLM, Vocabulary]:
+    """A freshly initialised language model and the ids it uses; ``sizes`` are PhiConfig's."""
     vocabulary = Vocabulary(len(build_text_tokenizer()), 2**bits)
     torch.manual_seed(seed)
+    defaults = {
+        "hidden_size": HIDDEN,
+        "intermediate_size": MLP,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+    }
     config = PhiConfig(
+        **(defaults | sizes),
         vocab_size=vocabulary.size,
-        hidden_size=HIDDEN,
-        intermediate_size=MLP,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
         max_position_embeddings=512,
         qk_layernorm=True,
         bos_token_id=None,
