@@ -130,7 +130,7 @@ def test_show_o_s_fifty_steps():
     for step in range(50):
         unknown = still_unknown(step, 50, 256, unknown)
         seen.append(unknown)
-    # 256 cos(pi / 2 * r) at r = .02, .5, .98, where it is below; at first one code is settled a step
+    # At first one code is settled in a step; 256 cos(pi / 2 r) takes over.
     assert seen[:3] == [255, 254, 253] and seen[24] == 181 and seen[-2:] == [8, 1]
 
 

@@ -173,7 +173,6 @@ class ShowoBackbone:
 
         Raises ArragError for an empty prompt, one that holds a marker, or an unknown word.
         """
-        check_words(self.tokenizer, prompts)
         for prompt in prompts:
             held = [t for t in (*MARKERS, *self.tokenizer.all_special_tokens) if t in prompt]
             if held:
@@ -181,6 +180,7 @@ class ShowoBackbone:
                     f"prompt {prompt!r}: holds {held[0]!r}, which is a marker of the model and no "
                     "text; leave it out"
                 )
+        check_words(self.tokenizer, prompts)
         for prompt in self.overlong(prompts):
             warnings.warn(
                 f"prompt {prompt!r}: longer than the {self.text_length - 3} tokens that the model "
