@@ -14,6 +14,11 @@ if CONFIG.database and CONFIG.index:
     include: "workflow/rules/database.smk"
 
 
+if CONFIG.training and CONFIG.index:
+
+    include: "workflow/rules/adapt.smk"
+
+
 include: "workflow/rules/train.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/score.smk"

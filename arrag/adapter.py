@@ -24,6 +24,7 @@ from arrag.files import read_json, write_json
 FORMAT = 1
 KINDS = ("finetune", "faid", "racm3")
 CONFIG, DELTA, MODULES = "config.json", "delta.safetensors", "adapter.safetensors"
+LOG = "log.jsonl"
 LORA_A, LORA_B = ".lora_a", ".lora_b"
 
 

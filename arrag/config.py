@@ -10,30 +10,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
+from arrag.config_model import FilePath, Model, Name
+from arrag.config_training import Faid, Finetune, Racm3, Training
 from arrag.files import sha256_json
 
 # Rows of Table 1 that the workflow adds by itself: what the judge says of images of the world, and
 # of the same images after the tokenizer. No method can be expected to score higher.
 CEILING_LABELS = {"real": "real images", "reconstructions": "reconstructions"}
 
-# Method names become folder names.
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.+-]*$")]
-# A Path is written as a string in YAML, which strict mode would refuse.
-FilePath = Annotated[Path, Field(strict=False)]
-
-
-class Model(BaseModel):
-    """Unknown keys are mistakes; a number in quotes is not a number; nothing changes later."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
 
 class Backbone(Model):
     """What every generator's settings hold; the rest of a kind's are its decoding loop's."""
 
     context: ClassVar[str]  # which neighbours its decoding can know
+    takes: ClassVar[tuple[str, ...]]  # kinds of augmentation
+    trained_here: ClassVar[bool]  # whether `training` can make adapters for it
 
     checkpoint: FilePath = Field(description="folder of the checkpoint")
     temperature: float = Field(default=1.0, gt=0, description="softmax temperature, > 0")
@@ -48,6 +41,8 @@ class Janus(Backbone):
     """A checkpoint in transformers' Janus format; codes one by one in raster order."""
 
     context = "causal"
+    takes = ("daid", "faid", "racm3", "finetune")
+    trained_here = True
 
     kind: Literal["janus"]
     guidance_scale: float = Field(ge=0, description="classifier-free guidance g, >= 0; 1 = off")
@@ -57,6 +52,8 @@ class Showo(Backbone):
     """A Show-o checkpoint; all codes at once, the most confident kept in each step."""
 
     context = "full"
+    takes = ("daid", "faid")
+    trained_here = False
 
     kind: Literal["showo"]
     guidance_scale: float = Field(
@@ -127,6 +124,8 @@ class Judge(Model):
 class Daid(Model):
     """Distribution-level augmentation: p = (1 - lam) p_model + lam p_retrieved."""
 
+    needs: ClassVar[tuple[str, ...]] = ("database", "index")
+
     kind: Literal["daid"]
     k: int = Field(ge=1, description="patches retrieved for a position (K), >= 1")
     lam: float = Field(
@@ -139,11 +138,23 @@ class Method(Model):
     """One row of the table."""
 
     label: str = Field(min_length=1, description="the row's name in the tables")
-    augment: Daid | None = Field(default=None, description="retrieval; null = the bare model")
+    augment: Annotated[Daid | Faid | Racm3 | Finetune, Field(discriminator="kind")] | None = Field(
+        default=None, description="retrieval, adapter or both; null = the bare model"
+    )
     baseline: Name | None = Field(default=None, description="method this one is compared with")
     paper_key: str | None = Field(
         default=None, description="the paper's row to print beside it, as in benchmarks/paper"
     )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The blocks of the configuration that it retrieves from: of "database", "index"."""
+        return () if self.augment is None else self.augment.needs
+
+    @property
+    def is_trained_here(self) -> bool:
+        """Whether its adapter is the one that the configuration's ``training`` makes."""
+        return self.augment is not None and getattr(self.augment, "adapter", "") is None
 
 
 class Resources(Model):
@@ -152,6 +163,8 @@ class Resources(Model):
     batch_size: int = Field(default=16, ge=1, description="images drawn at a time")
     encode_batch_size: int = Field(default=64, ge=1, description="images encoded at a time")
     threads: int = Field(default=1, ge=1, description="threads of one job")
+    train_batch_size: int = Field(default=16, ge=1, description="images trained on at a time")
+    save_minutes: float = Field(default=10.0, gt=0, description="between a training's checkpoints")
 
 
 class Config(Model):
@@ -164,6 +177,7 @@ class Config(Model):
     index: Index | None = Field(default=None, description="needed by methods that retrieve")
     benchmark: Benchmark = Field(description="the prompts")
     judge: Judge = Field(description="the models that score")
+    training: Training | None = Field(default=None, description="how adapters are trained")
     methods: dict[Name, Method] = Field(min_length=1, description="the rows, in the table's order")
     resources: Resources = Field(default_factory=Resources, description="speed and memory only")
 
@@ -180,9 +194,23 @@ class Config(Model):
                 raise ValueError(
                     f"{at}.baseline: found '{method.baseline}', no such method; one of {known}"
                 )
-            if method.augment is None:
-                continue
-            for part in ("database", "index"):
+            kind = self.backbone.kind
+            if method.augment and method.augment.kind not in self.backbone.takes:
+                raise ValueError(
+                    f"{at}.augment.kind: found '{method.augment.kind}'; a {kind} backbone takes "
+                    f"{', '.join(self.backbone.takes)}"
+                )
+            if method.is_trained_here and not self.backbone.trained_here:
+                raise ValueError(
+                    f"{at}.augment.adapter: null, but `training` makes no adapter for a {kind} "
+                    "backbone; name the folder of a trained one"
+                )
+            if method.is_trained_here and self.training is None:
+                raise ValueError(
+                    f"{at}.augment.adapter: null, but `training` is missing; name the folder of a "
+                    "trained adapter, or add that block"
+                )
+            for part in method.needs:
                 if getattr(self, part) is None:
                     raise ValueError(f"{at} retrieves, but `{part}` is missing; add that block")
         needed = self.backbone.context
@@ -217,8 +245,42 @@ class Config(Model):
         }
         if augment is not None:
             identity["augment"] = augment.model_dump(mode="json")
-            identity |= {"database": self.database_identity(), "index": self.index_identity()}
+            identity |= self._retrieved_from(self.method(method).needs)
+            if self.method(method).is_trained_here:
+                identity["training"] = self.training_identity(augment.kind)
         return identity
+
+    def _retrieved_from(self, needs: tuple[str, ...]) -> dict[str, Any]:
+        return {part: getattr(self, f"{part}_identity")() for part in needs}
+
+    def pairs_identity(self) -> dict[str, Any]:
+        """What shapes the images with captions; which scenes are held out hangs on the database."""
+        assert self.training is not None
+        identity = self.training.model_dump(mode="json", include={"source", "pairs", "held_out"})
+        return identity | {"seed": self.seed, "first_held_out": self.first_held_out}
+
+    @property
+    def first_held_out(self) -> int | None:
+        """Number of the first held-out scene of the micro world: neither trained on nor stored."""
+        assert self.training is not None
+        if self.training.source != "micro":
+            return None
+        stored = self.database.images if self.database and self.database.source == "micro" else 0
+        return max(self.training.pairs, stored or 0)
+
+    def training_identity(self, kind: str) -> dict[str, Any]:
+        """What shapes an adapter: nothing of how a method samples with it (no λ, no τ)."""
+        assert self.training is not None
+        augment = {"faid": Faid, "racm3": Racm3, "finetune": Finetune}[kind]
+        identity = {
+            "kind": kind,
+            "checkpoint": str(self.backbone.checkpoint),
+            "pairs": self.pairs_identity(),
+            "training": self.training.model_dump(
+                mode="json", exclude=set() if kind == "faid" else {"faid"}
+            ),
+        }
+        return identity | self._retrieved_from(augment.needs)
 
     def database_identity(self) -> dict[str, Any]:
         """What shapes the database's contents: not how it is cut into shards."""

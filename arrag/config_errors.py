@@ -90,7 +90,7 @@ def explain(error: ValidationError, path: Path, model: type[BaseModel]) -> Arrag
 
 def _sentence(detail: Any, model: type[BaseModel]) -> str:
     location = [part for part in detail["loc"] if part != "[key]"]
-    field = ".".join(str(part) for part in _walk(model, location)[0])
+    field = ".".join(_written(model, location))
     kind, found = detail["type"], detail.get("input")
     if kind == "value_error":  # written by a validator of ours: it already says what to do
         message = str(detail["ctx"]["error"])
@@ -100,12 +100,8 @@ def _sentence(detail: Any, model: type[BaseModel]) -> str:
         known = list(parent.model_fields) if parent else []
         hint = _hint(str(location[-1]), known)
         return f"{field}: unknown key{hint} (known keys: {', '.join(known)})"
-    if kind == "union_tag_invalid":
-        expected = detail["ctx"]["expected_tags"]
-        return f"{field}.kind: found '{detail['ctx']['tag']}'; use one of {expected}"
-    if kind == "union_tag_not_found":
-        tags = ", ".join(repr(tag) for o in _walk(model, location)[1] for tag in _tags(o))
-        return f"{field}.kind: missing; add it (one of {tags})"
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        return _kind_sentence(detail, model, field)
     info = _field_at(model, location)
     wanted = f" ({info.description})" if info and info.description else ""
     if kind == "missing":
@@ -137,47 +133,63 @@ def _field_at(model: type[BaseModel], location: list) -> FieldInfo | None:
     return None
 
 
+def _kind_sentence(detail: Any, model: type[BaseModel], field: str) -> str:
+    """The sentence for a block whose ``kind`` says nothing that exists."""
+    known = [_tag(option) for option in _options(_annotation_at(model, detail["loc"]))]
+    block = detail["input"]
+    if not isinstance(block, dict) or "kind" not in block:
+        return f"{field}.kind: missing; add it (one of {', '.join(known)})"
+    found = str(block["kind"])
+    return f"{field}.kind: unknown kind '{found}'{_hint(found, known)} (known: {', '.join(known)})"
+
+
+def _written(model: type[BaseModel], location: list) -> list[str]:
+    """``location`` as it stands in the file: pydantic names a block's kind between its keys."""
+    return [
+        str(part)
+        for depth, part in enumerate(location)
+        if len(_options(_annotation_at(model, location[:depth]))) < 2
+    ]
+
+
 def _model_at(model: type[BaseModel], location: Any) -> type[BaseModel] | None:
     """The model that a place in the document is checked against, None if it is no mapping."""
-    options = _walk(model, location)[1]
-    found = options[0] if len(options) == 1 else None
-    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+    found = _options(_annotation_at(model, location))
+    return found[0] if len(found) == 1 and not get_origin(found[0]) else None
 
 
-def _walk(model: type[BaseModel], location: Any) -> tuple[list, list]:
-    """The keys that lead to a place, and the models or dictionary types it may hold.
-
-    Where a union of models is told apart by a key, pydantic's location has its value as one more
-    part; that part is no key.
-    """
-    path, options = [], [model]
+def _annotation_at(model: type[BaseModel], location: Any) -> Any:
+    """The type that a place in the document must have, None if there is no such place."""
+    annotation: Any = model
     for part in location:
-        if len(options) > 1:
-            options = [option for option in options if part in _tags(option)]
-            continue
-        path.append(part)
-        inner = options[0] if options else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            field = inner.model_fields.get(part)
-            options = _options(field.annotation) if field else []
-        elif inner is not None:  # a dictionary's value type
-            options = _options(get_args(inner)[1])
-    return path, options
+        options = _options(annotation)
+        if len(options) > 1:  # told apart by their kind, which pydantic makes a part of its own
+            annotation = next((option for option in options if _tag(option) == part), None)
+        elif not options:
+            return None
+        elif get_origin(options[0]) is dict:
+            annotation = get_args(options[0])[1]
+        elif part in options[0].model_fields:
+            annotation = options[0].model_fields[part].annotation
+        else:
+            return None
+    return annotation
 
 
-def _tags(option: Any) -> tuple:
-    """The values of a model's ``kind``."""
-    return get_args(option.model_fields["kind"].annotation)
-
-
-def _options(annotation: Any) -> list:
-    """The models and dictionary types inside ``X | Y | None``."""
+def _options(annotation: Any) -> list[Any]:
+    """The models and dictionary types that ``annotation`` allows."""
     if get_origin(annotation) is Annotated:
         return _options(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
         return [found for option in get_args(annotation) for found in _options(option)]
     if get_origin(annotation) is dict:
         return [annotation]
-    return (
-        [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
-    )
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return []
+
+
+def _tag(option: Any) -> str | None:
+    """The only value of a model's field ``kind``."""
+    field = getattr(option, "model_fields", {}).get("kind")
+    return get_args(field.annotation)[0] if field else None

@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from arrag.augment.daid import DAiD
 from arrag.backbones.janus import load_janus
 from arrag.backbones.showo_checkpoint import load_showo
 from arrag.codec import Codec, load_codec
@@ -25,10 +24,10 @@ from arrag.config import Config
 from arrag.decode import decode_masked, decode_raster, uniforms
 from arrag.errors import ArragError
 from arrag.files import read_json, sha256_file, tree_digest, write_json
-from arrag.index import open_index
+from arrag.methods import Sources, equip
 from arrag.metrics.samples import load_prompts
-from arrag.store import TokenStore
 
+NO_SOURCES = Sources()
 PACKAGES = ("arrag", "torch", "transformers", "numpy", "numba", "pillow")
 
 
@@ -51,24 +50,19 @@ KINDS = {
 
 
 class Sampler:
-    """A method ready to draw: backbone, codec and, if it retrieves, index.
+    """A method ready to draw: backbone, codec and, if it has any, adapter and index.
 
-    Raises ArragError when the index was made from another tokenizer's codes.
+    Raises ArragError when something it needs is missing or belongs to another generator.
     """
 
-    def __init__(self, config: Config, method: str, store: Path | None, index: Path | None):
+    def __init__(self, config: Config, method: str, sources: Sources = NO_SOURCES):
         self.config = config
         settings = config.backbone
         self.kind = KINDS[settings.kind]
-        self.backbone = self.kind.load(settings.checkpoint, settings.dtype)
+        backbone = self.kind.load(settings.checkpoint, settings.dtype)
         self.codec: Codec = load_codec(settings.checkpoint)
-        self.augment, self.index = None, None
-        wanted = config.method(method).augment
-        if wanted is not None:
-            if store is None or index is None:
-                raise ArragError(f"method '{method}' retrieves: give its store and its index")
-            self.index = open_index(index, TokenStore.open(store), self.codec.digest)
-            self.augment = DAiD(self.index, k=wanted.k, lam=wanted.lam, tau=wanted.tau)
+        self.equipped = equip(config, method, backbone, self.codec.digest, sources)
+        self.backbone, self.augment = self.equipped.backbone, self.equipped.augment
 
     def draw(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> np.ndarray:
         """One image for each pair of prompt and sample number: uint8 [B, S, S, 3]."""
@@ -96,12 +90,11 @@ def generate_images(
     *,
     seed: int,
     samples_per_prompt: int = 1,
-    store: Path | None = None,
-    index: Path | None = None,
+    sources: Sources = NO_SOURCES,
     batch_size: int = 16,
 ) -> list[np.ndarray]:
     """Draw ``samples_per_prompt`` images of each prompt: uint8 [S, S, 3], prompt by prompt."""
-    sampler = Sampler(config, method, store, index)
+    sampler = Sampler(config, method, sources)
     jobs = [(p, i) for p in prompts for i in range(samples_per_prompt)]
     images: list[np.ndarray] = []
     for start in tqdm(range(0, len(jobs), batch_size), desc=method, unit="batch"):
@@ -115,8 +108,7 @@ def sample_benchmark(
     method: str,
     out: str | Path,
     *,
-    store: Path | None = None,
-    index: Path | None = None,
+    sources: Sources = NO_SOURCES,
     batch_size: int = 16,
     progress: bool = True,
 ) -> dict:
@@ -127,7 +119,7 @@ def sample_benchmark(
     """
     out = Path(out)
     prompts = load_prompts(config.benchmark.prompts)
-    sampler = Sampler(config, method, store, index)
+    sampler = Sampler(config, method, sources)
     run = {
         "method": method,
         "config_hash": config.config_hash(method),
@@ -136,9 +128,10 @@ def sample_benchmark(
         "weights": {
             "backbone": tree_digest(config.backbone.checkpoint),
             "tokenizer": sampler.codec.digest,
+            **(sampler.equipped.weights or {}),
         },
-        "parameters": sampler.backbone.parameters,
-        "index": sampler.index.digest if sampler.index else None,
+        "parameters": sampler.backbone.parameters + sampler.equipped.parameters,
+        "index": sampler.equipped.index,
         "images_per_prompt": config.benchmark.images_per_prompt,
         "prompts": len(prompts),
     }

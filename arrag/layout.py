@@ -85,7 +85,55 @@ class Layout:
                 settings.append(self.backbone_digest)
         else:
             settings = [self.config.config_hash(method), self.backbone_digest]
+            settings += self._adapter_digests(method)
         return _key(method, [*settings, self.prompts_digest])
+
+    def _adapter_digests(self, method: str) -> list[str]:
+        """Digests of the folders that a method's ``augment`` names."""
+        augment = self.config.method(method).augment
+        return [
+            checkpoint_digest(folder, f"methods.{method}.augment.{field}")
+            for field in ("adapter", "clip")
+            if (folder := getattr(augment, field, None)) is not None
+        ]
+
+    @property
+    def pairs(self) -> Path:
+        """The images with captions that adapters are trained on."""
+        if self.config.training is None:
+            raise ArragError("training: missing, but an adapter is to be trained; add that block")
+        identity = [self.backbone_digest, self.config.pairs_identity()]
+        return self.results / "pairs" / _key(Path(self.config.training.source).name, identity)
+
+    @property
+    def neighbours(self) -> Path:
+        """What every position of ``pairs`` retrieves from ``index``."""
+        k = self.config.training.faid.k
+        return self.results / "neighbours" / _key(f"k{k}", [str(self.pairs), str(self.index)])
+
+    def image_index(self, clip: Path) -> Path:
+        """The index of whole images over ``codes``, made with the model ``clip``."""
+        identity = [str(self.codes), checkpoint_digest(clip, "clip")]
+        return self.results / "image-index" / _key(clip.name, identity)
+
+    def references(self, clip: Path) -> Path:
+        """The image that each caption of ``pairs`` retrieves."""
+        identity = [str(self.pairs), str(self.image_index(clip))]
+        return self.results / "references" / _key(clip.name, identity)
+
+    def trained_adapter(self, kind: str, clip: Path | None = None) -> Path:
+        """The adapter that ``training`` makes of a kind; ``clip``: of kind racm3, its model."""
+        identity = [self.config.training_identity(kind), str(self.pairs)]
+        if kind == "racm3":
+            identity.append(str(self.references(clip)))
+        return self.results / "adapters" / _key(kind, identity)
+
+    def adapter(self, method: str) -> Path:
+        """The adapter of a method that has one: the folder it names, or the one trained for it."""
+        augment = self.config.method(method).augment
+        if augment.adapter is not None:
+            return augment.adapter
+        return self.trained_adapter(augment.kind, getattr(augment, "clip", None))
 
     def samples(self, method: str) -> Path:
         """The folder of a method's images; ``run.json`` in it says that they are complete."""

@@ -12,6 +12,7 @@ from arrag.errors import ArragError
 from arrag.files import read_json, sha256_file, write_text
 from arrag.generate import generate_images, image_path, prepare, sample_benchmark
 from arrag.index import build_index
+from arrag.methods import Sources
 from arrag.neighborhood import Neighborhood
 from arrag.store import TokenStore
 
@@ -48,7 +49,9 @@ def digests(out):
 def test_layout_resume_and_other_settings(settings, database, tmp_path):
     config = load_config(settings)
     out = tmp_path / "daid"
-    run = sample_benchmark(config, "daid", out, **database, batch_size=3, progress=False)
+    run = sample_benchmark(
+        config, "daid", out, sources=Sources(**database), batch_size=3, progress=False
+    )
     whole = digests(out)
     assert sorted(whole) == [f"0000{i}/samples/000{k}.png" for i in range(2) for k in range(2)]
     assert run["config_hash"] == config.config_hash("daid")
@@ -58,7 +61,7 @@ def test_layout_resume_and_other_settings(settings, database, tmp_path):
     (out / "run.json").unlink()
     image_path(out, 0, 1).unlink()
     kept = image_path(out, 1, 0).stat().st_mtime_ns
-    sample_benchmark(config, "daid", out, **database, batch_size=1, progress=False)
+    sample_benchmark(config, "daid", out, sources=Sources(**database), batch_size=1, progress=False)
     assert digests(out) == whole
     assert image_path(out, 1, 0).stat().st_mtime_ns == kept
     # The same folder for another method: nothing of the old one may stay.
@@ -93,7 +96,12 @@ def test_index_of_another_tokenizer(settings, database, tmp_path):
     document["backbone"]["checkpoint"] = str(tmp_path / "other")
     write_text(tmp_path / "config.yaml", yaml.safe_dump(document))
     with pytest.raises(ArragError, match="tokenizer"):
-        sample_benchmark(load_config(tmp_path / "config.yaml"), "daid", tmp_path / "o", **database)
+        sample_benchmark(
+            load_config(tmp_path / "config.yaml"),
+            "daid",
+            tmp_path / "o",
+            sources=Sources(**database),
+        )
     assert not (tmp_path / "o").exists()
 
 
@@ -114,6 +122,9 @@ def test_a_damaged_index_leaves_no_samples(settings, database, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(ArragError, match="shard-00000.npy"):
         sample_benchmark(
-            load_config(settings), "daid", tmp_path / "o", store=broken, index=database["index"]
+            load_config(settings),
+            "daid",
+            tmp_path / "o",
+            sources=Sources(broken, database["index"]),
         )
     assert not (tmp_path / "o").exists()

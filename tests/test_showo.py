@@ -19,6 +19,7 @@ from arrag.errors import ArragError
 from arrag.files import write_text
 from arrag.generate import Sampler, sample_benchmark
 from arrag.index import build_index
+from arrag.methods import Sources
 from arrag.neighborhood import Neighborhood
 from arrag.store import TokenStore
 
@@ -293,6 +294,8 @@ def settings(tmp_path_factory, tiny_showo, root):
     }  # fmt: skip
     document["index"] = {"mode": "hamming", "context": "full", "border": "zero"}
     document["benchmark"]["prompts"] = str(folder / "prompts.jsonl")
+    document["methods"] = {name: document["methods"][name] for name in ("vanilla", "daid")}
+    document.pop("training", None)
     write_text(folder / "config.yaml", yaml.safe_dump(document))
     return folder / "config.yaml"
 
@@ -303,11 +306,11 @@ def test_from_configuration_to_images(settings, tiny_showo, assets, tmp_path):
     around = Neighborhood(config.index.context, border=config.index.border)
     store = TokenStore.open(tmp_path / "codes")
     build_index(store, tmp_path / "index", neighborhood=around, mode="hamming", progress=False)
-    database = {"store": tmp_path / "codes", "index": tmp_path / "index"}
-    run = sample_benchmark(config, "daid", tmp_path / "daid", **database, progress=False)
+    sources = Sources(store=tmp_path / "codes", index=tmp_path / "index")
+    run = sample_benchmark(config, "daid", tmp_path / "daid", sources=sources, progress=False)
     assert run["parameters"] == load_showo(tiny_showo).parameters
     assert len(list((tmp_path / "daid").rglob("*.png"))) == 4
-    sampler = Sampler(config, "vanilla", None, None)
+    sampler = Sampler(config, "vanilla")
     image = sampler.draw(["a photo of a dog"], [0], config.seed)
     assert image.shape == (1, 48, 48, 3) and image.dtype == np.uint8
 
@@ -317,3 +320,15 @@ def test_the_index_must_see_all_neighbours(settings, tmp_path):
     write_text(tmp_path / "config.yaml", text)
     with pytest.raises(ArragError, match="found 'causal'; a showo backbone .* needs 'full'"):
         load_config(tmp_path / "config.yaml")
+
+
+def test_what_is_not_made_for_it_is_refused(settings, tmp_path):
+    document = yaml.safe_load(settings.read_text())
+    for augment, message in (
+        ({"kind": "racm3", "clip": "c", "adapter": "a"}, "a showo backbone takes daid, faid"),
+        ({"kind": "faid", "adapter": None, "k": 10}, "`training` makes no adapter for a showo"),
+    ):
+        document["methods"]["daid"]["augment"] = augment
+        write_text(tmp_path / "config.yaml", yaml.safe_dump(document))
+        with pytest.raises(ArragError, match=message):
+            load_config(tmp_path / "config.yaml")

@@ -13,13 +13,15 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TARGETS = ("reports/table1.md", "reports/samples.png")
+ADAPTERS = ("finetune", "faid", "racm3")
 WHOLE_PLAN = {
     "fetch_assets": 1,
     "encode_database": 1,
     "build_index": 1,
-    "sample": 2,
+    "index_images": 1,
+    "sample": 5,
     "sample_ceiling": 2,
-    "score_geneval": 4,
+    "score_geneval": 7,
     "table1": 1,
     "gallery": 1,
 }
@@ -85,8 +87,10 @@ def template(tmp_path_factory, root):
     for part in ("workflow", "profiles", "config"):
         shutil.copytree(root / part, path / part)
     shutil.copy(root / "Snakefile", path)
-    for name in ("micro-janus", "micro-detector", "micro-clip"):
+    models = ("janus", "detector", "clip", "retriever", *ADAPTERS)
+    for name in (f"micro-{model}" for model in models):
         (path / "checkpoints" / name).mkdir(parents=True)
+        (path / "checkpoints" / name / "config.json").write_text(f'{{"is": "{name}"}}')
         (path / "checkpoints" / name / "model.safetensors").write_text(name)
     (path / "benchmarks").mkdir()
     for name in ("geneval_micro", "geneval_micro_ci"):
@@ -155,8 +159,8 @@ def test_one_parameter_of_daid_recomputes_only_its_row(finished):
 
 def test_index_parameters_leave_codes_and_vanilla_alone(finished):
     finished.edit("nprobe: 32", "nprobe: 8")
-    wanted = {"build_index": 1, "sample": 1, "score_geneval": 1, "table1": 1}
-    assert finished.plan("reports/table1.md") == wanted
+    wanted = {"build_index": 1, "sample": 2, "score_geneval": 2, "table1": 1}
+    assert finished.plan("reports/table1.md") == wanted  # DAiD and FAiD
 
 
 def test_a_label_recomputes_only_the_reports(finished):
@@ -173,13 +177,13 @@ def test_a_new_method_is_a_few_lines_and_one_more_row(finished):
 
 def test_other_weights_of_the_judge_recompute_the_scores(finished):
     (finished.path / "checkpoints/micro-clip/model.safetensors").write_text("better")
-    assert finished.plan("reports/table1.md") == {"score_geneval": 4, "table1": 1}
+    assert finished.plan("reports/table1.md") == {"score_geneval": 7, "table1": 1}
 
 
 def test_other_prompts_recompute_all_samples(finished):
     with open(finished.path / "benchmarks/geneval_micro.jsonl", "a") as prompts:
         prompts.write('{"tag": "colors", "prompt": "a photo of a blue dog"}\n')
-    wanted = {"sample": 2, "sample_ceiling": 2, "score_geneval": 4, "table1": 1}
+    wanted = {"sample": 5, "sample_ceiling": 2, "score_geneval": 7, "table1": 1}
     assert finished.plan("reports/table1.md") == wanted
 
 
@@ -230,7 +234,37 @@ def test_training_is_planned_only_on_demand(project):
     plan = project.plan("train_micro")
     assert not set(WHOLE_PLAN) - {"fetch_assets"} & set(plan)
     wanted = {"train_codebook": 1, "train_part": 2, "assemble_janus": 1, "train_judge": 2}
-    assert plan == wanted | {"fetch_assets": 1, "train_micro": 1}
+    assert plan == wanted | {"fetch_assets": 1, "train_micro": 1, "train_retriever": 1}
+
+
+def test_adapters_are_trained_only_on_demand(project):
+    plan = project.plan("train_adapters")
+    wanted = dict.fromkeys(
+        "fetch_assets encode_database build_index index_images make_pairs retrieve_neighbours "
+        "retrieve_references train_adapters".split(),
+        1,
+    )
+    assert plan == wanted | {"train_adapter": 3}
+
+
+def test_a_method_without_an_adapter_s_folder_trains_it_once(project):
+    project.edit("adapter: checkpoints/micro-faid", "adapter: null")
+    assert project.plan("reports/table1.md")["train_adapter"] == 1
+    first = re.findall(r"results/adapters/faid-[0-9a-f]+", project.said)
+    # What the methods sample with, and which prompts, shape no adapter.
+    project.edit("lam: 0.1", "lam: 0.3")
+    project.edit("images_per_prompt: 4", "images_per_prompt: 1")
+    project.plan("reports/table1.md")
+    assert set(first) == set(re.findall(r"results/adapters/faid-[0-9a-f]+", project.said))
+    project.edit("hops: [1]", "hops: [1, 2]")
+    project.plan("reports/table1.md")
+    assert not set(first) & set(re.findall(r"results/adapters/faid-[0-9a-f]+", project.said))
+
+
+def test_other_weights_of_an_adapter_recompute_its_row(finished):
+    (finished.path / "checkpoints/micro-faid/model.safetensors").write_text("better")
+    wanted = {"sample": 1, "score_geneval": 1, "table1": 1}
+    assert finished.plan("reports/table1.md") == wanted
 
 
 def test_reading_the_workflow_loads_no_torch(project):

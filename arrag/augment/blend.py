@@ -131,7 +131,7 @@ class Block(nn.Module):
         self._kept: tuple[tuple, Composed] | None = None
 
     def composed(self) -> Composed:
-        """The linear map; kept between steps when no gradient is asked for."""
+        """The linear map; kept from step to step when no gradient is asked for."""
         if torch.is_grad_enabled():
             return self._compose()
         key = tuple((p.data_ptr(), p._version, p.dtype) for p in self.parameters())
@@ -166,31 +166,49 @@ class Block(nn.Module):
             return self.norm.new_full((scales,), 1.0 / scales)
         return self.merge.softmax(0) if self.settings.merge == "softmax" else self.merge
 
+    def project(self, composed: Composed, patches: torch.Tensor) -> torch.Tensor:
+        """Patches [..., D] -> their share of the refined patch, [..., D]; linear in the centre."""
+        normed = F.rms_norm(patches, patches.shape[-1:], eps=self.settings.eps) * self.norm
+        return normed @ composed.centre
+
     def forward(
         self,
+        composed: Composed,
         states: torch.Tensor,
         positions: torch.Tensor,
         grid: tuple[int, int],
-        patches: torch.Tensor,
-        present: torch.Tensor,
+        projected: torch.Tensor,
+        counts: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Contribution [B, P, D] at ``positions`` [P], and the weighed patches [B, P, K, D].
+        """Contribution [B, P, D] at ``positions`` [P], and the weighed patches [B, P, M, D].
 
         states: [B, N + 1, D], hidden states by position, zero where unknown, the last row zero;
-        patches: [B, P, K, D], what the module before made of them; present: bool [B, P, K].
+        projected: [B, P, M, D] of :meth:`project`; counts: [B, P, M], how often each was found.
         """
-        composed = self.composed()
-        patches = F.rms_norm(patches, patches.shape[-1:], eps=self.settings.eps) * self.norm
         around = composed.at(states, positions, grid)  # [B, P, D]
-        refined = around[:, :, None] + patches @ composed.centre  # [B, P, K, D]
+        refined = around[:, :, None] + projected  # [B, P, M, D]
         weighed = self.score(refined) * refined
-        if self.settings.absent == "skip":
-            weighed = weighed * present[..., None]
-            count = present.sum(-1, keepdim=True).clamp(min=1)
-        else:
-            count = present.shape[-1]
-        total = weighed.sum(2)  # [B, P, D]
-        return total / count if self.settings.pool == "mean" else total, weighed
+        counts = counts.to(weighed.dtype)
+        total = (weighed * counts[..., None]).sum(2)  # [B, P, D]
+        if self.settings.pool == "mean":
+            total = total / counts.sum(-1, keepdim=True).clamp(min=1)
+        return total, weighed
+
+
+def distinct(codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The distinct values among the last axis, and how often each occurs: both [..., M].
+
+    codes: int64 [..., K]. M is the largest number of distinct values of any row; rows with fewer
+    are filled with -1, counted 0 times. Equal patches have equal features: one of them is enough.
+    """
+    codes = codes.sort(-1, descending=True).values
+    new = torch.ones_like(codes)
+    new[..., 1:] = codes[..., 1:] != codes[..., :-1]
+    rank = new.cumsum(-1) - 1
+    most = int(rank.max()) + 1
+    values = torch.full_like(codes, -1).scatter(-1, rank, codes)
+    counts = torch.zeros_like(codes).scatter_add(-1, rank, torch.ones_like(codes))
+    return values[..., :most], counts[..., :most]
 
 
 @lru_cache(maxsize=64)

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from arrag.augment import Augment
-from arrag.augment.blend import Block, FaidSettings
+from arrag.augment.blend import Block, Composed, FaidSettings, distinct
+from arrag.augment.faid_file import check_weights, read_weights, write_weights
 from arrag.errors import ArragError
 from arrag.index import PatchIndex
 
@@ -27,9 +30,11 @@ __all__ = ["FAiD", "FAiDAugment", "FaidSettings"]
 
 
 class Handed(NamedTuple):
-    """Retrieved codes [B, P, K], the positions [P] they are for, and what is known [B, H, W]."""
+    """Distinct retrieved codes [B, P, M], how often each was retrieved [B, P, M], the positions
+    [P] they are for, and what is known [B, H, W]."""
 
     codes: torch.Tensor
+    counts: torch.Tensor
     positions: torch.Tensor
     known: torch.Tensor | None
 
@@ -67,6 +72,7 @@ class FAiD(nn.Module):
         self._handed: Handed | None = None
         self._states: dict[int, torch.Tensor] = {}
         self._carried: torch.Tensor | None = None
+        self._table: tuple[Composed, torch.Tensor] | None = None
 
     def hand(
         self,
@@ -91,14 +97,15 @@ class FAiD(nn.Module):
             )
         if known is None and self.settings.context == "full":
             raise ValueError("an adapter of the full context needs to know which codes are known")
-        codes = codes[..., : self.settings.k]
-        nothing = self.settings.absent == "skip" and not torch.is_grad_enabled()
-        if nothing and not (codes >= 0).any():
-            self._handed = None
-            return
+        codes, counts = distinct(codes[..., : self.settings.k])
+        if self.settings.absent == "skip":
+            counts = counts * (codes >= 0)
+            if not torch.is_grad_enabled() and not counts.any():
+                self._handed = None
+                return
         if positions is None:
             positions = torch.arange(codes.shape[1], device=codes.device)
-        self._handed = Handed(codes, positions, known)
+        self._handed = Handed(codes, counts, positions, known)
 
     def attach(self, backbone) -> None:
         """Add the adapter's contributions to every forward of ``backbone`` until :meth:`detach`.
@@ -133,7 +140,7 @@ class FAiD(nn.Module):
             handle.remove()
         self._handles.clear()
         self._states.clear()
-        self._handed = self._carried = None
+        self._handed = self._carried = self._table = None
 
     @contextmanager
     def attached(self, backbone) -> Iterator[FAiD]:
@@ -176,23 +183,38 @@ class FAiD(nn.Module):
 
     def _contribution(self, backbone, layer: int, states: torch.Tensor) -> torch.Tensor:
         """What the module of this layer adds at the handed positions: [B, P, D]."""
-        codes, positions, known = self._handed
+        codes, counts, positions, known = self._handed
         if codes.shape[0] != len(states) or len(positions) > backbone.slots.predicted.count:
             raise ValueError(
                 f"handed codes {list(codes.shape)} for {len(states)} images and "
                 f"{backbone.slots.predicted.count} predicted positions"
             )
-        present = codes >= 0  # [B, P, K]
-        patches = self._carried
+        module = self.blocks[str(layer)]
+        composed = module.composed()
         if layer == 0:
-            patches = backbone.embed_codes(codes.clamp(min=0)).to(self.dtype)  # [B, P, K, D]
+            projected = self._first(backbone, composed, codes)
+        else:
+            projected = module.project(composed, self._carried)
         if layer == 0 or self.settings.absent == "zero":
-            patches = patches * present[..., None]
+            projected = projected * (codes >= 0)[..., None]
         if known is not None:
             states = states * F.pad(known.flatten(1), (0, 1))[..., None]
-        module = self.blocks[str(layer)]
-        total, self._carried = module(states, positions, backbone.grid, patches, present)
+        total, self._carried = module(composed, states, positions, backbone.grid, projected, counts)
         return total
+
+    def _first(self, backbone, composed: Composed, codes: torch.Tensor) -> torch.Tensor:
+        """The first module's projection of codes [B, P, M]: [B, P, M, D].
+
+        Without gradients it is a look-up in a table of all codes [V, D], made once.
+        """
+        project = partial(self.blocks["0"].project, composed)
+        codes = codes.clamp(min=0)
+        if torch.is_grad_enabled():
+            return project(backbone.embed_codes(codes).to(self.dtype))
+        if self._table is None or self._table[0] is not composed:
+            every = torch.arange(backbone.codebook_size, device=codes.device)
+            self._table = (composed, project(backbone.embed_codes(every).to(self.dtype)))
+        return self._table[1][codes]
 
     def _place(self, contribution, predicted, hidden) -> torch.Tensor:
         """Contributions [B, P, D] at their slots of the sequence: [R, T, D], zero elsewhere."""
@@ -203,6 +225,61 @@ class FAiD(nn.Module):
             contribution, count = whole.index_copy(1, at, contribution), predicted.count
         after = hidden.shape[1] - predicted.index - count
         return F.pad(contribution, (0, 0, predicted.index, after, 0, hidden.shape[0] - rows))
+
+    def save(
+        self,
+        path: str | Path,
+        dtype: torch.dtype = torch.float16,
+        backbone_digest: str | None = None,
+    ) -> None:
+        """Write a .safetensors file whose metadata say what the adapter is.
+
+        backbone_digest: of the checkpoint it was trained with, checked by :meth:`load`. Raises
+        ArragError for a weight that does not fit ``dtype``.
+        """
+        about = {
+            "hidden_size": self.hidden_size,
+            "layers": self.layers,
+            "settings": asdict(self.settings),
+            "backbone": backbone_digest,
+        }
+        write_weights(path, self.state_dict(), about, dtype)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        backbone_digest: str | None = None,
+        expect: dict[str, Any] | None = None,
+    ) -> FAiD:
+        """Read an adapter, in float32 and evaluation mode.
+
+        backbone_digest: of the checkpoint in use, compared with the adapter's if both are known.
+        expect: settings that it must have, such as ``{"hops": (1, 2)}``. Raises ArragError for
+        another backbone or setting, a damaged file, and missing, unknown or mis-shaped weights.
+        """
+        about, weights = read_weights(path)
+        theirs = about["backbone"]
+        if None not in (theirs, backbone_digest) and theirs != backbone_digest:
+            raise ArragError(
+                f"{path}: made for the backbone {theirs}, but {backbone_digest} is in use; use the "
+                "backbone it was trained with"
+            )
+        settings = FaidSettings(**about["settings"])
+        for field, wanted in (expect or {}).items():
+            wanted = tuple(wanted) if field == "hops" else wanted
+            if (found := getattr(settings, field)) != wanted:
+                raise ArragError(
+                    f"{path}: its {field} is {found}, wanted {wanted}; use another adapter, or "
+                    "train one with that setting"
+                )
+        with torch.device("meta"):  # nothing is drawn at random only to be replaced
+            adapter = cls(about["hidden_size"], about["layers"], settings)
+        check_weights(path, weights, adapter.state_dict())
+        weights = {name: weight.float() for name, weight in weights.items()}
+        adapter.load_state_dict(weights, assign=True)
+        return adapter.requires_grad_().eval()
 
     @property
     def dtype(self) -> torch.dtype:

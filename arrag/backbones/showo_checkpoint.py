@@ -83,13 +83,19 @@ def language_model_config(path: Path, vocabulary: Vocabulary) -> PhiConfig:
 
 
 def load_tokenizer(folder: Path, vocabulary: Vocabulary):
-    """The text tokenizer with MARKERS added; ArragError if they do not get the checkpoint's ids."""
+    """The text tokenizer of a folder with MARKERS added; ArragError as in :func:`add_markers`."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises a dozen types here
         raise ArragError(
             f"{folder}: holds no tokenizer that can be read ({error}); fetch its files again"
         ) from error
+    add_markers(tokenizer, vocabulary, folder)
+    return tokenizer
+
+
+def add_markers(tokenizer, vocabulary: Vocabulary, folder: Path) -> None:
+    """Add MARKERS to a text tokenizer; ArragError if they do not get the checkpoint's ids."""
     tokenizer.add_special_tokens({"pad_token": MARKERS[0]})
     tokenizer.add_tokens(list(MARKERS[1:]))
     expected = {token: vocabulary.marker(token) for token in MARKERS}
@@ -107,4 +113,3 @@ def load_tokenizer(folder: Path, vocabulary: Vocabulary):
             f"{folder}: the tokenizer's ids are not the checkpoint's ({'; '.join(wrong)}); use the "
             "tokenizer that the checkpoint was trained with"
         )
-    return tokenizer

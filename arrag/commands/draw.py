@@ -11,6 +11,7 @@ from arrag.layout import MICRO_ASSETS
 
 if TYPE_CHECKING:
     from arrag.config import Config
+    from arrag.methods import Sources
 
 
 def add(commands: Any) -> None:
@@ -43,6 +44,8 @@ def add(commands: Any) -> None:
         parser.add_argument("--method", required=True, help=f"a method of the configuration{also}")
         parser.add_argument("--codes", type=Path, help="store, if not where the workflow has it")
         parser.add_argument("--index", type=Path, help="index, if not where the workflow has it")
+        parser.add_argument("--image-index", type=Path, help="of whole images, likewise")
+        parser.add_argument("--adapter", type=Path, help="folder, if not the method's own")
         parser.add_argument("--batch-size", type=count, help="images at a time")
 
 
@@ -57,15 +60,13 @@ def run_generate(args: argparse.Namespace) -> dict[str, Any]:
     if blank := [text for text in args.prompts if not text.strip()]:
         raise ArragError(f"PROMPT: found {blank[0]!r}; write what the image should show")
     config = load_config(args.config)
-    store, index = retrieval_paths(config, args)
     images = generate_images(
         config,
         args.method,
         args.prompts,
         seed=args.seed,
         samples_per_prompt=args.images,
-        store=store,
-        index=index,
+        sources=sources_of(config, args),
         batch_size=args.batch_size or config.resources.batch_size,
     )
     return {"images": [str(path) for path in _save(images, args.out)]}
@@ -100,7 +101,6 @@ def run_sample(args: argparse.Namespace) -> dict[str, Any]:
             "reconstructions": ceiling.write_reconstructions,
         }[args.method]
         return {"samples": out, **(write(config, out, args.assets) or {})}
-    store, index = retrieval_paths(config, args)
     out = args.out or Layout(config).samples(args.method)
     from arrag.generate import sample_benchmark
 
@@ -108,8 +108,7 @@ def run_sample(args: argparse.Namespace) -> dict[str, Any]:
         config,
         args.method,
         out,
-        store=store,
-        index=index,
+        sources=sources_of(config, args),
         batch_size=args.batch_size or config.resources.batch_size,
     )
     return {"samples": out, **run}
@@ -125,24 +124,36 @@ def _refuse_foreign_folder(out: Path | None) -> None:
         raise ArragError(f"--out: {out} holds other files than samples; name a new folder")
 
 
-def retrieval_paths(config: Config, args: argparse.Namespace) -> tuple[Path | None, Path | None]:
-    """Store and index of a method that retrieves, (None, None) of one that does not.
+def sources_of(config: Config, args: argparse.Namespace) -> Sources:
+    """The folders that a method needs, where the workflow has them or where ``args`` says.
 
     Raises ArragError with the command that makes them when they are not there.
     """
     from arrag.errors import ArragError
     from arrag.layout import Layout
+    from arrag.methods import Sources
 
-    if config.method(args.method).augment is None:
-        return None, None
-    layout = Layout(config)
-    store, index = args.codes or layout.codes, args.index or layout.index
-    for path, file in ((store, "manifest.json"), (index, "meta.json")):
+    augment = config.method(args.method).augment
+    if augment is None:
+        return Sources()
+    layout, found = Layout(config), {}
+    wanted = []  # (field of Sources, what was given, where the workflow has it, a file in it)
+    if "database" in augment.needs:
+        wanted.append(("store", args.codes, lambda: layout.codes, "manifest.json"))
+    if "index" in augment.needs:
+        wanted.append(("index", args.index, lambda: layout.index, "meta.json"))
+    if augment.kind == "racm3":
+        at = (args.image_index, lambda: layout.image_index(augment.clip))
+        wanted.append(("image_index", *at, "meta.json"))
+    if augment.kind != "daid":
+        wanted.append(("adapter", args.adapter, lambda: layout.adapter(args.method), "config.json"))
+    for field, given, usual, file in wanted:
+        found[field] = path = given or usual()
         if not (path / file).is_file():
-            target = layout.index / "meta.json"
+            target = usual() / file
             raise ArragError(
-                f"{path / file}: method '{args.method}' retrieves and this is not there; make it "
-                f"with `snakemake --cores all {target} --configfile {args.config}`, or name "
-                "another with --codes and --index"
+                f"{path / file}: method '{args.method}' needs it and it is not there; make it with "
+                f"`snakemake --cores all {target} --configfile {args.config}`, or name another "
+                f"with --{'codes' if field == 'store' else field.replace('_', '-')}"
             )
-    return store, index
+    return Sources(**found)

@@ -17,6 +17,7 @@ MODELS = {
     "janus": ("join decoder and language model into one checkpoint", ("decoder", "lm")),
     "detector": ("train the detector, also on reconstructions", ("tokenizer", "steps")),
     "clip": ("train the colour classifier, also on reconstructions", ("tokenizer", "steps")),
+    "retriever": ("train the model that finds the image of a caption", ("steps",)),
 }
 OPTIONS = {
     "codebook": "file of the codebook",
@@ -135,6 +136,12 @@ def _judge(args: argparse.Namespace) -> None:
     train(args.assets, load_codec(args.tokenizer), args.out, args.work_dir, args.steps)
 
 
+def _retriever(args: argparse.Namespace) -> None:
+    from arrag.micro.train.retriever import train
+
+    train(args.assets, args.out, args.work_dir, args.steps)
+
+
 _TRAIN = {
     "codebook": _codebook,
     "decoder": _decoder,
@@ -142,4 +149,5 @@ _TRAIN = {
     "janus": _janus,
     "detector": _judge,
     "clip": _judge,
+    "retriever": _retriever,
 }

@@ -1,33 +1,27 @@
 """Retrieval for training, done once: the nearest patches of every position of every pair.
 
-    shard-00000.npy   uint16 [n, N, K]: codes, nearest first; ABSENT where there is none
-    manifest.json     what was searched for and where, and the shards; written last
-    writing.json      the same for the shards done so far, while they are being written
-
-An image never retrieves itself: the database's images of the same name or the very same codes are
-left out.
+Shards (:mod:`arrag.training.shards`) of uint16 [n, N, K]: codes, nearest first; ABSENT where there
+is none. An image never retrieves itself: the database's images of the same name or with the very
+same codes are left out.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from arrag.errors import ArragError
-from arrag.files import atomic_path, check_file, disk_space, read_json, sha256_file, write_json
 from arrag.index import PatchIndex
 from arrag.store import MAX_CODES, TokenStore
 from arrag.training.pairs import Pairs
+from arrag.training.shards import Shards, write_shards
 
 FORMAT = 1
 ABSENT = MAX_CODES
-MANIFEST, WRITING = "manifest.json", "writing.json"
 SHARD_IMAGES = 256
 BATCH = 8
 SLACK = 8
@@ -39,41 +33,32 @@ def precompute(
 ) -> dict[str, Any]:
     """Write the ``k`` nearest patches of all pairs below ``out``; goes on after a kill.
 
-    Raises ArragError for another tokenizer, an index whose entries cannot be traced to images, or
-    a folder begun with other settings.
+    Returns the manifest. Raises ArragError for another tokenizer, an index whose entries cannot be
+    traced to images, or a folder begun with other settings.
     """
-    out = Path(out)
+    _check(pairs, index, k)
     header = {
         "format": FORMAT,
         "pairs_digest": pairs.digest,
         "index_digest": index.digest,
         "database_digest": index.store.digest,
         "k": k,
-        "shape": [pairs.store.grid[0] * pairs.store.grid[1], k],
+        "positions": pairs.store.grid[0] * pairs.store.grid[1],
     }
-    _check(pairs, index, k)
-    if (out / MANIFEST).is_file():
-        return _begun(out / MANIFEST, header)
-    out.mkdir(parents=True, exist_ok=True)
-    for leftover in out.glob(".*.tmp"):
-        shutil.rmtree(leftover)
-    shards = _begun(out / WRITING, header)["shards"] if (out / WRITING).is_file() else []
     own = own_images(pairs.store, index.store)
-    done, total = sum(shard["images"] for shard in shards), len(pairs.store)
-    with tqdm(desc="retrieve", total=total, initial=done, unit="image") as bar, disk_space(out):
-        while done < total:
-            images = np.arange(done, min(done + shard_images, total))
-            found = [
-                nearest_others(index, pairs.store.grids(part), [own(i) for i in part], k)
-                for part in _timed(np.split(images, range(BATCH, len(images), BATCH)), bar)
-            ]
-            shards.append(_write_shard(out, len(shards), np.concatenate(found)))
-            done += len(images)
-            write_json(out / WRITING, {**header, "shards": shards})
-    manifest = {**header, "shards": shards}
-    write_json(out / MANIFEST, manifest)
-    (out / WRITING).unlink(missing_ok=True)
-    return manifest
+
+    def rows_of(images: np.ndarray) -> np.ndarray:
+        return nearest_others(index, pairs.store.grids(images), [own(i) for i in images], k)
+
+    return write_shards(
+        out,
+        header,
+        len(pairs.store),
+        rows_of,
+        rows_in_shard=shard_images,
+        rows_at_once=BATCH,
+        what="retrieve",
+    )
 
 
 def nearest_others(
@@ -127,48 +112,26 @@ def own_images(pairs: TokenStore, database: TokenStore) -> Callable[[int], np.nd
 
 
 class Neighbours:
-    """Finished retrieval of some pairs. Open it with ``Neighbours.open``.
+    """Finished retrieval of some pairs. k: patches a position; manifest: what was searched, where.
 
-    k: patches a position; manifest: what was searched for and where.
+    Raises ArragError if it is unfinished, of other pairs or index, or has fewer than ``k`` patches.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
-        self.path, self.manifest, self.k = path, manifest, manifest["k"]
-        self._shards = [
-            np.load(path / shard["file"], mmap_mode="r", allow_pickle=False)
-            for shard in manifest["shards"]
-        ]
-        self._starts = np.cumsum([0] + [len(shard) for shard in self._shards])
-
-    @classmethod
-    def open(cls, path: str | Path, pairs: Pairs, k: int, index_digest: str) -> Neighbours:
-        """ArragError if unfinished, of other pairs or index, or with fewer than k patches."""
-        path = Path(path)
-        again = "run `arrag train retrieve` again"
-        if (path / WRITING).is_file() and not (path / MANIFEST).is_file():
-            raise ArragError(f"{path}: not finished ({WRITING} without {MANIFEST}); {again}")
-        manifest = read_json(path / MANIFEST)
-        ours = {"format": FORMAT, "pairs_digest": pairs.digest, "index_digest": index_digest}
-        for field, wanted in ours.items():
-            if manifest.get(field) != wanted:
-                raise ArragError(
-                    f"{path / MANIFEST}: {field} is {manifest.get(field)}, but {wanted} is in use; "
-                    f"{again} with these pairs and this index"
-                )
-        if manifest["k"] < k:
+    def __init__(self, path: str | Path, pairs: Pairs, k: int, index_digest: str) -> None:
+        again = "run `arrag train retrieve` again with these pairs and this index"
+        expected = {"format": FORMAT, "pairs_digest": pairs.digest, "index_digest": index_digest}
+        self._shards = Shards(path, expected, again)
+        self.manifest = self._shards.manifest
+        self.k: int = self.manifest["k"]
+        if self.k < k:
             raise ArragError(
-                f"{path / MANIFEST}: k is {manifest['k']}, but {k} patches a position are wanted; "
-                f"{again} with -k {k}, or train with fewer"
+                f"{path}: holds the {self.k} nearest patches of a position, but {k} are wanted; "
+                f"run `arrag train retrieve` again with -k {k}, or train with fewer"
             )
-        for shard in manifest["shards"]:
-            check_file(path / shard["file"], says=MANIFEST, remedy=again, size=shard["bytes"])
-        return cls(path, manifest)
 
     def codes(self, images: np.ndarray, k: int) -> torch.Tensor:
         """The first k patches of some pairs: int64 [B, N, k], -1 where absent."""
-        which = np.searchsorted(self._starts, images, side="right") - 1
-        rows = [self._shards[w][i - self._starts[w]] for w, i in zip(which, images, strict=True)]
-        codes = np.stack(rows)[..., :k].astype(np.int64)
+        codes = self._shards.rows(images)[..., :k].astype(np.int64)
         return torch.from_numpy(np.where(codes == ABSENT, -1, codes))
 
 
@@ -187,31 +150,3 @@ def _check(pairs: Pairs, index: PatchIndex, k: int) -> None:
         raise ArragError(
             f"-k: found {k}; wanted 1 to {index.meta['entries']}, the entries of the index"
         )
-
-
-def _begun(path: Path, header: dict[str, Any]) -> dict[str, Any]:
-    state = read_json(path)
-    for field, ours in header.items():
-        if state.get(field) != ours:
-            raise ArragError(
-                f"{path}: {field} is {state.get(field)}, this run has {ours}; write to another "
-                "folder or delete this one"
-            )
-    for shard in state["shards"]:
-        remedy = f"delete {path.parent} and run `arrag train retrieve` again"
-        check_file(path.parent / shard["file"], says=path.name, remedy=remedy, size=shard["bytes"])
-    return state
-
-
-def _write_shard(out: Path, number: int, codes: np.ndarray) -> dict[str, Any]:
-    file = out / f"shard-{number:05d}.npy"
-    with atomic_path(file) as partial, open(partial, "wb") as handle:
-        np.save(handle, codes)
-    size, digest = file.stat().st_size, sha256_file(file)
-    return {"file": file.name, "images": len(codes), "bytes": size, "sha256": digest}
-
-
-def _timed(parts, bar):
-    for part in parts:
-        yield part
-        bar.update(len(part))

@@ -22,6 +22,7 @@ from arrag.config import load_config
 from arrag.decode import decode_raster, uniforms
 from arrag.generate import Sampler
 from arrag.layout import Layout
+from arrag.methods import Sources
 from arrag.metrics.samples import load_prompts
 
 
@@ -65,7 +66,7 @@ def main() -> None:
     layout = Layout(config)
     codes, index = args.codes or layout.codes, args.index or layout.index
     retrieves = (index / "meta.json").is_file()
-    sampler = Sampler(config, "daid" if retrieves else "vanilla", codes, index)
+    sampler = Sampler(config, "daid" if retrieves else "vanilla", Sources(codes, index))
     runs = {
         "transformers generate": lambda prompts: upstream(sampler, prompts),
         "vanilla": lambda prompts: ours(sampler, prompts, None),

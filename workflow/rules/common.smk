@@ -50,6 +50,19 @@ ROWS = [*CONFIG.methods, *CEILING_LABELS]
 CEILING_RUN = f"({'|'.join(CEILING_LABELS)})-[0-9a-f]+"
 
 
+# Models that retrieve images, and kinds of adapters, of the methods.
+CLIPS = {
+    method.augment.clip
+    for method in CONFIG.methods.values()
+    if method.augment is not None and method.augment.kind == "racm3"
+}
+ADAPTER_KINDS = {
+    method.augment.kind
+    for method in CONFIG.methods.values()
+    if method.augment is not None and method.augment.kind != "daid"
+}
+
+
 wildcard_constraints:
     run="[^/]+",
 
@@ -75,14 +88,55 @@ def method_of(run):
 
 
 def sample_inputs(wildcards):
-    """The generator, the prompts, and the database if this method retrieves."""
+    """The generator, the prompts, and what this method adds to them."""
     inputs = {
         "checkpoint": ancient(str(CONFIG.backbone.checkpoint)),
         "prompts": ancient(str(CONFIG.benchmark.prompts)),
     }
-    if CONFIG.method(method_of(wildcards.run)).augment is not None:
+    method = method_of(wildcards.run)
+    augment = CONFIG.method(method).augment
+    if augment is None:
+        return inputs
+    if "database" in augment.needs:
         inputs["codes"] = f"{path_of('codes')}/manifest.json"
+    if "index" in augment.needs:
         inputs["index"] = f"{path_of('index')}/meta.json"
+    if augment.kind == "racm3":
+        inputs["image_index"] = f"{path_of('image_index', augment.clip)}/meta.json"
+    if CONFIG.method(method).is_trained_here:
+        inputs["adapter"] = f"{path_of('adapter', method)}/config.json"
+    elif augment.kind != "daid":
+        inputs["adapter"] = ancient(f"{augment.adapter}/config.json")
+    return inputs
+
+
+def image_retriever(name):
+    """Folder of the open_clip model called ``name`` that some method retrieves images with."""
+    for clip in CLIPS:
+        if clip.name == name:
+            return clip
+    give_up(f"{CONFIG_FILE}: no method of it retrieves images with a model called {name}")
+
+
+def adapter_of(kind):
+    """Folder of the adapter that the configuration trains of a kind."""
+    clip = next(iter(CLIPS)) if kind == "racm3" else None
+    return told_plainly(LAYOUT.trained_adapter, kind, clip)
+
+
+def adapter_inputs(wildcards):
+    """What training a kind of adapter reads."""
+    inputs = {
+        "checkpoint": ancient(str(CONFIG.backbone.checkpoint)),
+        "pairs": f"{path_of('pairs')}/pairs.json",
+    }
+    if wildcards.kind == "faid":
+        inputs["index"] = f"{path_of('index')}/meta.json"
+        inputs["retrieved"] = f"{path_of('neighbours')}/manifest.json"
+    if wildcards.kind == "racm3":
+        clip = next(iter(CLIPS))
+        inputs["index"] = f"{path_of('image_index', clip)}/meta.json"
+        inputs["retrieved"] = f"{path_of('references', clip)}/manifest.json"
     return inputs
 
 

@@ -48,3 +48,28 @@ rule build_index:
     shell:
         "arrag index build --codes {params.codes:q} --out {params.out:q} --mode {params.mode}"
         " {params.key} {params.lists} --seed {params.seed} > {log:q} 2>&1"
+
+
+# Whole images, for methods that retrieve by the prompt.
+rule index_images:
+    input:
+        codes=lambda wildcards: f"{path_of('codes')}/manifest.json",
+        assets=rules.fetch_assets.output.assets if MICRO_DATABASE else [],
+    output:
+        str(RESULTS / "image-index/{clip}-{key}/meta.json"),
+    log:
+        "logs/index_images/{clip}-{key}.log",
+    wildcard_constraints:
+        key="[0-9a-f]+",
+    threads: CONFIG.resources.threads
+    resources:
+        batch_size=CONFIG.resources.encode_batch_size,
+    params:
+        source="micro:database" if MICRO_DATABASE else CONFIG.database.source,
+        images=f"--images {CONFIG.database.images}" if CONFIG.database.images else "",
+        codes=lambda wildcards, input: Path(input.codes).parent,
+        clip=lambda wildcards: image_retriever(wildcards.clip),
+        out=folder_of_output,
+    shell:
+        "arrag index images {params.source:q} --codes {params.codes:q} --clip {params.clip:q}"
+        " --out {params.out:q} {params.images} --batch-size {resources.batch_size} > {log:q} 2>&1"

@@ -3,7 +3,7 @@
 # A killed training goes on from its work folder, which is therefore no output. About two and a half
 # hours on 2 cores, more than half of it for the language model; logs and loss plots are in the work folders.
 TRAIN = RESULTS / "train"
-STEPS = {"decoder": 1000, "lm": 4400, "detector": 1200, "clip": 350}
+STEPS = {"decoder": 1000, "lm": 4400, "detector": 1200, "clip": 350, "retriever": 1600}
 
 
 rule train_micro:
@@ -11,6 +11,7 @@ rule train_micro:
         str(TRAIN / "micro-janus/config.json"),
         str(TRAIN / "micro-detector/config.json"),
         str(TRAIN / "micro-clip/open_clip_config.json"),
+        str(TRAIN / "micro-retriever/open_clip_config.json"),
     localrule: True
 
 
@@ -82,3 +83,20 @@ rule train_judge:
     shell:
         "arrag micro train {wildcards.judge} --tokenizer {params.tokenizer:q} --steps {params.steps}"
         " --work-dir {params.work:q} --out {params.out:q} > {log:q} 2>&1"
+
+
+rule train_retriever:
+    input:
+        assets=rules.fetch_assets.output.assets,
+    output:
+        str(TRAIN / "micro-retriever/open_clip_config.json"),
+    log:
+        "logs/train_retriever.log",
+    threads: workflow.cores
+    params:
+        work=str(TRAIN / "retriever"),
+        steps=STEPS["retriever"],
+        out=folder_of_output,
+    shell:
+        "arrag micro train retriever --steps {params.steps} --work-dir {params.work:q}"
+        " --out {params.out:q} > {log:q} 2>&1"

@@ -1,0 +1,243 @@
+"""``arrag train``: adapters of a generator, and what they are trained on.
+
+``accelerate launch -m arrag.cli train faid ...`` trains with several processes or machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arrag.commands import command, config_option, count, group
+from arrag.layout import MICRO, MICRO_ASSETS
+
+if TYPE_CHECKING:
+    from arrag.config import Config
+    from arrag.layout import Layout
+
+KINDS = {
+    "finetune": "fine-tune without retrieval, the control of the others",
+    "faid": "train FAiD, which blends retrieved patches into hidden states",
+    "racm3": "train the replica of RA-CM3, which sees a retrieved image before the prompt",
+}
+HELP = {
+    "pairs": "images with captions, from `train pairs`",
+    "codes": "store of the database",
+    "index": "index of patches over that store",
+    "neighbours": "from `train retrieve`",
+    "image_index": "index of whole images, from `index images`",
+    "references": "from `train references`",
+}
+
+
+def add(commands: Any) -> None:
+    """Add the commands about training."""
+    inner = group(
+        commands,
+        "train",
+        "train adapters; `snakemake train_adapters` runs all of it",
+        "arrag train faid --config config/micro.yaml",
+    )
+    pairs = command(
+        inner,
+        "pairs",
+        "sample and encode the images with captions that adapters are trained on; goes on after "
+        "a kill",
+        "arrag train pairs --config config/micro.yaml",
+        run_pairs,
+    )
+    pairs.add_argument("--assets", type=Path, default=MICRO_ASSETS, help="%(default)s")
+    pairs.add_argument("--exclude", type=Path, help="folder of test images, left out")
+    pairs.add_argument("--workers", type=count, default=1, help="processes that read images")
+    retrieve = command(
+        inner,
+        "retrieve",
+        "write what every position of the pairs retrieves, without the image itself; goes on "
+        "after a kill",
+        "arrag train retrieve --config config/micro.yaml",
+        run_retrieve,
+    )
+    retrieve.add_argument("-k", type=count, help="patches a position; the configuration's if not")
+    _paths(retrieve, "pairs", "codes", "index")
+    references = command(
+        inner,
+        "references",
+        "write the image that each caption retrieves, never the pair's own; goes on after a kill",
+        "arrag train references --config config/micro.yaml",
+        run_references,
+    )
+    _paths(references, "pairs", "codes", "image_index")
+    parsers = [pairs, retrieve, references, *(_add_kind(inner, *item) for item in KINDS.items())]
+    for parser in parsers:
+        config_option(parser)
+        parser.add_argument("--out", type=Path, help="folder; else where the workflow has it")
+    compare = command(
+        inner,
+        "compare",
+        "held-out losses of two adapters, and their difference, with 95 percent intervals",
+        "arrag train compare checkpoints/micro-faid checkpoints/micro-finetune",
+        run_compare,
+    )
+    compare.add_argument("first", type=Path, help="folder of an adapter")
+    compare.add_argument("second", type=Path, help="folder of another")
+
+
+def _add_kind(inner: Any, kind: str, help: str) -> argparse.ArgumentParser:
+    train = command(
+        inner,
+        kind,
+        f"{help}; goes on after a kill",
+        f"arrag train {kind} --config config/micro.yaml",
+        run_kind,
+    )
+    train.set_defaults(kind=kind)
+    needs = {
+        "finetune": ("pairs",),
+        "faid": ("pairs", "codes", "index", "neighbours"),
+        "racm3": ("pairs", "codes", "image_index", "references"),
+    }
+    _paths(train, *needs[kind])
+    train.add_argument("--work-dir", type=Path, help="running state and log (OUT.work)")
+    train.add_argument("--batch-size", type=count, help="images a process takes at a time")
+    train.add_argument("--cpu", action="store_true", help="even if there is a GPU")
+    return train
+
+
+def _paths(parser: argparse.ArgumentParser, *names: str) -> None:
+    for name in names:
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=Path, help=f"{HELP[name]}; else the workflow's")
+
+
+def run_pairs(args: argparse.Namespace) -> dict[str, Any]:
+    """Make the pairs of the configuration."""
+    from arrag.training.pairs import make_pairs
+
+    config, layout = _load(args)
+    training = config.training
+    return make_pairs(
+        "micro:database" if training.source == MICRO else training.source,
+        config.backbone.checkpoint,
+        args.out or layout.pairs,
+        count=training.pairs,
+        held_out=training.held_out,
+        seed=config.seed,
+        first_held_out=config.first_held_out,
+        assets=args.assets,
+        exclude=args.exclude,
+        batch_size=config.resources.encode_batch_size,
+        workers=args.workers - 1,
+    )
+
+
+def run_retrieve(args: argparse.Namespace) -> dict[str, Any]:
+    """Search for every position of the pairs."""
+    from arrag.training.neighbours import precompute
+    from arrag.training.pairs import Pairs
+
+    config, layout = _load(args)
+    out = args.out or layout.neighbours
+    pairs = Pairs.open(args.pairs or layout.pairs)
+    manifest = precompute(pairs, _index(args, layout), out, args.k or config.training.faid.k)
+    return {"neighbours": out, **{k: v for k, v in manifest.items() if k != "shards"}}
+
+
+def run_references(args: argparse.Namespace) -> dict[str, Any]:
+    """Search an image for every caption of the pairs."""
+    from arrag.baselines.racm3 import retrieve_references
+    from arrag.training.pairs import Pairs
+
+    config, layout = _load(args)
+    clip = _clip_of(config, args)
+    out = args.out or layout.references(clip)
+    model, index = _image_index(args, layout, clip)
+    manifest = retrieve_references(Pairs.open(args.pairs or layout.pairs), index, model, out)
+    return {"references": out, **{k: v for k, v in manifest.items() if k != "shards"}}
+
+
+def run_kind(args: argparse.Namespace) -> dict[str, Any]:
+    """Train an adapter."""
+    from arrag.training.adapt import train
+    from arrag.training.pairs import Pairs
+
+    config, layout = _load(args)
+    clip = _clip_of(config, args) if args.kind == "racm3" else None
+    out = args.out or layout.trained_adapter(args.kind, clip)
+    about = train(
+        args.kind,
+        config.backbone.checkpoint,
+        config.training,
+        _data(args, config, layout, Pairs.open(args.pairs or layout.pairs), clip),
+        out,
+        args.work_dir or out.with_name(out.name + ".work"),
+        seed=config.seed,
+        batch_size=args.batch_size or config.resources.train_batch_size,
+        save_minutes=config.resources.save_minutes,
+        cpu=args.cpu,
+    )
+    held_out = about.pop("held_out", None)
+    return {"adapter": out, "held_out": held_out and held_out["mean"], **about}
+
+
+def run_compare(args: argparse.Namespace) -> dict[str, Any]:
+    """Compare two adapters on the held-out images."""
+    from arrag.training.adapt import compare
+
+    return {"first_adapter": args.first, "second_adapter": args.second} | compare(
+        args.first, args.second
+    )
+
+
+def _load(args: argparse.Namespace) -> tuple[Config, Layout]:
+    from arrag.config import load_config
+    from arrag.errors import ArragError
+    from arrag.layout import Layout
+
+    config = load_config(args.config)
+    if config.training is None:
+        raise ArragError(f"{args.config}: training: missing; add that block to train adapters")
+    return config, Layout(config)
+
+
+def _clip_of(config: Config, args: argparse.Namespace) -> Path:
+    """The retriever of the configuration's method of kind racm3."""
+    from arrag.errors import ArragError
+
+    for method in config.methods.values():
+        if method.augment is not None and method.augment.kind == "racm3":
+            return method.augment.clip
+    raise ArragError(f"{args.config}: methods: none is of kind racm3; add one, which names a clip")
+
+
+def _data(args: argparse.Namespace, config: Config, layout: Layout, pairs: Any, clip: Any) -> Any:
+    from arrag.baselines.racm3 import References
+    from arrag.training.adapt import Data
+    from arrag.training.neighbours import Neighbours
+
+    if args.kind == "faid":
+        digest = _index(args, layout).digest
+        path = args.neighbours or layout.neighbours
+        return Data(pairs, neighbours=Neighbours(path, pairs, config.training.faid.k, digest))
+    if args.kind == "racm3":
+        index = _image_index(args, layout, clip)[1]
+        path = args.references or layout.references(clip)
+        return Data(pairs, references=References(path, pairs, index))
+    return Data(pairs)
+
+
+def _index(args: argparse.Namespace, layout: Layout) -> Any:
+    from arrag.index import open_index
+    from arrag.store import TokenStore
+
+    return open_index(args.index or layout.index, TokenStore.open(args.codes or layout.codes))
+
+
+def _image_index(args: argparse.Namespace, layout: Layout, clip: Path) -> tuple[Any, Any]:
+    from arrag.clip import OpenClip
+    from arrag.image_index import ImageIndex
+    from arrag.store import TokenStore
+
+    model = OpenClip(clip)
+    store = TokenStore.open(args.codes or layout.codes)
+    return model, ImageIndex(args.image_index or layout.image_index(clip), store, model.digest)

@@ -1,0 +1,102 @@
+"""A configured method on a loaded backbone: its adapter, and what it retrieves from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from arrag.adapter import DELTA, MODULES, merge_delta, read_adapter
+from arrag.augment import Augment
+from arrag.augment.daid import DAiD
+from arrag.augment.faid import FAiD, FAiDAugment
+from arrag.backbones.janus import JanusBackbone
+from arrag.baselines.racm3 import WithReference
+from arrag.clip import OpenClip
+from arrag.config import Config
+from arrag.errors import ArragError
+from arrag.files import tree_digest
+from arrag.image_index import ImageIndex
+from arrag.index import open_index
+from arrag.store import TokenStore
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Folders that a method may need; adapter: instead of the one its settings name."""
+
+    store: Path | None = None
+    index: Path | None = None
+    image_index: Path | None = None
+    adapter: Path | None = None
+
+
+@dataclass(frozen=True)
+class Equipped:
+    """What decoding takes, and what made it.
+
+    index: digest of the index or image index, None if nothing is retrieved; weights: digests of
+    what was added to the backbone; parameters: their number, LoRA being part of the backbone.
+    """
+
+    backbone: Any
+    augment: Augment | None = None
+    index: str | None = None
+    weights: dict[str, str] | None = None
+    parameters: int = 0
+
+
+def equip(
+    config: Config, method: str, backbone: JanusBackbone, tokenizer_digest: str, sources: Sources
+) -> Equipped:
+    """Load what a method adds to ``backbone``, whose weights an adapter changes in place.
+
+    tokenizer_digest: of the generator's codec. Raises ArragError for a source that is missing, or
+    was made with another tokenizer, backbone or model.
+    """
+    augment = config.method(method).augment
+    if augment is None:
+        return Equipped(backbone)
+    store = None
+    if augment.needs:
+        beside = sources.image_index if augment.kind == "racm3" else sources.index
+        if sources.store is None or beside is None:
+            raise ArragError(f"method '{method}' retrieves: give its store and its index")
+        store = TokenStore.open(sources.store)
+    if augment.kind == "daid":
+        index = open_index(sources.index, store, tokenizer_digest)
+        daid = DAiD(index, k=augment.k, lam=augment.lam, tau=augment.tau)
+        return Equipped(backbone, daid, index.digest)
+    folder = sources.adapter or augment.adapter
+    if folder is None:
+        raise ArragError(
+            f"method '{method}': give the folder of its adapter, which `training` makes"
+        )
+    tuned = _tuned(config, augment.kind, backbone, folder)
+    if augment.kind == "finetune":
+        return tuned
+    if augment.kind == "faid":
+        index = open_index(sources.index, store, tokenizer_digest)
+        adapter = FAiD.load(folder / MODULES).to(backbone.model.dtype).eval()
+        adapter.attach(backbone)
+        size = sum(p.numel() for p in adapter.parameters())
+        faid = FAiDAugment(adapter, index, augment.k)
+        return replace(tuned, augment=faid, index=index.digest, parameters=size)
+    if store.tokenizer_digest != tokenizer_digest:
+        raise ArragError(
+            f"{sources.store}: its tokenizer is {store.tokenizer_digest}, the generator's "
+            f"{tokenizer_digest}; encode the database with the generator's tokenizer"
+        )
+    clip = OpenClip(augment.clip)
+    images = ImageIndex(sources.image_index, store, clip.digest)
+    weights = {**tuned.weights, "clip": clip.digest}
+    referring = WithReference(backbone, images, clip)
+    return replace(tuned, backbone=referring, index=store.digest, weights=weights)
+
+
+def _tuned(config: Config, kind: str, backbone: JanusBackbone, folder: Path) -> Equipped:
+    """Merge an adapter's changes into the backbone."""
+    read_adapter(folder, kind, tree_digest(config.backbone.checkpoint))
+    if (folder / DELTA).is_file():
+        merge_delta(folder / DELTA, backbone.model)
+    return Equipped(backbone, weights={"adapter": tree_digest(folder)})
