@@ -134,7 +134,7 @@ class Block(nn.Module):
         """The linear map; kept from step to step when no gradient is asked for."""
         if torch.is_grad_enabled():
             return self._compose()
-        key = tuple((p.data_ptr(), p._version, p.dtype) for p in self.parameters())
+        key = tuple(_version(p) for p in self.parameters())
         if self._kept is None or self._kept[0] != key:
             self._kept = (key, self._compose())
         return self._kept[1]
@@ -209,6 +209,11 @@ def distinct(codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     values = torch.full_like(codes, -1).scatter(-1, rank, codes)
     counts = torch.zeros_like(codes).scatter_add(-1, rank, torch.ones_like(codes))
     return values[..., :most], counts[..., :most]
+
+
+def _version(weight: torch.Tensor) -> tuple[int, int, torch.dtype]:
+    """Changes when the weight does; a tensor made in inference mode does not count its changes."""
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version, weight.dtype
 
 
 @lru_cache(maxsize=64)

@@ -72,6 +72,7 @@ class FAiD(nn.Module):
         self._handed: Handed | None = None
         self._states: dict[int, torch.Tensor] = {}
         self._carried: torch.Tensor | None = None
+        self._pending: torch.Tensor | None = None
         self._table: tuple[Composed, torch.Tensor] | None = None
 
     def hand(
