@@ -73,7 +73,7 @@ def fit(images: np.ndarray, codes: int, seed: int) -> PatchCoder:
 
 
 def set_linear_encoder(vqmodel: nn.Module, coder: PatchCoder) -> None:
-    """Set the encoder of a ``JanusVQVAE`` (multipliers 1, 2, 4; 32 channels) to compute ``coder``."""
+    """Set the encoder of a ``JanusVQVAE`` to compute ``coder``; see :func:`set_projection`."""
     with torch.no_grad():
         set_projection(vqmodel.encoder, coder.projection, coder.bias)
         vqmodel.encoder.conv_out.bias[COMPONENTS] = CONSTANT
@@ -89,11 +89,11 @@ def set_projection(encoder: nn.Module, projection: torch.Tensor, bias: torch.Ten
 
     projection: [f, 48], f at most 32; bias: [f]. The encoder has three levels of 32, 64 and 128
     channels (Janus's and MAGVIT-v2's name their parts alike). Residual blocks and attention add
-    zero. The two strided convolutions move pixels into
-    channels (3 -> 12 -> 48), and the last shortcut applies the projection, writing into
-    each group of four channels the values (y, -y, A, -A): their mean is zero and, with a large
-    anchor A, their variance is A^2 / 2 whatever y is, so that the final group norm only rescales.
-    Swish is undone by swish(y) - swish(-y) = y. All constants are exact in half precision.
+    zero. The two strided convolutions move pixels into channels (3 -> 12 -> 48), and the last
+    shortcut applies the projection, writing into each group of four channels the values
+    (y, -y, A, -A): their mean is zero and, with a large anchor A, their variance is A^2 / 2
+    whatever y is, so that the final group norm only rescales. Swish is undone by
+    swish(y) - swish(-y) = y. All constants are exact in half precision.
     """
     for name, parameter in encoder.named_parameters():
         if "norm" not in name:
