@@ -64,6 +64,11 @@ class Sampler:
         self.equipped = equip(config, method, backbone, self.codec.digest, sources)
         self.backbone, self.augment = self.equipped.backbone, self.equipped.augment
 
+    def overlong(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts of which the backbone reads only the beginning; most read all of any."""
+        cut = getattr(self.backbone, "overlong", None)
+        return cut(prompts) if cut else []
+
     def draw(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> np.ndarray:
         """One image for each pair of prompt and sample number: uint8 [B, S, S, 3]."""
         return self.codec.decode(self.draw_codes(prompts, samples, seed))
@@ -135,6 +140,8 @@ def sample_benchmark(
         "images_per_prompt": config.benchmark.images_per_prompt,
         "prompts": len(prompts),
     }
+    if overlong := sampler.overlong([prompt["prompt"] for prompt in prompts]):
+        run["prompts_cut_short"] = overlong
     prepare(out, run, prompts)
     jobs = [
         (i, k)
