@@ -46,9 +46,11 @@ def read_adapter(folder: str | Path, kind: str, backbone_digest: str) -> dict[st
     return config
 
 
-def save_delta(path: Path, delta: dict[str, torch.Tensor]) -> None:
-    """Write changes in half precision, which is what the micro checkpoints have too."""
-    half = {name: value.detach().half().cpu().contiguous() for name, value in delta.items()}
+def save_delta(
+    path: Path, delta: dict[str, torch.Tensor], dtype: torch.dtype = torch.float16
+) -> None:
+    """Write changes, in half precision by default: the micro checkpoints have no more."""
+    half = {name: value.detach().to("cpu", dtype).contiguous() for name, value in delta.items()}
     if bad := [name for name, value in half.items() if not torch.isfinite(value).all()]:
         raise ArragError(f"{path}: {bad[0]} does not fit half precision; the training diverged")
     save_file(half, path)

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. Imports no library that is slow to load."""
-    from arrag.commands import config, data, draw, index, micro, score, train
+    from arrag.commands import config, data, draw, faid, index, micro, score, train
 
     parser = argparse.ArgumentParser(
         prog="arrag",
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"arrag {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (data, index, train, draw, score, micro, config):
+    for module in (data, index, train, faid, draw, score, micro, config):
         module.add(commands)
     return parser
 

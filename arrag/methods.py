@@ -72,12 +72,13 @@ def equip(
         raise ArragError(
             f"method '{method}': give the folder of its adapter, which `training` makes"
         )
-    tuned = _tuned(config, augment.kind, backbone, folder)
+    digest = tree_digest(config.backbone.checkpoint)
+    tuned = _tuned(digest, augment.kind, backbone, folder)
     if augment.kind == "finetune":
         return tuned
     if augment.kind == "faid":
         index = open_index(sources.index, store, tokenizer_digest)
-        adapter = FAiD.load(folder / MODULES).to(backbone.model.dtype).eval()
+        adapter = FAiD.load(folder / MODULES, backbone_digest=digest).to(backbone.model.dtype)
         adapter.attach(backbone)
         size = sum(p.numel() for p in adapter.parameters())
         faid = FAiDAugment(adapter, index, augment.k)
@@ -94,9 +95,9 @@ def equip(
     return replace(tuned, backbone=referring, index=store.digest, weights=weights)
 
 
-def _tuned(config: Config, kind: str, backbone: JanusBackbone, folder: Path) -> Equipped:
+def _tuned(digest: str, kind: str, backbone: JanusBackbone, folder: Path) -> Equipped:
     """Merge an adapter's changes into the backbone."""
-    read_adapter(folder, kind, tree_digest(config.backbone.checkpoint))
+    read_adapter(folder, kind, digest)
     if (folder / DELTA).is_file():
         merge_delta(folder / DELTA, backbone.model)
     return Equipped(backbone, weights={"adapter": tree_digest(folder)})

@@ -9,6 +9,7 @@ is never copied for each patch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -72,7 +73,7 @@ class Composed:
     """A module's convolutions of all scales as one linear map of the largest window.
 
     kernel: [D_out, D_in, rows, columns], zero at the centre and where nothing can be known (a
-    causal one has no rows below the centre's); centre: [D_in, D_out]; bias: [D]; window: whose
+    causal one has no rows below the centre's); centre: [D_out, D_in]; bias: [D]; window: whose
     neighbours are the taps.
     """
 
@@ -104,6 +105,67 @@ class Composed:
         result = F.conv2d(F.pad(image, (h, h, h, below)), self.kernel, self.bias)
         result = result.flatten(2).transpose(1, 2)  # [B, N, D]
         return result if len(positions) == result.shape[1] else result[:, positions]
+
+
+class Compose(torch.autograd.Function):
+    """Two convolutions of kernel k without padding, one after the other, as one.
+
+    first: [D_mid, D_in, k, k]; second: [D_out, D_mid, k, k]. Returns the taps [D_out, rows,
+    columns, D_in] of a window of 2k - 1 a side, ``E[p] = sum_c second[c] first[p - c]``; if
+    ``causal`` those up to the centre in raster order alone, the rest of its row being zero. Only
+    the weights are kept for the gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, first, second, causal):
+        """The taps."""
+        ctx.save_for_backward(first, second)
+        ctx.causal = causal
+        k, taken = first.shape[-1], first.permute(0, 2, 3, 1).flatten(1, 2)  # [mid, k k, in]
+        rows = k if causal else 2 * k - 1
+        taps = first.new_zeros(second.shape[0], rows, 2 * k - 1, first.shape[1])
+        for c, outer in enumerate(second.flatten(2).unbind(-1)):  # [out, mid]
+            whole, n = _overlap(c, k, causal)
+            product = outer @ taken[:, :n].flatten(1)  # [out, n in]
+            product = product.unflatten(1, (n, -1))
+            for at, part in _places(c, k, whole, n):
+                taps[at].add_(product[:, part].reshape(taps[at].shape))
+        return taps
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        """Gradients of both weights."""
+        first, second = ctx.saved_tensors
+        k, taken = first.shape[-1], first.permute(0, 2, 3, 1).flatten(1, 2)
+        inner, outer = torch.zeros_like(taken), torch.empty_like(second)
+        for c in range(k * k):
+            whole, n = _overlap(c, k, ctx.causal)
+            parts = [gradient[at].flatten(1, -2) for at, _ in _places(c, k, whole, n)]
+            product = torch.cat(parts, dim=1).flatten(1)  # [out, n in]
+            outer[:, :, c // k, c % k] = product @ taken[:, :n].flatten(1).T
+            inner[:, :n] += (second[:, :, c // k, c % k].T @ product).unflatten(1, (n, -1))
+        return inner.unflatten(1, (k, k)).permute(0, 3, 1, 2), outer, None
+
+
+def _overlap(c: int, k: int, causal: bool) -> tuple[int, int]:
+    """Taps of the first kernel that the second's tap ``c`` meets: whole rows of k, and in all.
+
+    In raster order they are the first ones; a causal window ends at its centre, k - 1 down.
+    """
+    row, column = divmod(c, k)
+    return (k - 1 - row, (k - 1 - row) * k + k - column) if causal else (k, k * k)
+
+
+def _places(c: int, k: int, whole: int, n: int) -> Iterator[tuple[tuple, slice]]:
+    """Where in the window [out, rows, columns, in] those taps fall: whole rows, then the rest."""
+    row, column = divmod(c, k)
+    every = slice(None)
+    if whole:
+        rows, columns = slice(row, row + whole), slice(column, column + k)
+        yield (every, rows, columns), slice(0, whole * k)
+    if rest := n - whole * k:
+        yield (every, row + whole, slice(column, column + rest)), slice(whole * k, n)
 
 
 class Block(nn.Module):
@@ -141,23 +203,22 @@ class Block(nn.Module):
 
     def _compose(self) -> Composed:
         reach, causal = self._window.hop, self._window.context == "causal"
-        kernel = bias = 0.0
-        for share, (first, second) in zip(self._shares(), self.convs.values(), strict=True):
-            # The taps of "second after first" are the full convolution of both kernels.
-            h = first.kernel_size[0] - 1
-            below = 0 if causal else h
-            taps = F.conv2d(
-                F.pad(first.weight.transpose(0, 1), (h, h, h, below)), second.weight.flip(2, 3)
-            )  # [D_in, D_out, rows, columns]
-            more = reach - h
-            kernel = kernel + share * F.pad(taps, (more, more, more, 0 if causal else more))
-            constant = second.weight.sum((2, 3)) @ first.bias + second.bias
-            bias = bias + share * constant
-        centre = kernel[:, :, reach, reach]  # [D_in, D_out]
-        mask = kernel.new_zeros(kernel.shape[2:])
-        for row, column in self._window.offsets:
-            mask[reach + row, reach + column] = 1
-        return Composed((kernel * mask).transpose(0, 1), centre, bias, self._window)
+        device = self.norm.device.type
+        low = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if low else self.norm.dtype
+        taps = bias = 0.0
+        for share, pair in zip(self._shares(), self.convs.values(), strict=True):
+            (inner, first_bias), (outer, second_bias) = (
+                (conv.weight.to(dtype), conv.bias.to(dtype)) for conv in pair
+            )
+            more = reach + 1 - inner.shape[-1]
+            around = (0, 0, more, more, more, 0 if causal else more)
+            taps = taps + share.to(dtype) * F.pad(Compose.apply(inner, outer, causal), around)
+            bias = bias + share * (outer.sum((2, 3)) @ first_bias + second_bias)
+        surroundings = taps.new_ones(taps.shape[1:3])
+        surroundings[reach, reach] = 0
+        kernel = (taps * surroundings[..., None]).permute(0, 3, 1, 2)
+        return Composed(kernel, taps[:, reach, reach], bias, self._window)
 
     def _shares(self) -> torch.Tensor:
         """The weight of each scale: [scales]."""
@@ -169,7 +230,7 @@ class Block(nn.Module):
     def project(self, composed: Composed, patches: torch.Tensor) -> torch.Tensor:
         """Patches [..., D] -> their share of the refined patch, [..., D]; linear in the centre."""
         normed = F.rms_norm(patches, patches.shape[-1:], eps=self.settings.eps) * self.norm
-        return normed @ composed.centre
+        return F.linear(normed, composed.centre)
 
     def forward(
         self,

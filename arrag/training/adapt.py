@@ -221,7 +221,8 @@ def _write(
         if delta:
             save_delta(folder / DELTA, delta)
         if model.faid is not None:
-            model.faid.save(folder / MODULES)
+            digest = about["training"]["backbone"]
+            model.faid.save(folder / MODULES, backbone_digest=digest)
         losses = trainer.held_out(as_loaded(trainer, checkpoint, folder))
         about |= {"held_out": {"mean": float(losses.mean()), "nats": _rounded(losses)}}
         save_config(folder, trainer.kind, about["training"]["backbone"], about)
