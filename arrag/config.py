@@ -12,29 +12,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from arrag.config_backbones import Janus, Showo
 from arrag.config_benchmarks import KINDS, Benchmark, Judge
 from arrag.config_database import Database, Index, without_unused
-from arrag.config_model import FilePath, Model, Name
+from arrag.config_model import Model, Name
 from arrag.config_training import Faid, Finetune, Racm3, Training
 from arrag.files import sha256_json
 
 # Rows of Table 1 that the workflow adds by itself: what the judge says of images of the world, and
 # of the same images after the tokenizer. No method can be expected to score higher.
 CEILING_LABELS = {"real": "real images", "reconstructions": "reconstructions"}
-
-
-class Janus(Model):
-    """The generator: a checkpoint in transformers' Janus format and how it samples."""
-
-    kind: Literal["janus"]
-    checkpoint: FilePath = Field(description="folder of a Janus checkpoint")
-    guidance_scale: float = Field(ge=0, description="classifier-free guidance g, >= 0; 1 = off")
-    temperature: float = Field(default=1.0, gt=0, description="softmax temperature, > 0")
-    dtype: Literal["float64", "float32", "bfloat16"] = Field(
-        default="float32",
-        description="arithmetic of the language model; float64 keeps the codes the same for any "
-        "batch and thread count",
-    )
 
 
 class Daid(Model):
@@ -91,7 +78,7 @@ class Config(Model):
 
     scale: Literal["micro", "paper"] = Field(description="which world the numbers are about")
     seed: int = Field(ge=0, description="root of every random stream, >= 0")
-    backbone: Janus = Field(description="the generator")
+    backbone: Janus | Showo = Field(discriminator="kind", description="the generator")
     database: Database | None = Field(default=None, description="needed by methods that retrieve")
     index: Index | None = Field(default=None, description="needed by methods that retrieve")
     benchmarks: dict[Name, Annotated[Benchmark, Field(discriminator="kind")]] = Field(
@@ -119,6 +106,17 @@ class Config(Model):
                 raise ValueError(
                     f"{at}.baseline: found '{method.baseline}', no such method; one of {known}"
                 )
+            kind = self.backbone.kind
+            if method.augment and method.augment.kind not in self.backbone.takes:
+                raise ValueError(
+                    f"{at}.augment.kind: found '{method.augment.kind}'; a {kind} backbone takes "
+                    f"{', '.join(self.backbone.takes)}"
+                )
+            if method.is_trained_here and not self.backbone.trained_here:
+                raise ValueError(
+                    f"{at}.augment.adapter: null, but `training` makes no adapter for a {kind} "
+                    "backbone; name the folder of a trained one"
+                )
             if method.is_trained_here and self.training is None:
                 raise ValueError(
                     f"{at}.augment.adapter: null, but `training` is missing; name the folder of a "
@@ -127,10 +125,12 @@ class Config(Model):
             for part in method.needs:
                 if getattr(self, part) is None:
                     raise ValueError(f"{at} retrieves, but `{part}` is missing; add that block")
-        if self.index is not None and self.index.context != "causal":
+        needed = self.backbone.context
+        if self.index is not None and self.index.context != needed:
+            order = {"causal": "codes in raster order", "full": "all codes at once"}[needed]
             raise ValueError(
                 f"index.context: found '{self.index.context}'; a {self.backbone.kind} backbone "
-                "decodes in raster order and needs 'causal'"
+                f"decodes {order} and needs '{needed}'"
             )
         return self
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -67,3 +68,78 @@ def decode_raster(
         codes[:, row, col] = previous
         known[:, row, col] = True
     return codes
+
+
+@torch.inference_mode()
+def decode_masked(
+    backbone,
+    prompts: Sequence[str],
+    draws: np.ndarray | None,
+    *,
+    guidance_scale: float,
+    temperature: float = 1.0,
+    steps: int = 50,
+    choice_temperature: float = 1.0,
+    augment: Augment | None = None,
+) -> torch.Tensor:
+    """Generate the codes of B images from none to all in ``steps`` forwards: int64 [B, H, W].
+
+    Each step draws every unknown code and keeps the most confident; how many stay unknown falls
+    as a cosine. Confidence is the logarithm of the drawn code's probability plus Gumbel noise
+    times ``choice_temperature``, which falls to 0 (MaskGIT's decoding as in Show-o's public code).
+    ``draws``: float64 [B, steps, 2, H * W] from :func:`uniforms`, for codes and for noise; None
+    decodes greedily and without noise. ``augment`` takes part in the second half of the steps
+    (paper, appendix B.2): the earlier ones call it with no position.
+    """
+    height, width = backbone.grid
+    batch, count, device = len(prompts), height * width, backbone.device
+    codes = torch.zeros(batch, height, width, dtype=torch.long, device=device)
+    known = torch.zeros(batch, height, width, dtype=torch.bool, device=device)
+    u = None if draws is None else torch.from_numpy(draws).to(device)
+    everywhere = torch.arange(count, device=device)
+    nowhere = everywhere[:0]
+    if augment is not None:
+        augment.before(codes, known, nowhere)  # what an earlier batch left is not for the prompt
+    state = backbone.start(list(prompts), guidance_scale)
+    unknown = count
+    for step in range(steps):
+        late = 2 * step >= steps
+        if augment is not None:
+            augment.before(codes, known, everywhere if late else nowhere)
+        # Unknown in any of the images; what is drawn where an image knows its code is not used.
+        here = (~known).flatten(1).any(0).nonzero()[:, 0]  # [P]
+        logits = backbone.logits(state, codes, known, here)  # [B, P, V]
+        probs = torch.softmax(logits / temperature, dim=-1)
+        if augment is not None and late:
+            probs = augment.after(probs, codes, known, here)
+        drawn = probs.argmax(-1) if u is None else _sample_all(probs, u[:, step, 0, here])
+        new = ~known.flatten(1)[:, here]  # [B, P]
+        codes = codes.flatten(1).index_copy(
+            1, here, torch.where(new, drawn, codes.flatten(1)[:, here])
+        )
+        unknown = still_unknown(step, steps, count, unknown)
+        choice_temperature *= 1 - (step + 1) / steps
+        confidence = probs.gather(-1, drawn[..., None])[..., 0].double().clamp(min=1e-20).log()
+        if u is not None:
+            noise = -torch.log(-torch.log(u[:, step, 1, here].clamp(min=1e-20)))
+            confidence = confidence + choice_temperature * noise
+        confidence = confidence.masked_fill(~new, torch.inf)
+        # Stable, so that of equally confident codes the first in raster order stay unknown.
+        least = here[confidence.argsort(dim=-1, stable=True)[:, :unknown]]  # [B, unknown]
+        known = torch.ones_like(codes, dtype=torch.bool).scatter(1, least, False)
+        codes, known = codes.view(batch, height, width), known.view(batch, height, width)
+    return codes
+
+
+def still_unknown(step: int, steps: int, count: int, unknown: int) -> int:
+    """How many of ``count`` codes are unknown after a step that began with ``unknown``.
+
+    At least one is settled in a step and at least one left; the last step's value means nothing.
+    """
+    target = math.floor(count * math.cos(math.pi / 2 * (step + 1) / steps))
+    return max(1, min(unknown - 1, target))
+
+
+def _sample_all(probs: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """``sample_codes`` for every position: probs [B, P, V], u [B, P] -> codes int64 [B, P]."""
+    return sample_codes(probs.flatten(0, 1), u.flatten()).view(u.shape)

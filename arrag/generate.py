@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
-from arrag.backbones.janus import JanusBackbone, load_janus
+from arrag.backbones.janus import load_janus
+from arrag.backbones.showo_checkpoint import load_showo
 from arrag.codec import Codec, load_codec
 from arrag.config import Config
-from arrag.decode import decode_raster, uniforms
+from arrag.decode import decode_masked, decode_raster, uniforms
 from arrag.errors import ArragError
 from arrag.files import read_json, sha256_file, tree_digest, write_json
 from arrag.methods import Sources, equip
@@ -26,6 +29,24 @@ from arrag.prompt_sets import load_prompt_set
 
 NO_SOURCES = Sources()
 PACKAGES = ("arrag", "torch", "transformers", "numpy", "numba", "pillow")
+
+
+class Kind(NamedTuple):
+    """What ``backbone.kind`` stands for: how it is loaded and which loop draws with it.
+
+    shape: of an image's random numbers, given the settings and the number of codes. The other
+    settings of the kind are the loop's keyword arguments.
+    """
+
+    load: Callable[..., Any]
+    decode: Callable[..., torch.Tensor]
+    shape: Callable[[Any, int], tuple[int, ...]]
+
+
+KINDS = {
+    "janus": Kind(load_janus, decode_raster, lambda settings, count: (count,)),
+    "showo": Kind(load_showo, decode_masked, lambda settings, count: (settings.steps, 2, count)),
+}
 
 
 class Sampler:
@@ -37,10 +58,16 @@ class Sampler:
     def __init__(self, config: Config, method: str, sources: Sources = NO_SOURCES):
         self.config = config
         settings = config.backbone
-        backbone: JanusBackbone = load_janus(settings.checkpoint, settings.dtype)
+        self.kind = KINDS[settings.kind]
+        backbone = self.kind.load(settings.checkpoint, settings.dtype)
         self.codec: Codec = load_codec(settings.checkpoint)
         self.equipped = equip(config, method, backbone, self.codec.digest, sources)
         self.backbone, self.augment = self.equipped.backbone, self.equipped.augment
+
+    def overlong(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts of which the backbone reads only the beginning; most read all of any."""
+        cut = getattr(self.backbone, "overlong", None)
+        return cut(prompts) if cut else []
 
     def draw(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> np.ndarray:
         """One image for each pair of prompt and sample number: uint8 [B, S, S, 3]."""
@@ -48,16 +75,16 @@ class Sampler:
 
     def draw_codes(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> torch.Tensor:
         """The same as codes: int64 [B, H, W]."""
-        count = self.backbone.grid[0] * self.backbone.grid[1]
+        settings = self.config.backbone
+        shape = self.kind.shape(settings, self.backbone.grid[0] * self.backbone.grid[1])
         pairs = zip(prompts, samples, strict=True)
-        draws = np.stack([uniforms(seed, prompt, sample, count) for prompt, sample in pairs])
-        return decode_raster(
+        draws = [uniforms(seed, prompt, sample, math.prod(shape)) for prompt, sample in pairs]
+        return self.kind.decode(
             self.backbone,
             prompts,
-            draws,
-            guidance_scale=self.config.backbone.guidance_scale,
-            temperature=self.config.backbone.temperature,
+            np.stack(draws).reshape(-1, *shape),
             augment=self.augment,
+            **settings.model_dump(exclude={"kind", "checkpoint", "dtype"}),
         )
 
 
@@ -116,6 +143,8 @@ def sample_benchmark(
         "images_per_prompt": drawn.images_per_prompt,
         "prompts": len(prompts),
     }
+    if overlong := sampler.overlong([prompt["prompt"] for prompt in prompts]):
+        run["prompts_cut_short"] = overlong
     prepare(out, run, prompts)
     jobs = [
         (i, k)

@@ -62,3 +62,24 @@ def tiny_janus(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("tiny") / "tiny-janus"
     janus.save(model, tokenizer, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_showo(tmp_path_factory) -> Path:
+    """A Show-o of random weights, 1024 codes of 10 bits, that is sure of some codes."""
+    import dataclasses
+
+    import torch
+
+    from arrag.magvit import Magvit
+    from arrag.micro import showo
+
+    model, _ = showo.build_showo(
+        seed=1, bits=10, hidden_size=64, intermediate_size=128, num_attention_heads=2
+    )
+    tokenizer = Magvit(dataclasses.replace(showo.TOKENIZER, bits=10))
+    with torch.no_grad():
+        model.lm_head.weight.mul_(25)
+    path = tmp_path_factory.mktemp("tiny") / "tiny-showo"
+    showo.save(model, tokenizer, path)
+    return path

@@ -16,7 +16,7 @@ class Augment:
     """
 
     def before(self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor) -> None:
-        """Called before the forward that predicts ``positions``."""
+        """Called before the forward that predicts ``positions``; none: it takes no part in it."""
 
     def after(
         self,

@@ -303,7 +303,10 @@ class FAiDAugment(Augment):
             )
 
     def before(self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor) -> None:
-        """Search the surroundings of ``positions``."""
+        """Search the surroundings of ``positions``; with none, the bare model comes next."""
+        if not len(positions):
+            self.adapter.hand(None)
+            return
         found = self.index.search(codes, known, positions, self.k)
         full = self.adapter.settings.context == "full"
         self.adapter.hand(found.codes, positions, known if full else None)

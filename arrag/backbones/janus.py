@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, Cache, JanusForConditionalGeneration
 
 from arrag.backbones import Run, Slots
 from arrag.backbones.cache import reserved_cache
+from arrag.backbones.words import check_words
 from arrag.errors import ArragError
 
 TEMPLATE = "<|User|>: {prompt}\n\n<|Assistant|>:<begin_of_image>"
@@ -93,7 +94,7 @@ class JanusBackbone:
 
         Raises ArragError for a word the tokenizer lacks.
         """
-        self.check_words(prompts)
+        check_words(self.tokenizer, prompts)
         texts = [TEMPLATE.format(prompt=prompt) for prompt in prompts]
         text = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
         return text["input_ids"].to(self.device), text["attention_mask"].to(self.device)
@@ -144,24 +145,6 @@ class JanusBackbone:
         self.slots = Slots(batch, Run(length, 0, count - 1), Run(length - 1, 0, count))
         hidden = self._hidden(inputs, mask)[:, length - 1 :]  # [B, N, D]
         return _at_least_float32(self.model.model.generation_head(hidden))
-
-    def check_words(self, prompts: list[str]) -> None:
-        """ArragError that names the words a word-level tokenizer does not know."""
-        unknown = self.tokenizer.unk_token_id
-        if unknown is None:
-            return
-        for prompt in prompts:
-            if not prompt.strip():
-                raise ArragError("prompt: empty; write what the image should show")
-            words = prompt.split()
-            ids = [self.tokenizer(w, add_special_tokens=False).input_ids for w in words]
-            bad = [w for w, i in zip(words, ids, strict=True) if unknown in i]
-            if bad:
-                known = ", ".join(sorted(w for w in self.tokenizer.get_vocab() if w.isalpha()))
-                raise ArragError(
-                    f"prompt {prompt!r}: the model does not know {', '.join(map(repr, bad))}; "
-                    f"its words are: {known}"
-                )
 
     def logits(self, state: State, previous: torch.Tensor | None) -> torch.Tensor:
         """Logits of the next code, guidance applied: [B, V] in at least float32.

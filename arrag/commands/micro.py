@@ -18,12 +18,17 @@ MODELS = {
     "detector": ("train the detector, also on reconstructions", ("tokenizer", "steps")),
     "clip": ("train the colour classifier, also on reconstructions", ("tokenizer", "steps")),
     "retriever": ("train the model that finds the image of a caption", ("steps",)),
+    "signs": ("fit the bits of Show-o's tokenizer", ()),
+    "showo-decoder": ("train Show-o's tokenizer's decoder", ("signs", "steps")),
+    "showo-lm": ("train Show-o's language model", ("signs", "steps")),
+    "showo": ("join Show-o's decoder and language model into one checkpoint", ("decoder", "lm")),
 }
 OPTIONS = {
     "codebook": "file of the codebook",
     "decoder": "file of the trained decoder",
     "lm": "file of the trained language model",
     "tokenizer": "folder of the joined checkpoint",
+    "signs": "file of the tokenizer's bits",
 }
 
 
@@ -176,6 +181,30 @@ def _retriever(args: argparse.Namespace) -> None:
     train(args.assets, args.out, args.work_dir, args.steps)
 
 
+def _signs(args: argparse.Namespace) -> None:
+    from arrag.micro.train.signs import make_signs
+
+    make_signs(args.assets, args.out)
+
+
+def _showo_decoder(args: argparse.Namespace) -> None:
+    from arrag.micro.train.signs import train_decoder
+
+    train_decoder(args.assets, args.signs, args.out, args.work_dir, args.steps)
+
+
+def _showo_lm(args: argparse.Namespace) -> None:
+    from arrag.micro.train.masked_lm import train
+
+    train(args.assets, args.signs, args.out, args.work_dir, args.steps)
+
+
+def _showo(args: argparse.Namespace) -> None:
+    from arrag.micro.train.masked_lm import assemble
+
+    assemble(args.lm, args.decoder, args.out)
+
+
 _TRAIN = {
     "codebook": _codebook,
     "decoder": _decoder,
@@ -184,4 +213,8 @@ _TRAIN = {
     "detector": _judge,
     "clip": _judge,
     "retriever": _retriever,
+    "signs": _signs,
+    "showo-decoder": _showo_decoder,
+    "showo-lm": _showo_lm,
+    "showo": _showo,
 }

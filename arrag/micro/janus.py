@@ -39,10 +39,15 @@ MARKERS = {
 ROLES = ("<|User|>", "<|Assistant|>")
 
 
+def grammar_words() -> list[str]:
+    """Every word of the micro world's prompts and of Janus's template, sorted."""
+    phrases = ["a an and photo of :", *CLASSES, *map(plural, CLASSES), *COLORS, *RELATIONS]
+    return sorted({word for phrase in [*phrases, *NUMBERS.values()] for word in phrase.split()})
+
+
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A word-level tokenizer of the micro world's grammar with Janus's special tokens."""
-    phrases = ["a an and photo of :", *CLASSES, *map(plural, CLASSES), *COLORS, *RELATIONS]
-    words = sorted({word for phrase in [*phrases, *NUMBERS.values()] for word in phrase.split()})
+    words = grammar_words()
     specials = [*SPECIAL.values(), *MARKERS.values(), *ROLES]
     vocabulary = {token: index for index, token in enumerate([*specials, *words])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL["unk_token"]))

@@ -4,6 +4,7 @@
 # hours on 2 cores, more than half of it for the language model; logs and loss plots are in the work folders.
 TRAIN = RESULTS / "train"
 STEPS = {"decoder": 1000, "lm": 4400, "detector": 1200, "clip": 350, "retriever": 1600}
+STEPS |= {"showo-decoder": 1000, "showo-lm": 9000}
 
 
 rule train_micro:
@@ -99,4 +100,57 @@ rule train_retriever:
         out=folder_of_output,
     shell:
         "arrag micro train retriever --steps {params.steps} --work-dir {params.work:q}"
+        " --out {params.out:q} > {log:q} 2>&1"
+
+
+# The micro Show-o; a target of its own, because nothing else needs it and it takes hours.
+rule train_showo:
+    input:
+        str(TRAIN / "micro-showo/config.json"),
+    localrule: True
+
+
+rule train_signs:
+    input:
+        assets=rules.fetch_assets.output.assets,
+    output:
+        str(TRAIN / "signs.safetensors"),
+    log:
+        "logs/train_signs.log",
+    threads: workflow.cores
+    shell:
+        "arrag micro train signs --out {output:q} > {log:q} 2>&1"
+
+
+rule train_showo_part:
+    input:
+        assets=rules.fetch_assets.output.assets,
+        signs=rules.train_signs.output,
+    output:
+        str(TRAIN / "showo-{part}.safetensors"),
+    log:
+        "logs/train_showo_part/{part}.log",
+    wildcard_constraints:
+        part="decoder|lm",
+    threads: workflow.cores
+    params:
+        work=str(TRAIN / "showo-{part}"),
+        steps=lambda wildcards: STEPS[f"showo-{wildcards.part}"],
+    shell:
+        "arrag micro train showo-{wildcards.part} --signs {input.signs:q} --steps {params.steps}"
+        " --work-dir {params.work:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule assemble_showo:
+    input:
+        decoder=str(TRAIN / "showo-decoder.safetensors"),
+        lm=str(TRAIN / "showo-lm.safetensors"),
+    output:
+        str(TRAIN / "micro-showo/config.json"),
+    log:
+        "logs/assemble_showo.log",
+    params:
+        out=folder_of_output,
+    shell:
+        "arrag micro train showo --decoder {input.decoder:q} --lm {input.lm:q}"
         " --out {params.out:q} > {log:q} 2>&1"

@@ -19,7 +19,7 @@ from arrag.micro.world import GRID, PATCH
 
 COMPONENTS = 7
 CONSTANT = 3.0  # the eighth coordinate before normalisation, in standard deviations
-ANCHOR, RESCALE = 577.0, 408.0  # see set_linear_encoder; 577 / 408 is the square root of 2 to 2e-6
+ANCHOR, RESCALE = 577.0, 408.0  # see set_projection; 577 / 408 is the square root of 2 to 2e-6
 
 
 def to_patches(images: np.ndarray) -> torch.Tensor:
@@ -73,45 +73,51 @@ def fit(images: np.ndarray, codes: int, seed: int) -> PatchCoder:
 
 
 def set_linear_encoder(vqmodel: nn.Module, coder: PatchCoder) -> None:
-    """Set the encoder of a ``JanusVQVAE`` (multipliers 1, 2, 4; 32 channels) to compute ``coder``.
-
-    Residual blocks and attention add zero. The two strided convolutions move pixels into
-    channels (3 -> 12 -> 48), and the last shortcut applies the principal components, writing into
-    each group of four channels the values (y, -y, A, -A): their mean is zero and, with a large
-    anchor A, their variance is A^2 / 2 whatever y is, so that the final group norm only rescales.
-    Swish is undone by swish(y) - swish(-y) = y. All constants are exact in half precision.
-    """
-    encoder = vqmodel.encoder
+    """Set the encoder of a ``JanusVQVAE`` to compute ``coder``; see :func:`set_projection`."""
     with torch.no_grad():
-        for name, parameter in encoder.named_parameters():
-            if "norm" in name:
-                continue
-            parameter.zero_()
-        encoder.conv_in.weight[range(3), range(3), 1, 1] = 1.0
-        for level, channels in ((0, 3), (1, 12)):
-            conv = encoder.down[level].downsample.conv.weight
-            for dy in range(2):
-                for dx in range(2):
-                    for c in range(channels):
-                        conv[(dy * 2 + dx) * channels + c, c, dy, dx] = 1.0
-        encoder.down[1].block[0].nin_shortcut.weight[range(12), range(12), 0, 0] = 1.0
-        last = encoder.down[2].block[0].nin_shortcut
-        columns = coder.projection[:, _pixel_order()]  # [7, 48]
-        for f in range(COMPONENTS):
-            for sign, slot in ((1.0, 0), (-1.0, 1)):
-                last.weight[4 * f + slot, :48, 0, 0] = sign * columns[f]
-                last.bias[4 * f + slot] = sign * coder.bias[f]
-            last.bias[4 * f + 2], last.bias[4 * f + 3] = ANCHOR, -ANCHOR
-        encoder.norm_out.weight.fill_(RESCALE)
-        encoder.norm_out.bias.zero_()
-        for f in range(COMPONENTS):
-            encoder.conv_out.weight[f, 4 * f, 1, 1] = 1.0
-            encoder.conv_out.weight[f, 4 * f + 1, 1, 1] = -1.0
-        encoder.conv_out.bias[COMPONENTS] = CONSTANT
+        set_projection(vqmodel.encoder, coder.projection, coder.bias)
+        vqmodel.encoder.conv_out.bias[COMPONENTS] = CONSTANT
         vqmodel.quant_conv.weight.zero_()
         vqmodel.quant_conv.bias.zero_()
         vqmodel.quant_conv.weight[range(8), range(8), 0, 0] = 1.0
         vqmodel.quantize.embedding.weight.copy_(coder.codebook)
+
+
+@torch.no_grad()
+def set_projection(encoder: nn.Module, projection: torch.Tensor, bias: torch.Tensor) -> None:
+    """Set a convolutional encoder to compute ``projection @ patch + bias`` for every patch.
+
+    projection: [f, 48], f at most 32; bias: [f]. The encoder has three levels of 32, 64 and 128
+    channels (Janus's and MAGVIT-v2's name their parts alike). Residual blocks and attention add
+    zero. The two strided convolutions move pixels into channels (3 -> 12 -> 48), and the last
+    shortcut applies the projection, writing into each group of four channels the values
+    (y, -y, A, -A): their mean is zero and, with a large anchor A, their variance is A^2 / 2
+    whatever y is, so that the final group norm only rescales. Swish is undone by
+    swish(y) - swish(-y) = y. All constants are exact in half precision.
+    """
+    for name, parameter in encoder.named_parameters():
+        if "norm" not in name:
+            parameter.zero_()
+    encoder.conv_in.weight[range(3), range(3), 1, 1] = 1.0
+    for level, channels in ((0, 3), (1, 12)):
+        conv = encoder.down[level].downsample.conv.weight
+        for dy in range(2):
+            for dx in range(2):
+                for c in range(channels):
+                    conv[(dy * 2 + dx) * channels + c, c, dy, dx] = 1.0
+    encoder.down[1].block[0].nin_shortcut.weight[range(12), range(12), 0, 0] = 1.0
+    last = encoder.down[2].block[0].nin_shortcut
+    columns = projection[:, _pixel_order()]  # [f, 48]
+    for f in range(len(projection)):
+        for sign, slot in ((1.0, 0), (-1.0, 1)):
+            last.weight[4 * f + slot, :48, 0, 0] = sign * columns[f]
+            last.bias[4 * f + slot] = sign * bias[f]
+        last.bias[4 * f + 2], last.bias[4 * f + 3] = ANCHOR, -ANCHOR
+    encoder.norm_out.weight.fill_(RESCALE)
+    encoder.norm_out.bias.zero_()
+    for f in range(len(projection)):
+        encoder.conv_out.weight[f, 4 * f, 1, 1] = 1.0
+        encoder.conv_out.weight[f, 4 * f + 1, 1, 1] = -1.0
 
 
 def _pixel_order() -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,16 +40,41 @@ def load_codebook(path: Path) -> codebook.PatchCoder:
 
 def train_decoder(assets: Path, codes: Path, out: Path, work_dir: Path, steps: int) -> None:
     """Train the decoder on the codes of ``codes``; write all vqmodel weights to ``out``."""
-    world = World(assets, "training")
     coder = load_codebook(codes)
     model = janus.build_model(seed=1)[0].model.vqmodel
     codebook.set_linear_encoder(model, coder)
     trained = nn.ModuleDict({"decoder": model.decoder, "post": model.post_quant_conv})
+    fit_decoder(
+        assets,
+        coder.encode,
+        lambda codes: model.decode(codes.flatten(1)),
+        trained,
+        work_dir=work_dir,
+        steps=steps,
+    )
+    with atomic_path(out) as partial:
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, partial)
+
+
+def fit_decoder(
+    assets: Path,
+    encode: Callable[[np.ndarray], torch.Tensor],
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    trained: nn.Module,
+    *,
+    work_dir: Path,
+    steps: int,
+) -> None:
+    """Train a decoder's weights ``trained`` to invert an encoder that stays as it is.
+
+    encode: uint8 images [B, 48, 48, 3] -> int64 codes [B, 12, 12]; decode: codes -> [B, 3, 48, 48].
+    """
+    world = World(assets, "training")
 
     def reconstruct(images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         target = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.autocast("cpu", torch.bfloat16):
-            return model.decode(coder.encode(images).flatten(1)).float(), target
+            return decode(encode(images)).float(), target
 
     def loss_of_step(step: int) -> torch.Tensor:
         images = data.images_of(data.scenes(world, step, BATCH))
@@ -77,8 +103,6 @@ def train_decoder(assets: Path, codes: Path, out: Path, work_dir: Path, steps: i
         validate_every=250,
         weight_decay=1e-4,
     )
-    with atomic_path(out) as partial:
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, partial)
 
 
 def psnr(output: torch.Tensor, target: torch.Tensor) -> float:

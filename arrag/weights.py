@@ -1,0 +1,93 @@
+"""Tensors of a checkpoint folder: read, checked by name and shape, digested."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from arrag.errors import ArragError
+
+SHOWN = 5
+"""Keys named in an error; a wrong checkpoint has thousands."""
+
+
+def read_tensors(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """Tensors of a folder whose name starts with ``prefix``, without it.
+
+    Reads its ``*.safetensors``, or its ``*.bin`` (PyTorch files, tensors only) if there are none.
+    Raises ArragError for a folder without either and for a damaged file.
+    """
+    files = sorted(checkpoint.glob("*.safetensors")) or sorted(checkpoint.glob("*.bin"))
+    if not files:
+        raise ArragError(
+            f"{checkpoint}: holds no .safetensors file and no .bin; fetch the checkpoint again"
+        )
+    tensors = {}
+    for file in files:
+        read = _read_safetensors if file.suffix == ".safetensors" else _read_bin
+        try:
+            tensors |= read(file, prefix)
+        except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+            raise ArragError(
+                f"{file}: truncated or damaged ({str(error).splitlines()[0]}); restore it and run "
+                "again"
+            ) from None
+    return tensors
+
+
+def _read_safetensors(file: Path, prefix: str) -> dict[str, torch.Tensor]:
+    with safe_open(file, "pt") as handle:
+        names = [name for name in handle.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return {name[len(prefix) :]: handle.get_tensor(name) for name in names}
+
+
+def _read_bin(file: Path, prefix: str) -> dict[str, torch.Tensor]:
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+
+
+def check_weights(model: nn.Module, state: Mapping[str, torch.Tensor], where: Path) -> None:
+    """Raise ArragError, naming the keys, unless ``state`` has ``model``'s names and shapes."""
+    wanted = model.state_dict()
+    shapes = [
+        f"{name} is {list(state[name].shape)}, expected {list(wanted[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    parts = {
+        "missing": [name for name in wanted if name not in state],
+        "not expected": [name for name in state if name not in wanted],
+        "of another shape": shapes,
+    }
+    found = "; ".join(f"{what}: {_some(names)}" for what, names in parts.items() if names)
+    if found:
+        raise ArragError(
+            f"{where}: the weights do not fit its config.json ({found}); fetch both again"
+        )
+
+
+def load_weights(model: nn.Module, state: Mapping[str, torch.Tensor], where: Path) -> None:
+    """Copy ``state`` into ``model`` after :func:`check_weights`."""
+    check_weights(model, state, where)
+    model.load_state_dict(state)
+
+
+def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hex SHA-256 of names, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
