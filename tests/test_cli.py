@@ -57,7 +57,7 @@ def test_help_loads_no_heavy_library():
 def test_json_is_one_object_and_nothing_else(root, capsys):
     assert main(["config", "check", str(root / "config/micro.yaml"), "--json"]) == 0
     out = capsys.readouterr().out
-    assert set(json.loads(out)["methods"]) == {"vanilla", "daid"}
+    assert set(json.loads(out)["methods"]) >= {"vanilla", "daid", "faid"}
 
 
 def test_what_a_stage_prints_goes_to_stderr(monkeypatch, capsys):
@@ -150,7 +150,7 @@ def test_a_method_that_retrieves_says_how_to_make_its_index(root, tmp_path, caps
     argv += ["--config", str(root / "config/micro.yaml"), "--codes", str(tmp_path / "codes")]
     argv += ["--index", str(tmp_path / "index")]
     assert main(argv) == 2
-    assert "manifest.json: method 'daid' retrieves" in capsys.readouterr().err
+    assert "manifest.json: method 'daid' needs it" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
