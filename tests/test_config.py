@@ -64,7 +64,7 @@ MISTAKES = {
     "endless": ("images: 4000", "images: null", r"database: source 'micro' is endless; say"),
     "nprobe": ("nlist: null", "nlist: 4", r"index: nprobe 32 exceeds nlist 4"),
     "baseline": ("baseline: vanilla", "baseline: vanila", r"baseline: found 'vanila', no such"),
-    "own baseline": ("baseline: vanilla", "baseline: daid", r"baseline: found its own name"),
+    "own baseline": ("baseline: vanilla", "baseline: finetune", r"baseline: found its own name"),
     "ceiling name": ("  vanilla:", "  real:", r"methods\.real: the name is taken"),
     "folder name": ("  vanilla:", "  ../up:", r"methods\.\.\./up: found '\.\./up'; "),
     "no index": ("index:", "resources:", r"'resources' is given twice"),
@@ -103,9 +103,36 @@ def test_a_method_that_retrieves_needs_a_database(tmp_path):
     path.write_text(yaml.safe_dump(document))
     with pytest.raises(ArragError, match="methods.daid retrieves, but `database` is missing"):
         load_config(path)
-    del document["methods"]["daid"]
+    for name in ("daid", "faid", "racm3"):
+        del document["methods"][name]
     path.write_text(yaml.safe_dump(document))
-    assert list(load_config(path).methods) == ["vanilla"]
+    assert sorted(load_config(path).methods) == ["finetune", "vanilla"]
+
+
+def test_an_adapter_is_named_or_trained(tmp_path):
+    document = yaml.safe_load(TEXT)
+    document["methods"]["faid"]["augment"]["adapter"] = None
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(document))
+    assert load_config(path).method("faid").is_trained_here
+    del document["training"]
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(ArragError, match=r"methods\.faid\.augment\.adapter: null, but `training`"):
+        load_config(path)
+
+
+def test_an_adapter_is_named_by_what_it_is_trained_with():
+    def identity(kind="faid", **parts):
+        return changed(**parts).training_identity(kind)
+
+    document = yaml.safe_load(TEXT)
+    methods = document["methods"] | {"daid": document["methods"]["vanilla"]}
+    assert identity() == identity(methods=methods)
+    assert identity() == identity(resources={"train_batch_size": 2, "save_minutes": 1.0})
+    assert identity() != identity(training={"learning_rate": 0.5})
+    assert identity() != identity(index={"nprobe": 8})
+    assert identity("finetune") == identity("finetune", index={"nprobe": 8})
+    assert identity("finetune") == identity("finetune", training={"faid": {"k": 3}})
 
 
 def test_a_missing_file_lists_its_neighbours(tmp_path):
