@@ -12,6 +12,8 @@ from arrag.micro.train.codebook import to_patches
 from arrag.micro.world import TASKS, World
 
 PER_TASK = 12
+ADAPTERS = ("finetune", "faid", "racm3")
+MODELS = [f"micro-{name}" for name in ("janus", "detector", "clip", "retriever", *ADAPTERS)]
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +30,8 @@ def images(scenes):
 def test_all_of_it_is_small(root):
     files = [p for p in (root / "checkpoints").rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) <= 30e6
-    assert {p.suffix for p in files} <= {".safetensors", ".json", ".md", ".png"}
-    for name in ("micro-janus", "micro-detector", "micro-clip"):
+    assert {p.suffix for p in files} <= {".safetensors", ".json", ".jsonl", ".md", ".png"}
+    for name in MODELS:
         assert (root / "checkpoints" / name / "README.md").is_file()
 
 
@@ -94,3 +96,18 @@ def test_judge_rejects_scenes_of_another_prompt(root, scenes, images):
             record = evaluate_image(image, detections, other.metadata, color, "scene")
             wrong.append(record["correct"])
     assert np.mean(wrong) <= 0.05
+
+
+def test_adapters_are_of_the_shipped_janus(root, micro_janus):
+    from arrag.adapter import read_adapter
+    from arrag.files import tree_digest
+
+    measured = {}
+    for kind in ADAPTERS:
+        folder = root / "checkpoints" / f"micro-{kind}"
+        config = read_adapter(folder, kind, tree_digest(micro_janus))
+        assert sum(p.stat().st_size for p in folder.iterdir()) <= 6e6
+        measured[kind] = config["held_out"]["nats"]
+    # FAiD lowers the held-out loss of the same training without retrieval, image by image.
+    difference = np.array(measured["faid"]) - np.array(measured["finetune"])
+    assert difference.mean() < -3 * difference.std() / len(difference) ** 0.5

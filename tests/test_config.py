@@ -154,6 +154,32 @@ def test_a_benchmark_that_does_not_exist_gets_a_suggestion():
     assert changed(benchmarks={"mjhq": BENCHMARKS["geneval"]}).benchmark_of_kind("x") is None
 
 
+def test_an_adapter_is_named_or_trained(tmp_path):
+    document = yaml.safe_load(TEXT)
+    document["methods"]["faid"]["augment"]["adapter"] = None
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(document))
+    assert load_config(path).method("faid").is_trained_here
+    del document["training"]
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(ArragError, match=r"methods\.faid\.augment\.adapter: null, but `training`"):
+        load_config(path)
+
+
+def test_an_adapter_is_named_by_what_it_is_trained_with():
+    def identity(kind="faid", **parts):
+        return changed(**parts).training_identity(kind)
+
+    document = yaml.safe_load(TEXT)
+    methods = document["methods"] | {"daid": document["methods"]["vanilla"]}
+    assert identity() == identity(methods=methods)
+    assert identity() == identity(resources={"train_batch_size": 2, "save_minutes": 1.0})
+    assert identity() != identity(training={"learning_rate": 0.5})
+    assert identity() != identity(index={"nprobe": 8})
+    assert identity("finetune") == identity("finetune", index={"nprobe": 8})
+    assert identity("finetune") == identity("finetune", training={"faid": {"k": 3}})
+
+
 def test_a_missing_file_lists_its_neighbours(tmp_path):
     config_with(tmp_path, "seed: 0", "seed: 1")
     with pytest.raises(ArragError, match=r"mcro\.yaml: no such file; there are .*mine\.yaml"):
