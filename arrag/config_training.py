@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from arrag.config_model import FilePath, Model
 
@@ -83,9 +83,3 @@ class Training(Model):
     lora: LoraSettings | None = Field(default=LoraSettings(), description="null = no LoRA")
     head: bool = Field(default=True, description="train the generation head too")
     faid: FaidTraining = Field(default=FaidTraining(), description="what a FAiD adapter is")
-
-    @model_validator(mode="after")
-    def _something_is_trained(self) -> Training:
-        if self.lora is None and not self.head:
-            raise ValueError("nothing to fine-tune: found lora null and head false; set one")
-        return self

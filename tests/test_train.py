@@ -414,6 +414,8 @@ def test_only_what_is_asked_for_is_trained(pairs, micro_janus):
     made = trainer("finetune", Data(pairs), micro_janus, lora=None)
     names = [name for name, p in made.model.named_parameters() if p.requires_grad]
     assert names and all(".generation_head." in name for name in names)
+    with pytest.raises(ArragError, match="lora is null and head false, so that 'finetune' would"):
+        trainer("finetune", Data(pairs), micro_janus, lora=None, head=False)
 
 
 def test_a_batch_that_cannot_be_cut_evenly(pairs, micro_janus):

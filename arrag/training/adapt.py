@@ -83,6 +83,11 @@ class Trainer:
             size, layers = self.backbone.hidden_size, len(self.backbone.sites)
             faid = FAiD(size, layers, settings, init_gain=wanted.init_gain)
         lora = training.lora and Lora(**training.lora.model_dump())
+        if lora is None and not training.head and faid is None:
+            raise ArragError(
+                f"training: lora is null and head false, so that '{kind}' would train nothing; set "
+                "one of them"
+            )
         self.model = Adapted(self.backbone, lora=lora, head=training.head, faid=faid)
         self.parallel = accelerator.prepare(self.model)
         self.slices = _slices(training.global_batch, batch_size, accelerator.num_processes)
