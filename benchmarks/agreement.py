@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from arrag.augment import Augment
 from arrag.augment.daid import DAiD
 from arrag.backbones.janus import load_janus
 from arrag.config import Config, load_config
@@ -32,7 +33,7 @@ from arrag.neighborhood import Neighborhood
 from arrag.store import TokenStore
 
 
-class Beside:
+class Beside(Augment):
     """Augments with one method and notes what another would have drawn.
 
     uniforms: float64 [B, H * W] of the run. After it, ``same`` is bool [steps * B] and ``apart``
@@ -45,9 +46,15 @@ class Beside:
         self._same: list[torch.Tensor] = []
         self._apart: list[torch.Tensor] = []
 
-    def __call__(self, probs, codes, known, positions):  # noqa: ANN001, ANN204 (an Augment)
-        ours = self.leading(probs, codes, known, positions)  # [B, 1, V]
-        theirs = self.other(probs, codes, known, positions)
+    def after(
+        self,
+        probs: torch.Tensor,
+        codes: torch.Tensor,
+        known: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> torch.Tensor:
+        ours = self.leading.after(probs, codes, known, positions)  # [B, 1, V]
+        theirs = self.other.after(probs, codes, known, positions)
         if not torch.equal(ours, probs):
             u = self.draws[:, int(positions[0])]
             self._same.append(sample_codes(ours[:, 0], u) == sample_codes(theirs[:, 0], u))
@@ -123,7 +130,7 @@ def main() -> None:
     args = parser.parse_args()
     config = load_config(args.config)
     daid = config.method("daid").augment
-    prompts = [prompt["prompt"] for prompt in load_prompts(config.benchmark.prompts)]
+    prompts = [prompt["prompt"] for prompt in load_prompts(config.benchmark().prompts)]
     prompts = [prompts[i * len(prompts) // args.images] for i in range(args.images)]
     backbone = load_janus(config.backbone.checkpoint, config.backbone.dtype)
     store = TokenStore.open(args.codes or Layout(config).codes)

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 import yaml
 from test_config import changed, hashes
-from test_layout import changed_names, names, place  # noqa: F401 (a fixture)
+from test_layout import SCORES, changed_names, names, place  # noqa: F401 (a fixture)
 from test_workflow import Project, project, template  # noqa: F401 (fixtures)
 
 from arrag.cli import build_parser
@@ -97,7 +97,7 @@ def test_other_test_images_are_another_database(place, tmp_path):  # noqa: F811
     (tmp_path / "x-0.tar").write_bytes(b"12")
     place["database"]["exclude"] = ["tests", "x-{0..0}.tar"]
     guarded = names(place)
-    assert changed_names(before, guarded) == {"codes", "index", "daid", "score"}
+    assert changed_names(before, guarded) == {"codes", "index", "daid", "daid dpg"} | SCORES
     image.write_bytes(b"12345")
     assert changed_names(guarded, names(place)) == {"codes", "index"}
     image.write_bytes(b"4321")  # the names see sizes; the store sees pixels, and refuses
@@ -116,7 +116,9 @@ def commands(project, **blocks):  # noqa: F811
     done = project.snakemake("--dry-run", "--printshellcmds", "reports/table1.md")
     assert done.returncode == 0, done.stdout
     found = {}
-    for line in re.findall(r"^Shell command: (arrag (?:encode|index) .*)$", done.stdout, re.M):
+    for line in re.findall(
+        r"^Shell command: (arrag (?:encode|index build) .*)$", done.stdout, re.M
+    ):
         words = shlex.split(line.partition(" > ")[0])[1:]
         found[words[0]] = build_parser().parse_args(words)
     return found["encode"], found["index"]

@@ -293,7 +293,7 @@ def settings(tmp_path_factory, tiny_showo, root):
         "kind": "showo", "checkpoint": str(tiny_showo), "guidance_scale": 1.0, "steps": 4,
     }  # fmt: skip
     document["index"] = {"mode": "hamming", "context": "full", "border": "zero"}
-    document["benchmark"]["prompts"] = str(folder / "prompts.jsonl")
+    document["benchmarks"]["geneval"]["prompts"] = str(folder / "prompts.jsonl")
     document["methods"] = {name: document["methods"][name] for name in ("vanilla", "daid")}
     document.pop("training", None)
     write_text(folder / "config.yaml", yaml.safe_dump(document))

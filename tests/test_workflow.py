@@ -26,11 +26,11 @@ WHOLE_PLAN = {
     "table": 1,
     "gallery": 1,
 }
-DATABASE = {"fetch_assets": 1, "encode_database": 1, "build_index": 1}
-DRAWN = {"sample": 2, "sample_ceiling": 2, "table": 1}
-TABLE2_PLAN = DATABASE | DRAWN | {"score_dpg": 4}
+DATABASE = {"fetch_assets": 1, "encode_database": 1, "build_index": 1, "index_images": 1}
+DRAWN = {"sample": 5, "sample_ceiling": 2, "table": 1}
+TABLE2_PLAN = DATABASE | DRAWN | {"score_dpg": 7}
 TABLE3_PLAN = (
-    DATABASE | DRAWN | {"fetch_feature_network": 1, "render_reference": 1, "score_distance": 4 * 3}
+    DATABASE | DRAWN | {"fetch_feature_network": 1, "render_reference": 1, "score_distance": 7 * 3}
 )
 
 
@@ -142,7 +142,7 @@ def test_everything_is_three_tables_and_a_picture(project):
     assert {name: plan[name] for name in ("table", "gallery", "sample", "sample_ceiling")} == {
         "table": 3,
         "gallery": 1,
-        "sample": 6,
+        "sample": 3 * 5,
         "sample_ceiling": 6,
     }
 
@@ -158,19 +158,19 @@ def test_a_table_without_its_benchmark_is_one_line_and_not_asked_for_by_default(
 
 def test_a_metric_s_setting_recomputes_its_scores_only(finished):
     finished.edit("wavelet: haar", "wavelet: sym5")
-    assert finished.plan(*TABLES) == {"score_distance": 4, "table": 1}
+    assert finished.plan(*TABLES) == {"score_distance": 7, "table": 1}
 
 
 def test_other_questions_leave_the_other_tables_alone(finished):
     with open(finished.path / "benchmarks/dpg_micro.csv", "a") as table:
         table.write("another\n")
-    assert finished.plan(*TABLES) == {"sample": 2, "sample_ceiling": 2, "score_dpg": 4, "table": 1}
+    assert finished.plan(*TABLES) == {"sample": 5, "sample_ceiling": 2, "score_dpg": 7, "table": 1}
 
 
 def test_at_paper_scale_there_are_no_ceilings(project):
     project.edit("scale: micro", "scale: paper")
     plan = project.plan()
-    assert "sample_ceiling" not in plan and plan["score_geneval"] == 2
+    assert "sample_ceiling" not in plan and plan["score_geneval"] == 5
 
 
 def test_a_report_that_came_with_the_clone_is_made_again(project):
@@ -193,7 +193,7 @@ def test_dates_batches_and_the_files_name_recompute_nothing(finished):
     for path in finished.path.rglob("*"):
         if path.relative_to(finished.path).parts[0] not in results:
             os.utime(path)  # as a clone or a checkout does to code, prompts and weights
-    finished.edit("batch_size: 16", "batch_size: 3")
+    finished.edit("batch_size: 64", "batch_size: 3")
     finished.edit("shard_size: 1000", "shard_size: 10")
     finished.config.rename(finished.path / "config/renamed.yaml")
     assert finished.plan(*TARGETS, "--configfile", "config/renamed.yaml") == {}
@@ -312,7 +312,7 @@ def test_a_method_without_an_adapter_s_folder_trains_it_once(project):
 
 def test_other_weights_of_an_adapter_recompute_its_row(finished):
     (finished.path / "checkpoints/micro-faid/model.safetensors").write_text("better")
-    wanted = {"sample": 1, "score_geneval": 1, "table1": 1}
+    wanted = {"sample": 1, "score_geneval": 1, "table": 1}
     assert finished.plan("reports/table1.md") == wanted
 
 

@@ -16,7 +16,8 @@ import torch
 
 from arrag.errors import ArragError
 from arrag.index import PatchIndex
-from arrag.store import MAX_CODES, TokenStore
+from arrag.store import TokenStore
+from arrag.store_format import MAX_CODES
 from arrag.training.pairs import Pairs
 from arrag.training.shards import Shards, write_shards
 
