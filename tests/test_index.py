@@ -276,7 +276,7 @@ def test_lists_are_chosen_by_what_a_masked_query_knows():
     centroids = np.array([[0, 5], [10, 0]], np.float32)  # [dimensions, lists]
     query = np.zeros((2, 2), np.float32)
     counts = np.array([[True, False], [True, True]])
-    assert nearest_lists(centroids, query, counts, 1).tolist() == [[0], [1]]
+    assert nearest_lists(centroids, query, counts, 1)[0].tolist() == [[0], [1]]
 
 
 def test_a_short_list_leaves_absent_slots(probing):

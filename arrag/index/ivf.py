@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from arrag.errors import ArragError
 from arrag.index.base import Heap, PatchIndex, check_files, describe_files, empty_heap
-from arrag.index.cut import Cutter, key_vectors
+from arrag.index.cut import Cutter
 from arrag.index.faiss_index import (
     TRAINING_POINTS,
     nearest_centroid,
@@ -47,6 +47,14 @@ class IvfIndex(PatchIndex):
             np.asarray(np.load(path / name, mmap_mode="r", allow_pickle=False)) for name in FILES
         )
         self._centroids = np.ascontiguousarray(centroids.T)  # [n * d, nlist]
+        # Four codes at a time (little-endian), as the rows are no multiple of eight bytes.
+        rows, width = self.lists.shape
+        shape, strides = (rows, width // 4), (2 * width, 8)
+        self._words = np.ndarray(shape, np.dtype("<u8"), self.lists, strides=strides)
+        # An entry's list is that of the nearest centroid but for the rounding of FAISS's products:
+        # D 2^-24 |x|² or so each, for two centroids.
+        longest = len(self.neighborhood.offsets) * float((self._vectors**2).sum(axis=0).max())
+        self._tolerance = 16 * centroids.shape[1] * 2.0**-24 * longest
         self.nprobe = meta["nprobe"] if nprobe is None else nprobe
         if not 1 <= self.nprobe <= meta["nlist"]:
             raise ArragError(
@@ -59,16 +67,40 @@ class IvfIndex(PatchIndex):
         return {**super().info(), "nprobe": self.nprobe}
 
     def _scan(self, keys: np.ndarray, k: int) -> Heap:
-        tables, rows = self._tables(keys)
+        probes, near, tolerance = self._probes(keys)
+        rows, slots, keys = self._rows(keys)
         heap = empty_heap(len(keys), k)
-        vectors = key_vectors(self.store.codebook, keys)
+        self._scan_probes(probes, near, tolerance, rows, slots, keys, heap)
+        return heap
+
+    def _probes(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Nearest lists of queries int64 [Q, n], their distances, and the tolerance [Q] of them."""
         counts = np.ones(keys.shape, bool)
         if self.neighborhood.masked_distance:
             counts = keys != MISSING
-        counts = np.repeat(counts, self.store.codebook.shape[1], axis=1)
-        probes = nearest_lists(self._centroids, vectors, counts, self.nprobe)
-        scan_lists(self.lists, self.ids, self.offsets, probes, tables, rows, heap)
-        return heap
+        tolerance = np.where(counts.all(axis=1), self._tolerance, -1.0)
+        counts = np.repeat(counts, self._points.shape[1], axis=1)
+        vectors = self._points[keys].reshape(len(keys), -1)  # MISSING = -1 reads the last, zero
+        found = nearest_lists(self._centroids, vectors, counts, self.nprobe)
+        return *found, tolerance
+
+    def _scan_probes(self, probes, near, tolerance, rows, slots, keys, heap) -> np.ndarray:
+        """Scan the probed lists; see ``scan_lists``."""
+        return scan_lists(
+            (self.lists, self._words),
+            self.ids,
+            self.offsets,
+            self._centroids,
+            probes,
+            near,
+            tolerance,
+            rows,
+            slots,
+            keys,
+            self._points,
+            self._scale,
+            heap,
+        )
 
 
 def build_lists(
