@@ -315,7 +315,7 @@ def test_an_interrupted_build_leaves_the_previous_one(smooth_store, tmp_path, mo
     def dies(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(arrag.index.ivf, "_fill", dies)
+    monkeypatch.setattr(arrag.index.ivf, "fill", dies)
     with pytest.raises(KeyboardInterrupt):
         make_index(smooth_store, path, causal, mode="ivf", nlist=32)
     assert {p.name: p.read_bytes() for p in path.iterdir()} == before

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numba import njit
 from tqdm import tqdm
 
 from arrag.errors import ArragError
 from arrag.index.base import Heap, PatchIndex, check_files, describe_files, empty_heap
-from arrag.index.cut import Cutter
+from arrag.index.cut import Cutter, release
 from arrag.index.faiss_index import (
     TRAINING_POINTS,
     nearest_centroid,
@@ -32,6 +33,8 @@ from arrag.index.kernels import nearest_lists, scan_lists
 from arrag.neighborhood import MISSING, Neighborhood
 from arrag.store import TokenStore
 
+RELEASE_ENTRIES = 2**20
+"""Entries placed before the pages of the lists are let go."""
 FILES = ("centroids.npy", "offsets.npy", "lists.npy", "ids.npy")
 
 
@@ -118,7 +121,8 @@ def build_lists(
 
     nlist defaults to 1.8 √entries, which keeps recall at nprobe 32 about constant from 0.4 to
     10 million entries. The same store, seed and version of FAISS give the same bytes. Memory: one
-    chunk of entries and the training sample. Raises ArragError for nlist or nprobe out of range.
+    shard of the store and the training sample, which grows with √entries. Raises ArragError for
+    nlist or nprobe out of range.
     """
     if nlist is None:
         nlist = max(1, min(round(1.8 * entries**0.5), entries // 39))
@@ -152,7 +156,7 @@ def extend_lists(
 def _write_lists(
     cutter: Cutter, path: Path, centroids: np.ndarray, old: IvfIndex | None, progress: bool
 ) -> dict[str, Any]:
-    """Assign the images that the old index lacks and write all lists; memory: one chunk."""
+    """Assign the images that the old index lacks and write all lists; memory: one shard."""
     np.save(path / "centroids.npy", centroids)
     first = 0 if old is None else old.meta["images"]
     kept = np.zeros(len(centroids), np.int64) if old is None else np.diff(old.offsets)
@@ -163,13 +167,14 @@ def _write_lists(
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)  # [nlist + 1]
     np.save(path / "offsets.npy", offsets)
     rows, n = int(offsets[-1]), cutter.around.shape[1]
-    lists = _allocated(path / "lists.npy", np.dtype(np.uint16), (rows, n + 1))
-    ids = _allocated(path / "ids.npy", _id_type(cutter.store), (rows,))
+    lists = allocated(path / "lists.npy", np.dtype(np.uint16), (rows, n + 1))
+    ids = allocated(path / "ids.npy", _id_type(cutter.store), (rows,))
     if old is not None:
         for start, stop, to in zip(old.offsets, old.offsets[1:], offsets, strict=False):
             lists[to : to + stop - start] = old.lists[start:stop]
             ids[to : to + stop - start] = old.ids[start:stop]
-    _fill(cutter, assigned, offsets[:-1] + kept, first, lists, ids, progress)
+            release(lists, ids, old.lists, old.ids)
+    fill(cutter, assigned, offsets[:-1] + kept, first, lists, ids, progress)
     lists.flush()
     ids.flush()
     del assigned
@@ -200,7 +205,7 @@ def _assign(
     sizes = np.zeros(len(centroids), np.int64)
     if not entries:  # nothing can be mapped
         return np.empty(0, np.uint32), sizes
-    assigned = _allocated(scratch, np.dtype(np.uint32), (entries,))
+    assigned = allocated(scratch, np.dtype(np.uint32), (entries,))
     done = 0
     with tqdm(total=entries, desc="assign", unit="patch", disable=not progress) as bar:
         for _, grids in cutter.chunks(first):
@@ -209,10 +214,11 @@ def _assign(
             sizes += np.bincount(here, minlength=len(sizes))
             done += len(here)
             bar.update(len(here))
+    release(assigned)
     return assigned, sizes
 
 
-def _fill(
+def fill(
     cutter: Cutter,
     assigned: np.ndarray,
     following: np.ndarray,
@@ -225,28 +231,46 @@ def _fill(
 
     following: next free row of each list, int64 [nlist], updated.
     """
-    n = cutter.around.shape[1]
     done = 0
     with tqdm(total=len(assigned), desc="fill", unit="patch", disable=not progress) as bar:
         for image, grids in cutter.chunks(first):
-            values = grids.reshape(len(grids), -1)[:, cutter.positions]  # [m, E]
-            images = np.arange(image, image + len(grids))
-            entries = (images[:, None] * cutter.size + cutter.positions).reshape(-1)
-            here = np.asarray(assigned[done : done + len(entries)])
-            order = np.argsort(here, kind="stable")
-            chosen = here[order]
-            counts = np.bincount(here, minlength=len(following))
-            rank = np.arange(len(chosen)) - (np.cumsum(counts) - counts)[chosen]
-            rows = following[chosen] + rank
-            lists[rows, :n] = cutter.keys(grids).reshape(-1, n)[order]
-            lists[rows, n] = values.reshape(-1)[order]
-            ids[rows] = entries[order]
-            following += counts
-            done += len(entries)
-            bar.update(len(entries))
+            flat = grids.reshape(len(grids), -1)
+            here = assigned[done : done + len(flat) * len(cutter.positions)]
+            _place(
+                flat,
+                image,
+                cutter.positions,
+                cutter.around,
+                cutter.codes,
+                here,
+                following,
+                lists,
+                ids,
+            )
+            done += len(here)
+            bar.update(len(here))
+            if done // RELEASE_ENTRIES > (done - len(here)) // RELEASE_ENTRIES:
+                release(lists, ids, assigned)
 
 
-def _allocated(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+@njit(cache=True, nogil=True)
+def _place(grids, first, positions, around, missing, assigned, following, lists, ids):
+    """Append the entries of images ``first`` and following, uint16 [m, N], to their lists."""
+    size, n = grids.shape[1], around.shape[1]
+    e = 0
+    for m in range(len(grids)):
+        for p in range(len(positions)):
+            row = following[assigned[e]]
+            following[assigned[e]] += 1
+            e += 1
+            for i in range(n):
+                source = around[p, i]
+                lists[row, i] = missing if source < 0 else grids[m, source]
+            lists[row, n] = grids[m, positions[p]]
+            ids[row] = (first + m) * size + positions[p]
+
+
+def allocated(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
     """A new .npy file to write through a memory map, its blocks reserved.
 
     Without that a full disk would kill the process at some later write (SIGBUS); with it, it is
