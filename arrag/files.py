@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -27,6 +29,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     temporary = holder / path.name
+    lock = _locked(holder)  # it ends with the process, however that ends
     try:
         yield temporary
         if path.is_dir():
@@ -35,6 +38,36 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def clear_leftovers(path: str | Path) -> None:
+    """Remove what killed writers of ``path`` left beside it, and nothing of one still at work."""
+    path = Path(path)
+    for holder in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        lock = _locked(holder)
+        if lock is None:
+            continue
+        old = holder / f"{path.name}.old"
+        if old.exists() and not path.exists():  # killed between the two moves
+            os.replace(old, path)
+        shutil.rmtree(holder, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock; None if another process does, or it has none."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

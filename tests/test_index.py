@@ -276,7 +276,7 @@ def test_lists_are_chosen_by_what_a_masked_query_knows():
     centroids = np.array([[0, 5], [10, 0]], np.float32)  # [dimensions, lists]
     query = np.zeros((2, 2), np.float32)
     counts = np.array([[True, False], [True, True]])
-    assert nearest_lists(centroids, query, counts, 1).tolist() == [[0], [1]]
+    assert nearest_lists(centroids, query, counts, 1)[0].tolist() == [[0], [1]]
 
 
 def test_a_short_list_leaves_absent_slots(probing):
@@ -315,7 +315,7 @@ def test_an_interrupted_build_leaves_the_previous_one(smooth_store, tmp_path, mo
     def dies(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(arrag.index.ivf, "_fill", dies)
+    monkeypatch.setattr(arrag.index.ivf, "fill", dies)
     with pytest.raises(KeyboardInterrupt):
         make_index(smooth_store, path, causal, mode="ivf", nlist=32)
     assert {p.name: p.read_bytes() for p in path.iterdir()} == before

@@ -20,8 +20,9 @@ import numpy as np
 
 import arrag
 from arrag.errors import ArragError
-from arrag.files import atomic_path, disk_space, read_json, write_json
+from arrag.files import atomic_path, clear_leftovers, disk_space, read_json, write_json
 from arrag.index.base import PatchIndex, Retrieved
+from arrag.index.cut import release
 from arrag.index.exact import ExactIndex
 from arrag.index.faiss_index import PREFIX, VERSION, FaissIndex, build_faiss, link_published
 from arrag.index.hamming import HammingIndex, check_signs
@@ -66,8 +67,10 @@ def build_index(
         )
     for shard, about in zip(store.shards, store.manifest["shards"], strict=True):
         check_codes(shard, len(store.codebook), str(store.path / about["file"]))
+        release(shard)
     meta = describe(store, neighborhood, mode)
     options = {"nprobe": nprobe, "seed": seed, "progress": progress}
+    clear_leftovers(out_dir)
     with atomic_path(out_dir) as path, disk_space(out_dir):
         path.mkdir()
         if mode == "hamming":

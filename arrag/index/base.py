@@ -13,15 +13,17 @@ import torch
 
 from arrag.errors import ArragError
 from arrag.files import check_file, sha256_file, sha256_json
-from arrag.index.kernels import FAR, FIXED_BITS, distance_tables, sort_heap
+from arrag.index.kernels import FAR, FIXED_BITS, distance_rows, sort_heap
 from arrag.neighborhood import MISSING, Neighborhood
 from arrag.store import TokenStore
 
 Heap = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Distances float32 (fixed point), entries, codes int64, each [Q, k]; see ``empty_heap``."""
 
+ROWS_BYTES = 2**26
+"""Of distances kept between searches; more if one search needs more."""
 QUERIES_AT_ONCE = 256
-"""Bounds the memory of the distance tables: 8 n (V + 1) bytes a query at most."""
+"""Bounds the memory of the distance tables: 4 n (V + 1) bytes a query at most."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class PatchIndex(ABC):
         codes = len(store.codebook)
         self._vectors = np.zeros((store.codebook.shape[1], codes + 1))  # float64 [d, V + 1]
         self._vectors[:, :codes] = store.codebook.T
+        self._lines = self._vectors.astype(np.float32)  # the same numbers, as the codebook's are
+        self._points = np.ascontiguousarray(self._lines.T)  # float32 [V + 1, d]
+        self._row_of = np.full(codes + 2, -1)  # int64, see _rows
+        self._row_store = np.empty((ROWS_BYTES // (4 * codes + 4), codes + 1), np.float32)
+        self._kept = 0  # rows of it
         n = len(self.neighborhood.offsets)
         # |a - b|² <= 4 max|e|². A power of two, so that scaling rounds nothing.
         bound = max(4.0 * n * float((self._vectors**2).sum(axis=0).max()), 1e-30)
@@ -137,12 +144,27 @@ class PatchIndex(ABC):
     def _scan(self, keys: np.ndarray, k: int) -> Heap:
         """Nearest entries of distinct queries: int64 [Q, n] -> three [Q, k], in any order."""
 
-    def _tables(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Distance tables of the codes in use, int64 [U, V + 1], and their rows, int64 [Q, n]."""
+    def _rows(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What scans read of queries int64 [Q, n], MISSING if unknown.
+
+        Returns rounded distances from some codes to all codes, float32 [R, V + 1]; which row each
+        neighbour has, int64 [Q, n]; its code, V if missing, V + 1 if it does not count. Rows are
+        kept for later calls: a generated token is a neighbour of several positions.
+        """
         codes = len(self.store.codebook)
         missing = codes + 1 if self.neighborhood.masked_distance else codes
-        used, rows = np.unique(np.where(keys == MISSING, missing, keys), return_inverse=True)
-        return distance_tables(self._vectors, used, self._scale), rows.reshape(keys.shape)
+        keys = np.where(keys == MISSING, missing, keys)
+        new = np.unique(keys[self._row_of[keys] < 0])
+        if self._kept + len(new) > len(self._row_store):
+            self._row_of[:], self._kept = -1, 0
+            new = np.unique(keys)
+            if len(new) > len(self._row_store):
+                self._row_store = np.empty((len(new), codes + 1), np.float32)
+        end = self._kept + len(new)
+        distance_rows(self._lines, new, self._row_store[self._kept : end])
+        self._row_of[new] = np.arange(self._kept, end)
+        self._kept = end
+        return self._row_store, self._row_of[keys], keys
 
     def _checked(self, keys: np.ndarray, k: int) -> np.ndarray:
         entries = self.meta["entries"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ from arrag.store import TokenStore
 CHUNK_ENTRIES = 65536
 SAMPLE_IMAGES = 4096
 """Images held at once while a sample is gathered."""
+MANY_ENTRIES = 2**20
 
 
 class Cutter:
@@ -39,6 +41,7 @@ class Cutter:
         for shard, start in zip(self.store.shards, self.store.starts, strict=False):
             for m in range(max(0, first - int(start)), len(shard), images):
                 yield int(start) + m, np.asarray(shard[m : m + images])
+            release(shard)
 
     def vectors(self, keys: np.ndarray) -> np.ndarray:
         """Codes [..., n] -> float32 [Q, n * d]."""
@@ -48,7 +51,12 @@ class Cutter:
     def sample(self, wanted: int, seed: int) -> np.ndarray:
         """Codes of the neighbours of random entries, without repeats: uint16 [wanted, n]."""
         entries = len(self.store) * len(self.positions)
-        chosen = np.random.default_rng(seed).choice(entries, wanted, replace=False, shuffle=False)
+        rng = np.random.default_rng(seed)
+        if entries > MANY_ENTRIES:  # one of each part: ``choice`` would hold eight bytes an entry
+            edges = np.arange(wanted + 1) * entries // wanted
+            chosen = rng.integers(edges[:-1], edges[1:])
+        else:
+            chosen = rng.choice(entries, wanted, replace=False, shuffle=False)
         images, slots = np.divmod(np.sort(chosen), len(self.positions))
         distinct, rows = np.unique(images, return_inverse=True)
         keys = np.empty((wanted, self.around.shape[1]), np.uint16)
@@ -56,6 +64,7 @@ class Cutter:
             here = (rows >= start) & (rows < start + SAMPLE_IMAGES)
             cut = self.keys(self.store.grids(distinct[start : start + SAMPLE_IMAGES]))
             keys[here] = cut[rows[here] - start, slots[here]]
+            release(*self.store.shards)
         return keys
 
 
@@ -63,3 +72,15 @@ def key_vectors(codebook: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """Concatenated vectors of codes int64 [Q, n], zero where MISSING: float32 [Q, n * d]."""
     padded = np.vstack([codebook, np.zeros_like(codebook[:1])])
     return padded[keys].reshape(len(keys), -1)  # MISSING = -1 reads the extra last row
+
+
+def release(*arrays: np.ndarray) -> None:
+    """Let go of the pages of memory-mapped arrays: what a build holds does not grow with its files.
+
+    Nothing is lost: what was written is in the file, what is read again is mapped again.
+    """
+    for array in arrays:
+        while isinstance(array, np.ndarray):
+            array = array.base
+        if isinstance(array, mmap.mmap):
+            array.madvise(mmap.MADV_DONTNEED)

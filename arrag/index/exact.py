@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from arrag.index.base import Heap, PatchIndex, empty_heap
-from arrag.index.kernels import LANES, pack_lanes, scan_grids
-from arrag.neighborhood import MISSING
+from arrag.index.kernels import FAR, GROUP, NO_ENTRY, scan_grids
 from arrag.store import TokenStore
 
 BLOCK_BYTES = 256 * 1024
@@ -23,36 +22,39 @@ class ExactIndex(PatchIndex):
 
     def __init__(self, store: TokenStore, meta: dict[str, Any]) -> None:
         super().__init__(store, meta)
-        size = store.grid[0] * store.grid[1]
-        self._positions = np.flatnonzero(self._inside.numpy())  # int64 [E]
-        around = self.neighborhood.sources(*store.grid)[self._positions]  # [E, n]
-        self._sources = np.where(around == MISSING, size, around).T.astype(np.uint32, order="C")
-        self._grids = [np.asarray(shard).reshape(len(shard), size) for shard in store.shards]
-        self._block = max(1, BLOCK_BYTES // (2 * size))
+        height, width = store.grid
+        # Under border "zero" a neighbour may be off the grid: the margin stands for it.
+        margin = self.neighborhood.reach if self.neighborhood.border == "zero" else 0
+        inside = np.pad(self._inside.numpy().reshape(height, width), margin).reshape(-1)
+        first, last = np.flatnonzero(inside)[[0, -1]]
+        run = np.pad(inside[first : last + 1], (0, -(last + 1 - first) % 8))
+        steps = np.array(self.neighborhood.offsets) @ (width + 2 * margin, 1)  # [n]
+        self._layout = (
+            (height, width, margin),
+            int(first),
+            steps,
+            np.where(run, 0, NO_ENTRY).astype(np.uint8),
+        )
+        self._grids = [np.asarray(shard).reshape(len(shard), -1) for shard in store.shards]
+        self._block = max(1, BLOCK_BYTES // (2 * height * width))
 
     def _scan(self, keys: np.ndarray, k: int) -> Heap:
-        tables, rows = self._tables(keys)
+        rows, slots, keys = self._rows(keys)
         heap = empty_heap(len(keys), k)
-        groups = []
-        for start in range(0, len(keys), LANES):
-            lanes = slice(start, start + LANES)
-            queries = np.ascontiguousarray(rows[lanes])
-            groups.append((*pack_lanes(tables, queries), queries, tuple(x[lanes] for x in heap)))
+        tables = np.zeros((len(keys), 2, keys.shape[1] // GROUP, rows.shape[1]), np.uint8)
+        state = tables, np.full(len(keys), FAR)
         for grids, start in zip(self._grids, self.store.starts, strict=False):
-            for m in range(0, len(grids), self._block):
-                block, first = grids[m : m + self._block], int(start) + m
-                for words, factors, queries, nearest in groups:
-                    if nearest[0].max() == 0:
-                        continue  # k entries at distance zero: later ones lose every tie
-                    scan_grids(
-                        block,
-                        first,
-                        self._sources,
-                        self._positions,
-                        words,
-                        factors,
-                        tables,
-                        queries,
-                        nearest,
-                    )
+            scan_grids(
+                grids,
+                int(start),
+                self._block,
+                self._layout,
+                rows,
+                slots,
+                keys,
+                self._points,
+                self._scale,
+                state,
+                heap,
+            )
         return heap

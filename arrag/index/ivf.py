@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numba import njit
 from tqdm import tqdm
 
 from arrag.errors import ArragError
 from arrag.index.base import Heap, PatchIndex, check_files, describe_files, empty_heap
-from arrag.index.cut import Cutter, key_vectors
+from arrag.index.cut import Cutter, release
 from arrag.index.faiss_index import (
     TRAINING_POINTS,
     nearest_centroid,
@@ -32,6 +33,8 @@ from arrag.index.kernels import nearest_lists, scan_lists
 from arrag.neighborhood import MISSING, Neighborhood
 from arrag.store import TokenStore
 
+RELEASE_ENTRIES = 2**20
+"""Entries placed before the pages of the lists are let go."""
 FILES = ("centroids.npy", "offsets.npy", "lists.npy", "ids.npy")
 
 
@@ -47,6 +50,14 @@ class IvfIndex(PatchIndex):
             np.asarray(np.load(path / name, mmap_mode="r", allow_pickle=False)) for name in FILES
         )
         self._centroids = np.ascontiguousarray(centroids.T)  # [n * d, nlist]
+        # Four codes at a time (little-endian), as the rows are no multiple of eight bytes.
+        rows, width = self.lists.shape
+        shape, strides = (rows, width // 4), (2 * width, 8)
+        self._words = np.ndarray(shape, np.dtype("<u8"), self.lists, strides=strides)
+        # An entry's list is that of the nearest centroid but for the rounding of FAISS's products:
+        # D 2^-24 |x|² or so each, for two centroids.
+        longest = len(self.neighborhood.offsets) * float((self._vectors**2).sum(axis=0).max())
+        self._tolerance = 16 * centroids.shape[1] * 2.0**-24 * longest
         self.nprobe = meta["nprobe"] if nprobe is None else nprobe
         if not 1 <= self.nprobe <= meta["nlist"]:
             raise ArragError(
@@ -59,16 +70,40 @@ class IvfIndex(PatchIndex):
         return {**super().info(), "nprobe": self.nprobe}
 
     def _scan(self, keys: np.ndarray, k: int) -> Heap:
-        tables, rows = self._tables(keys)
+        probes, near, tolerance = self._probes(keys)
+        rows, slots, keys = self._rows(keys)
         heap = empty_heap(len(keys), k)
-        vectors = key_vectors(self.store.codebook, keys)
+        self._scan_probes(probes, near, tolerance, rows, slots, keys, heap)
+        return heap
+
+    def _probes(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Nearest lists of queries int64 [Q, n], their distances, and the tolerance [Q] of them."""
         counts = np.ones(keys.shape, bool)
         if self.neighborhood.masked_distance:
             counts = keys != MISSING
-        counts = np.repeat(counts, self.store.codebook.shape[1], axis=1)
-        probes = nearest_lists(self._centroids, vectors, counts, self.nprobe)
-        scan_lists(self.lists, self.ids, self.offsets, probes, tables, rows, heap)
-        return heap
+        tolerance = np.where(counts.all(axis=1), self._tolerance, -1.0)
+        counts = np.repeat(counts, self._points.shape[1], axis=1)
+        vectors = self._points[keys].reshape(len(keys), -1)  # MISSING = -1 reads the last, zero
+        found = nearest_lists(self._centroids, vectors, counts, self.nprobe)
+        return *found, tolerance
+
+    def _scan_probes(self, probes, near, tolerance, rows, slots, keys, heap) -> np.ndarray:
+        """Scan the probed lists; see ``scan_lists``."""
+        return scan_lists(
+            (self.lists, self._words),
+            self.ids,
+            self.offsets,
+            self._centroids,
+            probes,
+            near,
+            tolerance,
+            rows,
+            slots,
+            keys,
+            self._points,
+            self._scale,
+            heap,
+        )
 
 
 def build_lists(
@@ -86,7 +121,8 @@ def build_lists(
 
     nlist defaults to 1.8 √entries, which keeps recall at nprobe 32 about constant from 0.4 to
     10 million entries. The same store, seed and version of FAISS give the same bytes. Memory: one
-    chunk of entries and the training sample. Raises ArragError for nlist or nprobe out of range.
+    shard of the store and the training sample, which grows with √entries. Raises ArragError for
+    nlist or nprobe out of range.
     """
     if nlist is None:
         nlist = max(1, min(round(1.8 * entries**0.5), entries // 39))
@@ -120,7 +156,7 @@ def extend_lists(
 def _write_lists(
     cutter: Cutter, path: Path, centroids: np.ndarray, old: IvfIndex | None, progress: bool
 ) -> dict[str, Any]:
-    """Assign the images that the old index lacks and write all lists; memory: one chunk."""
+    """Assign the images that the old index lacks and write all lists; memory: one shard."""
     np.save(path / "centroids.npy", centroids)
     first = 0 if old is None else old.meta["images"]
     kept = np.zeros(len(centroids), np.int64) if old is None else np.diff(old.offsets)
@@ -131,13 +167,14 @@ def _write_lists(
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)  # [nlist + 1]
     np.save(path / "offsets.npy", offsets)
     rows, n = int(offsets[-1]), cutter.around.shape[1]
-    lists = _allocated(path / "lists.npy", np.dtype(np.uint16), (rows, n + 1))
-    ids = _allocated(path / "ids.npy", _id_type(cutter.store), (rows,))
+    lists = allocated(path / "lists.npy", np.dtype(np.uint16), (rows, n + 1))
+    ids = allocated(path / "ids.npy", _id_type(cutter.store), (rows,))
     if old is not None:
         for start, stop, to in zip(old.offsets, old.offsets[1:], offsets, strict=False):
             lists[to : to + stop - start] = old.lists[start:stop]
             ids[to : to + stop - start] = old.ids[start:stop]
-    _fill(cutter, assigned, offsets[:-1] + kept, first, lists, ids, progress)
+            release(lists, ids, old.lists, old.ids)
+    fill(cutter, assigned, offsets[:-1] + kept, first, lists, ids, progress)
     lists.flush()
     ids.flush()
     del assigned
@@ -168,7 +205,7 @@ def _assign(
     sizes = np.zeros(len(centroids), np.int64)
     if not entries:  # nothing can be mapped
         return np.empty(0, np.uint32), sizes
-    assigned = _allocated(scratch, np.dtype(np.uint32), (entries,))
+    assigned = allocated(scratch, np.dtype(np.uint32), (entries,))
     done = 0
     with tqdm(total=entries, desc="assign", unit="patch", disable=not progress) as bar:
         for _, grids in cutter.chunks(first):
@@ -177,10 +214,11 @@ def _assign(
             sizes += np.bincount(here, minlength=len(sizes))
             done += len(here)
             bar.update(len(here))
+    release(assigned)
     return assigned, sizes
 
 
-def _fill(
+def fill(
     cutter: Cutter,
     assigned: np.ndarray,
     following: np.ndarray,
@@ -193,28 +231,46 @@ def _fill(
 
     following: next free row of each list, int64 [nlist], updated.
     """
-    n = cutter.around.shape[1]
     done = 0
     with tqdm(total=len(assigned), desc="fill", unit="patch", disable=not progress) as bar:
         for image, grids in cutter.chunks(first):
-            values = grids.reshape(len(grids), -1)[:, cutter.positions]  # [m, E]
-            images = np.arange(image, image + len(grids))
-            entries = (images[:, None] * cutter.size + cutter.positions).reshape(-1)
-            here = np.asarray(assigned[done : done + len(entries)])
-            order = np.argsort(here, kind="stable")
-            chosen = here[order]
-            counts = np.bincount(here, minlength=len(following))
-            rank = np.arange(len(chosen)) - (np.cumsum(counts) - counts)[chosen]
-            rows = following[chosen] + rank
-            lists[rows, :n] = cutter.keys(grids).reshape(-1, n)[order]
-            lists[rows, n] = values.reshape(-1)[order]
-            ids[rows] = entries[order]
-            following += counts
-            done += len(entries)
-            bar.update(len(entries))
+            flat = grids.reshape(len(grids), -1)
+            here = assigned[done : done + len(flat) * len(cutter.positions)]
+            _place(
+                flat,
+                image,
+                cutter.positions,
+                cutter.around,
+                cutter.codes,
+                here,
+                following,
+                lists,
+                ids,
+            )
+            done += len(here)
+            bar.update(len(here))
+            if done // RELEASE_ENTRIES > (done - len(here)) // RELEASE_ENTRIES:
+                release(lists, ids, assigned)
 
 
-def _allocated(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+@njit(cache=True, nogil=True)
+def _place(grids, first, positions, around, missing, assigned, following, lists, ids):
+    """Append the entries of images ``first`` and following, uint16 [m, N], to their lists."""
+    size, n = grids.shape[1], around.shape[1]
+    e = 0
+    for m in range(len(grids)):
+        for p in range(len(positions)):
+            row = following[assigned[e]]
+            following[assigned[e]] += 1
+            e += 1
+            for i in range(n):
+                source = around[p, i]
+                lists[row, i] = missing if source < 0 else grids[m, source]
+            lists[row, n] = grids[m, positions[p]]
+            ids[row] = (first + m) * size + positions[p]
+
+
+def allocated(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
     """A new .npy file to write through a memory map, its blocks reserved.
 
     Without that a full disk would kill the process at some later write (SIGBUS); with it, it is
