@@ -13,6 +13,7 @@ import arrag.index.base
 import arrag.index.cut
 import arrag.index.ivf
 from arrag.errors import ArragError
+from arrag.files import atomic_path, clear_leftovers
 from arrag.index import build_index, open_index
 from arrag.index.kernels import nearest_lists
 from arrag.neighborhood import MISSING, Neighborhood
@@ -425,3 +426,76 @@ def test_a_store_with_a_code_outside_the_codebook_is_refused(tmp_path):
         build_index(
             TokenStore.open(tmp_path / "s"), tmp_path / "i", neighborhood=Neighborhood("causal")
         )
+
+
+def test_lists_that_are_left_out_hold_nothing_near(smooth_store, smooth_path):
+    """Scanning the nprobe lists in full, the obvious way, finds nothing else."""
+    index = open_index(smooth_path / "ivf", smooth_store, nprobe=24)
+    codes = torch.from_numpy(smooth_grids(6, seed=11).astype(np.int64)).flatten(1)
+    around = index.neighborhood.sources(12, 12)[[30, 77, 100]]
+    keys = codes[:, torch.from_numpy(around)].flatten(0, 1).numpy()  # [18, n]
+    probes, near, tolerance = index._probes(keys)
+    rows = index._rows(keys)
+    heap = arrag.index.base.empty_heap(len(keys), 20)
+    scanned = index._scan_probes(probes, near, tolerance, *rows, heap)
+    sizes = np.diff(index.offsets)[probes].sum(axis=1)
+    assert (scanned <= sizes).all() and (scanned < sizes).any()
+    found = index.search_keys(torch.from_numpy(keys), 20)
+    for q, key in enumerate(keys):
+        held = np.concatenate(
+            [np.arange(index.offsets[p], index.offsets[p + 1]) for p in probes[q]]
+        )
+        steps = smooth_store.codebook[index.lists[held, :4].astype(int)].astype(np.float64)
+        steps -= smooth_store.codebook[key]
+        distances = (steps**2).sum(axis=(1, 2)).astype(np.float32)
+        order = np.lexsort((index.ids[held], distances))[:20]
+        assert found.entries[q].tolist() == index.ids[held][order].tolist()
+
+
+def test_rows_kept_between_searches_change_nothing(smooth_store, smooth_path, monkeypatch):
+    monkeypatch.setattr(arrag.index.base, "ROWS_BYTES", 4 * 65 * 7)  # room for seven codes
+    small = open_index(smooth_path / "ivf", smooth_store)
+    large = open_index(smooth_path / "exact", smooth_store)
+    queries = some_queries(Neighborhood("causal"), 64, count=40)
+    whole = open_index(smooth_path / "ivf", smooth_store).search_keys(queries, 9)
+    alone = [small.search_keys(query[None], 9) for query in queries]
+    assert torch.equal(torch.cat([found.entries for found in alone]), whole.entries)
+    assert large.search_keys(queries, 9).distances.shape == whole.distances.shape
+
+
+def test_a_large_store_is_sampled_without_repeats(smooth_store, monkeypatch):
+    cutter = arrag.index.cut.Cutter(smooth_store, Neighborhood("causal"))
+    monkeypatch.setattr(arrag.index.cut, "MANY_ENTRIES", 1000)
+    everything = cutter.sample(44000, 0)
+    want = np.concatenate([cutter.keys(grids).reshape(-1, 4) for _, grids in cutter.chunks()])
+    assert np.array_equal(everything, want)  # one of each part: all of them, once
+    assert not np.array_equal(cutter.sample(500, 0), cutter.sample(500, 1))
+
+
+def test_pages_let_go_are_read_and_written_all_the_same(tmp_path):
+    array = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.int64, (5000,))
+    array[:] = np.arange(5000)
+    arrag.index.cut.release(array[10:], np.arange(3))
+    assert np.array_equal(array, np.arange(5000))
+    array.flush()
+    assert np.array_equal(np.load(tmp_path / "a.npy"), np.arange(5000))
+
+
+def test_what_a_killed_build_left_is_removed_by_the_next(smooth_store, tmp_path):
+    dead = tmp_path / ".index.abc.tmp"
+    (dead / "index").mkdir(parents=True)
+    with atomic_path(tmp_path / "index") as living:
+        living.mkdir()
+        clear_leftovers(tmp_path / "index")
+        assert living.exists() and not dead.exists()
+    (tmp_path / ".index.def.tmp").mkdir()
+    make_index(smooth_store, tmp_path / "index", Neighborhood("causal"))
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_a_build_killed_between_its_two_moves_gives_the_previous_one_back(tmp_path):
+    old = tmp_path / ".index.abc.tmp" / "index.old"
+    old.mkdir(parents=True)
+    (old / "meta.json").write_text("{}")
+    clear_leftovers(tmp_path / "index")
+    assert [path.name for path in (tmp_path / "index").iterdir()] == ["meta.json"]

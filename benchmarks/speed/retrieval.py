@@ -37,7 +37,7 @@ from arrag.neighborhood import Neighborhood
 from arrag.store import TokenStore
 
 NEIGHBORHOOD = Neighborhood("causal")
-K, TAU, NPROBE, QUERIES = 50, 1.0, 36, 64
+K, TAU, NPROBE, QUERIES = 50, 1.0, 42, 64
 BATCHES = (1, 16)
 ROWS = (5, 6, 7)
 """Of the grids that are gone through in raster order when whole steps are timed."""
