@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import signal
 import struct
 import zlib
@@ -13,6 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -98,7 +100,7 @@ def decode_all(
         return
     # Not forked: the threads of torch, already running here, would not be in the copy.
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_the_parent
+        workers, multiprocessing.get_context("spawn"), initializer=_follow_the_parent
     )
     waiting: deque[Future[Decoded]] = deque()
     try:
@@ -112,8 +114,15 @@ def decode_all(
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _follow_the_parent() -> None:
+    """Leave interrupts to it, and end with it: after a kill -9 nobody else would end a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 @lru_cache(maxsize=1)

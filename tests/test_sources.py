@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,13 +170,15 @@ def test_resuming_decodes_nothing_twice_and_keeps_the_lists(
 
 
 KILLED = """
-import os, signal, sys
+import multiprocessing, os, pathlib, signal, sys
 from arrag.codec import Codec
 from arrag.encode import encode_source
 
 def encode(self, images, calls=[], real=Codec.encode):
     calls.append(1)
     if len(calls) == 4:
+        workers = [str(worker.pid) for worker in multiprocessing.active_children()]
+        pathlib.Path(__file__).with_name("workers").write_text(" ".join(workers))
         os.kill(os.getpid(), signal.SIGKILL)
     return real(self, images)
 
@@ -182,6 +186,19 @@ if __name__ == "__main__":
     Codec.encode = encode
     encode_source(*sys.argv[1:], batch_size=2, shard_size=3, workers=1)
 """
+
+
+def ends(pid):
+    """Whether a process is over, or becomes so within a minute; one nobody waited for counts."""
+    for _ in range(600):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def test_after_kill_9_the_same_command_goes_on(tars, tiny_janus, root, tmp_path):
@@ -192,6 +209,8 @@ def test_after_kill_9_the_same_command_goes_on(tars, tiny_janus, root, tmp_path)
         [sys.executable, str(script), *arguments], env={**os.environ, "PYTHONPATH": str(root)}
     )
     assert killed.returncode == -signal.SIGKILL
+    workers = (tmp_path / "workers").read_text().split()
+    assert len(workers) == 1 and all(ends(pid) for pid in workers)
     assert read_json(tmp_path / "codes" / "writing.json")["images"] == 6
     encode_source(*arguments, batch_size=2, shard_size=3)
     encode_source(tars, tiny_janus, tmp_path / "whole")
