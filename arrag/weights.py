@@ -6,6 +6,7 @@ import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -54,7 +55,13 @@ def _read_bin(file: Path, prefix: str) -> dict[str, torch.Tensor]:
 
 def check_weights(model: nn.Module, state: Mapping[str, torch.Tensor], where: Path) -> None:
     """Raise ArragError, naming the keys, unless ``state`` has ``model``'s names and shapes."""
-    wanted = model.state_dict()
+    check_tensors(model.state_dict(), state, where)
+
+
+def check_tensors(
+    wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], where: Path
+) -> None:
+    """Raise ArragError, naming the keys, unless ``state`` has ``wanted``'s names and shapes."""
     shapes = [
         f"{name} is {list(state[name].shape)}, expected {list(wanted[name].shape)}"
         for name in wanted
@@ -65,6 +72,10 @@ def check_weights(model: nn.Module, state: Mapping[str, torch.Tensor], where: Pa
         "not expected": [name for name in state if name not in wanted],
         "of another shape": shapes,
     }
+    _refuse(where, parts)
+
+
+def _refuse(where: Path, parts: dict[str, list[str]]) -> None:
     found = "; ".join(f"{what}: {_some(names)}" for what, names in parts.items() if names)
     if found:
         raise ArragError(
@@ -76,6 +87,55 @@ def load_weights(model: nn.Module, state: Mapping[str, torch.Tensor], where: Pat
     """Copy ``state`` into ``model`` after :func:`check_weights`."""
     check_weights(model, state, where)
     model.load_state_dict(state)
+
+
+def load_assigned(
+    build: Any, state: Mapping[str, torch.Tensor], where: Path, dtype: str
+) -> nn.Module:
+    """The module that ``build()`` gives with the weights ``state``, in ``dtype``.
+
+    Nothing is drawn at random only to be replaced; for modules whose tensors are all in their
+    state. Raises ArragError as :func:`check_weights` does.
+    """
+    with torch.device("meta"):
+        model = build()
+    check_weights(model, state, where)
+    kind = getattr(torch, dtype)
+    cast = {k: v.to(kind) if v.is_floating_point() else v for k, v in state.items()}
+    model.load_state_dict(cast, assign=True)
+    return model
+
+
+def load_pretrained(
+    model_class: Any, checkpoint: Path, dtype: str, leave_out: tuple[str, ...] = ()
+) -> nn.Module:
+    """``model_class.from_pretrained`` of transformers, which only warns of keys that do not fit.
+
+    leave_out: how keys of a checkpoint begin that are of no part of the model. Raises ArragError
+    for other keys and shapes, naming them; what else transformers raises goes through.
+    """
+    model, report = model_class.from_pretrained(
+        checkpoint,
+        dtype=getattr(torch, dtype),
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    shapes = [
+        f"{name} is {list(found)}, expected {list(wanted)}"
+        for name, found, wanted in sorted(report["mismatched_keys"])
+    ]
+    _refuse(
+        checkpoint,
+        {
+            "missing": sorted(report["missing_keys"]),
+            "not expected": [
+                name for name in sorted(report["unexpected_keys"]) if not name.startswith(leave_out)
+            ],
+            "of another shape": shapes,
+        },
+    )
+    return model
 
 
 def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -19,7 +19,7 @@ from arrag.neighborhood import Neighborhood
 from arrag.store import StoreWriter, TokenStore
 
 PROMPTS = ["a photo of a dog", "a photo of a red dog and a blue car", "a photo of two apples"]
-STEPS, N = 6, 144
+STEPS, N = 7, 144
 
 
 @pytest.fixture(scope="module")
