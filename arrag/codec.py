@@ -1,8 +1,9 @@
 """Images to codes to vectors and back: the tokenizer of a checkpoint.
 
-The quantiser of Janus and LlamaGen is the original one (FoundationVision/LlamaGen): encoder output and
-codebook rows are L2-normalised before the nearest row is taken. transformers' ``JanusVQVAE.encode``
-leaves the normalisation out, which gives other codes wherever the codebook's rows differ in norm.
+The quantiser of Janus and LlamaGen is the original one (FoundationVision/LlamaGen): encoder output
+and codebook rows are L2-normalised before the nearest row is taken. transformers' own
+``JanusVQVAE.encode`` leaves the normalisation out, which gives other codes wherever the codebook's
+rows differ in norm.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from arrag.errors import ArragError
 from arrag.files import read_json
 from arrag.weights import digest_tensors, load_assigned, load_weights, read_tensors
 
-EMU3_PREFIX = "model.vqmodel."
+EMU3_PREFIXES = ("vqmodel.", "model.vqmodel.")
+"""Where it is in a checkpoint: as published and as transformers saves it, or as in its class."""
 
 
 class AmusedCodec(Codec):
@@ -89,7 +90,8 @@ def load_emu3_codec(checkpoint: Path, raw: dict[str, Any], device: str = "cpu") 
     from arrag.backbones.emu3 import grid_side
 
     config = Emu3Config.from_dict(raw)
-    state = read_tensors(checkpoint, EMU3_PREFIX)
+    parts = [read_tensors(checkpoint, prefix) for prefix in EMU3_PREFIXES]
+    state = next((part for part in parts if part), {})
     model = Emu3VQVAE(config.vq_config)
     load_weights(model, {k: v.float() for k, v in state.items()}, checkpoint)
     try:

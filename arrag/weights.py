@@ -21,10 +21,12 @@ SHOWN = 5
 def read_tensors(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:
     """Tensors of a folder whose name starts with ``prefix``, without it.
 
-    Reads its ``*.safetensors``, or its ``*.bin`` (PyTorch files, tensors only) if there are none.
-    Raises ArragError for a folder without either and for a damaged file.
+    Reads its ``*.safetensors``, or its ``*.bin`` (PyTorch files, tensors only) if there are none;
+    or one such file. Raises ArragError for a folder without either and for a damaged file.
     """
     files = sorted(checkpoint.glob("*.safetensors")) or sorted(checkpoint.glob("*.bin"))
+    if checkpoint.is_file():
+        files = [checkpoint]
     if not files:
         raise ArragError(
             f"{checkpoint}: holds no .safetensors file and no .bin; fetch the checkpoint again"
@@ -144,7 +146,7 @@ def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.view(torch.uint8).numpy().tobytes())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

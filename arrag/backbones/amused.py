@@ -132,7 +132,8 @@ class AmusedBackbone:
 
     def overlong(self, prompts: Sequence[str]) -> list[str]:
         """The prompts whose end is left out."""
-        return [p for p in prompts if len(self.tokenizer(p).input_ids) > self._length]
+        lengths = [len(self.tokenizer(prompt, verbose=False).input_ids) for prompt in prompts]
+        return [p for p, length in zip(prompts, lengths, strict=True) if length > self._length]
 
     def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """int64 codes [...] -> what the layers would hold for them alone, [..., D].

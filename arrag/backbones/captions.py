@@ -115,7 +115,10 @@ class CaptionEncoder:
 
     def overlong(self, prompts: Sequence[str]) -> list[str]:
         """The prompts whose end is left out."""
-        return [p for p in prompts if len(self.tokenizer(clean_caption(p)).input_ids) > self.length]
+        return [prompt for prompt in prompts if self._count(prompt) > self.length]
+
+    def _count(self, prompt: str) -> int:
+        return len(self.tokenizer(clean_caption(prompt), verbose=False).input_ids)
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
