@@ -120,7 +120,6 @@ def decode_masked(
     if augment is not None:
         augment.before(codes, known, nowhere)  # what an earlier batch left is not for the prompt
     state = backbone.start(list(prompts), guidance_scale)
-    unknown = count
     noise_scales = choice_temperatures(choice_temperature, steps, annealing)
     for step in range(steps):
         late = 2 * step >= steps
@@ -128,6 +127,8 @@ def decode_masked(
             augment.before(codes, known, everywhere if late else nowhere)
         # Unknown in any of the images; what is drawn where an image knows its code is not used.
         here = (~known).flatten(1).any(0).nonzero()[:, 0]  # [P]
+        if not len(here):
+            break  # equally confident codes are settled together, at times all that were left
         logits = backbone.logits(state, codes, known, here)  # [B, P, V]
         probs = probabilities(logits, temperature)
         if augment is not None and late:
@@ -137,15 +138,13 @@ def decode_masked(
         codes = codes.flatten(1).index_copy(
             1, here, torch.where(new, drawn, codes.flatten(1)[:, here])
         )
-        unknown = still_unknown(step, steps, count, unknown)
         confidence = probs.gather(-1, drawn[..., None])[..., 0].double().clamp(min=1e-20).log()
         if u is not None:
             noise = -torch.log(-torch.log(u[:, step, 1, here].clamp(min=1e-20)))
             confidence = confidence + noise_scales[step] * noise
         confidence = confidence.masked_fill(~new, torch.inf)
-        # Stable, so that of equally confident codes the first in raster order stay unknown.
-        least = here[confidence.argsort(dim=-1, stable=True)[:, :unknown]]  # [B, unknown]
-        known = torch.ones_like(codes, dtype=torch.bool).scatter(1, least, False)
+        left = [still_unknown(step, steps, count, n) for n in new.sum(1).tolist()]
+        known = known.flatten(1).index_copy(1, here, ~_least(confidence, left))
         codes, known = codes.view(batch, height, width), known.view(batch, height, width)
     return codes
 
@@ -160,6 +159,17 @@ def still_unknown(step: int, steps: int, count: int, unknown: int) -> int:
     ratio = torch.tensor((step + 1) / steps, dtype=torch.float32)
     target = int((count * torch.cos(ratio * math.pi / 2)).floor())
     return max(1, min(unknown - 1, target))
+
+
+def _least(confidence: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    """Which of confidence [B, P] are below the (count + 1)-th smallest of their row: bool [B, P].
+
+    Those that equal it are not: fewer than the count are chosen where they tie, as in the public
+    codes.
+    """
+    ranked = torch.nn.functional.pad(confidence, (0, 1), value=torch.inf).sort(-1).values
+    cut = ranked.gather(1, torch.tensor(counts, device=confidence.device)[:, None])  # [B, 1]
+    return confidence < cut
 
 
 def choice_temperatures(start: float, steps: int, annealing: str) -> list[float]:
