@@ -8,15 +8,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from tiny_backbones import CODES, KINDS, SIDE, N
 
 from arrag.augment.daid import DAiD
 from arrag.augment.faid import FAiD, FAiDAugment, FaidSettings
 from arrag.codec import load_codec
+from arrag.config import load_config
 from arrag.decode import uniforms
 from arrag.errors import ArragError
+from arrag.files import write_text
+from arrag.generate import sample_benchmark
 from arrag.index import build_index, open_index
+from arrag.methods import Sources
 from arrag.neighborhood import Neighborhood
 from arrag.store import StoreWriter, TokenStore
 
@@ -254,3 +259,30 @@ def test_a_database_that_holds_the_image_finds_it_at_distance_zero(case):
     pixels = case.codec.decode(codes)
     again = case.codec.encode(pixels)
     assert again.shape == codes.shape and pixels.dtype == np.uint8
+
+
+def test_from_configuration_to_images(case, root, tmp_path):
+    line = '{"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "%s"}\n'
+    write_text(tmp_path / "prompts.jsonl", line % "a photo of a dog" + line % "a photo of a cup")
+    document = yaml.safe_load((root / "config" / "micro-ci.yaml").read_text())
+    more = {"steps": STEPS} if case.masked else {}
+    document["generators"] = {
+        "tiny": {
+            "kind": case.name, "checkpoint": str(case.folder), "guidance_scale": 2.0,
+            "dtype": "float64", **more,
+        }
+    }  # fmt: skip
+    document["benchmarks"]["geneval"]["prompts"] = str(tmp_path / "prompts.jsonl")
+    document["index"] = {"mode": "exact"}
+    document["methods"] = {name: document["methods"][name] for name in ("vanilla", "daid")}
+    document.pop("training", None)
+    write_text(tmp_path / "config.yaml", yaml.safe_dump(document))
+    config = load_config(tmp_path / "config.yaml")
+    sources = Sources(store=case.folder.parent / "codes", index=case.folder.parent / "index")
+    drawn = {}
+    for method, where in (("vanilla", Sources()), ("daid", sources)):
+        run = sample_benchmark(config, method, tmp_path / method, sources=where, progress=False)
+        assert run["parameters"] == case.backbone.parameters
+        drawn[method] = [p.read_bytes() for p in sorted((tmp_path / method).rglob("*.png"))]
+    assert len(drawn["vanilla"]) == len(drawn["daid"]) == 4
+    assert drawn["vanilla"] != drawn["daid"]
