@@ -152,7 +152,9 @@ def test_numbers_that_are_not_finite_are_no_black_image(folders):
 
 def test_another_pipeline(broken):
     change(broken, "_class_name", "FluxPipeline")
-    with pytest.raises(ArragError, match=r"model_index.json: _class_name is 'FluxPipeline', expect"):
+    with pytest.raises(
+        ArragError, match=r"model_index.json: _class_name is 'FluxPipeline', expect"
+    ):
         load_diffusion(settings(broken))
     (broken / "model_index.json").unlink()
     with pytest.raises(ArragError, match=r"model_index.json: no such file"):

@@ -204,3 +204,64 @@ PARTS = {
     "PixArtAlphaPipeline": _pixart,
     "LuminaPipeline": _lumina,
 }
+
+
+def image_encoder(size: int = 16) -> transformers.CLIPVisionModelWithProjection:
+    """What an IP-Adapter sees a picture with."""
+    config = transformers.CLIPVisionConfig(
+        hidden_size=WIDTH, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
+        image_size=size, patch_size=8, projection_dim=24,
+    )  # fmt: skip
+    model = transformers.CLIPVisionModelWithProjection(config)
+    stir(model)
+    return model
+
+
+def ip_adapter(denoiser: diffusers.UNet2DConditionModel, plus: bool) -> dict[str, torch.Tensor]:
+    """Weights of an IP-Adapter for ``denoiser`` and ``image_encoder``, named as published."""
+    context, tokens = denoiser.config.cross_attention_dim, 4
+    shapes = {}
+    for name, module in denoiser.named_modules():
+        if name.endswith("attn2"):
+            shapes[name] = (module.to_k.out_features, context)
+    names = [name.removesuffix(".processor") for name in denoiser.attn_processors]
+    weights = {
+        f"ip_adapter.{number}.to_{kind}_ip.weight": torch.randn(shapes[name]) / 4
+        for number, name in enumerate(names)
+        for kind in "kv"
+        if name.endswith("attn2")
+    }
+    shapes = _resampler(context, tokens) if plus else _projection(context, tokens)
+    return weights | {f"image_proj.{k}": torch.randn(v) / 4 for k, v in shapes.items()}
+
+
+def _projection(context: int, tokens: int) -> dict[str, tuple[int, ...]]:
+    return {
+        "proj.weight": (tokens * context, 24),
+        "proj.bias": (tokens * context,),
+        "norm.weight": (context,),
+        "norm.bias": (context,),
+    }
+
+
+def _resampler(context: int, tokens: int, inner: int = 8) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {"latents": (1, tokens, inner)}
+
+    def add(name: str, *shape: int, bias: bool = False) -> None:
+        shapes[f"{name}.weight"] = shape
+        if bias:
+            shapes[f"{name}.bias"] = shape[:1]
+
+    add("proj_in", inner, WIDTH, bias=True)
+    add("proj_out", context, inner, bias=True)
+    add("norm_out", context, bias=True)
+    for layer in range(4):
+        add(f"layers.{layer}.0.norm1", inner, bias=True)
+        add(f"layers.{layer}.0.norm2", inner, bias=True)
+        add(f"layers.{layer}.0.to_q", 64, inner)
+        add(f"layers.{layer}.0.to_kv", 128, inner)
+        add(f"layers.{layer}.0.to_out", inner, 64)
+        add(f"layers.{layer}.1.0", inner, bias=True)
+        add(f"layers.{layer}.1.1", 4 * inner, inner)
+        add(f"layers.{layer}.1.3", inner, 4 * inner)
+    return shapes

@@ -1,7 +1,7 @@
 """Who tells ImageRAG what the first image lacks, in the place of GPT-4o.
 
-The answers of a model are recorded beforehand, about the images that the same pipeline draws without
-a reference with the same settings and seed; which model it was is the user's to say.
+The answers of a model are recorded beforehand, about the images that the same pipeline draws
+without a reference with the same settings and seed; which model it was is the user's to say.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A folder in diffusers' format: which pipeline it holds, whether all of it is there, its models.
 
-Only local files, only safetensors: a pickled file runs what its author wrote. diffusers fills what a
-file lacks with random numbers and warns; here that is an error.
+Only local files, only safetensors: a pickled file runs what its author wrote. diffusers fills what
+a file lacks with random numbers and warns; here that is an error.
 """
 
 from __future__ import annotations
