@@ -134,26 +134,21 @@ def test_an_image_that_lacks_nothing_is_the_one_of_sdxl(folder, retriever, tmp_p
     assert ours.told("a dog", "fur") == "According to this image of fur, generate a dog"
 
 
-def test_an_image_depends_on_seed_prompt_and_sample_alone(
-    folder,
-    retriever,  # noqa: F811
-    tmp_path,
-    monkeypatch,
-):
+def test_an_image_depends_on_seed_prompt_and_sample_alone(folder, retriever, tmp_path):  # noqa: F811
     prompts = [*PROMPTS, "a green car"]
-    lines = [{"prompt": p, "caption": c} for p, c in zip(prompts, ["a", None, "b", None], strict=1)]
+    captions = ["a red umbrella", None, "two cups", None]
+    lines = [{"prompt": p, "caption": c} for p, c in zip(prompts, captions, strict=True)]
     judge = RecordedAnswers(answers(tmp_path / "a.jsonl", *lines), "some model")
     ours = load(settings(folder, "plus"), retriever, judge)
     samples = [0, 1, 2, 3]
+    assert ours.retrieved(prompts[0], 0).images != ours.retrieved(prompts[2], 2).images
     together = ours.draw(prompts, samples, 7)
     order = [3, 2, 0, 1]
     assert np.array_equal(ours.draw([prompts[i] for i in order], order, 7), together[order])
     for i in (1, 2):
         assert np.array_equal(ours.draw(prompts[i : i + 1], [i], 7), together[i : i + 1])
         assert not np.array_equal(ours.draw(prompts[i : i + 1], [i], 8), together[i : i + 1])
-    apart = ours.pixels(prompts, samples, 7)
-    monkeypatch.setattr(ours, "together", True)  # as on an accelerator: references do not mix
-    assert difference(ours.pixels(prompts, samples, 7), apart) <= 1e-4
+    assert ours.kind.alone  # on any machine: diffusers shows all references to each of a batch
 
 
 def test_without_guidance(folder, retriever):  # noqa: F811

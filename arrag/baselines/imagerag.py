@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.models.embeddings import ImageProjection
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
@@ -30,6 +29,8 @@ from arrag.errors import ArragError
 from arrag.image_index import ImageIndex
 
 NAME = "StableDiffusionXLPipeline"
+# One at a time: diffusers would show all references of a batch to each of its images.
+KIND = KINDS[NAME]._replace(alone=True)
 
 
 class ImageRagPipeline(Diffusion):
@@ -48,14 +49,13 @@ class ImageRagPipeline(Diffusion):
         clip: OpenClip,
         codec: Codec,
     ) -> None:
-        super().__init__(pipeline, KINDS[NAME], settings)
+        super().__init__(pipeline, KIND, settings)
         if index.store.tokenizer_digest != codec.digest:
             raise ArragError(
                 f"{index.store.path}: its tokenizer is {index.store.tokenizer_digest}, that of "
                 f"{settings.tokenizer} is {codec.digest}; name the one that encoded the database"
             )
         self.judge, self.index, self.clip, self.codec = judge, index, clip, codec
-        self.guided = settings.guidance_scale > 1
 
     def overlong(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of which, as they are told to the pipeline, no encoder reads all."""
@@ -79,40 +79,17 @@ class ImageRagPipeline(Diffusion):
         codes = torch.from_numpy(self.index.store.grids(np.array(found.images)).astype(np.int64))
         return Image.fromarray(self.codec.decode(codes)[0])
 
-    def pixels(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> np.ndarray:
-        """As of any pipeline; images without a reference are those of SDXL alone."""
-        jobs = list(zip(prompts, samples, strict=True))
-        referring = np.array([self.judge.caption(*job) is not None for job in jobs])
-        images = np.empty((len(jobs), self.size, self.size, 3), np.float32)
-        # The adapter's weight is one for a whole batch.
-        for weight, chosen in ((self.settings.ip_adapter_scale, referring), (0.0, ~referring)):
-            if chosen.any():
-                which = np.flatnonzero(chosen)
-                self.pipeline.set_ip_adapter_scale(weight)
-                few = [jobs[i] for i in which]
-                images[which] = super().pixels(*zip(*few, strict=True), seed)
-        return images
-
     def condition(self, prompts: Sequence[str], samples: Sequence[int]) -> dict[str, Any]:
-        """The prompts, and what the image encoder sees of the references."""
-        texts, seen = [], []
-        for prompt, sample in zip(prompts, samples, strict=True):
-            found = self.retrieved(prompt, sample)
-            texts.append(prompt if found is None else self.told(prompt, found.query))
-            picture = None if found is None else self.reference(found)
-            seen.append(self._seen(picture))
-        shown, blank = (torch.cat(part)[:, None] for part in zip(*seen, strict=True))  # [B, 1, ...]
-        # Given as pictures, those of a batch would count as several references of each image.
-        both = torch.cat([blank, shown]) if self.guided else shown
-        return {**super().condition(texts, samples), "ip_adapter_image_embeds": [both]}
+        """What the pipeline is told of one image: its prompt and its reference.
 
-    def _seen(self, picture: Image.Image | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of a picture and of none: [1, d], or [1, n, d] for adapters of the plus kind."""
-        projection = self.denoiser.encoder_hid_proj.image_projection_layers[0]
-        plus = not isinstance(projection, ImageProjection)
-        side = self.pipeline.image_encoder.config.image_size
-        picture = picture or Image.new("RGB", (side, side))
-        return self.pipeline.encode_image(picture, self.device, 1, plus)
+        Without a reference the adapter weighs nothing: the image is that of SDXL alone.
+        """
+        (prompt,), (sample,) = prompts, samples
+        found = self.retrieved(prompt, sample)
+        self.pipeline.set_ip_adapter_scale(self.settings.ip_adapter_scale if found else 0.0)
+        text = self.told(prompt, found.query) if found else prompt
+        picture = self.reference(found) if found else Image.new("RGB", (self.size, self.size))
+        return {**super().condition([text], [sample]), "ip_adapter_image": picture}
 
 
 def load_imagerag(
@@ -130,7 +107,7 @@ def load_imagerag(
     pipeline = load_pipeline(
         settings,
         listed,
-        KINDS[NAME],
+        KIND,
         device,
         image_encoder=encoder,
         feature_extractor=CLIPImageProcessor(
