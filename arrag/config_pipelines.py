@@ -6,6 +6,7 @@ images by the prompt from the database of the configuration.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -19,7 +20,7 @@ class Pipeline(Model):
     context: ClassVar[None] = None  # no codes, hence no neighbours
     takes: ClassVar[tuple[str, ...]] = ()
     trained_here: ClassVar[bool] = False
-    retrieves: ClassVar[bool] = False  # whole images of the database
+    needs: ClassVar[tuple[str, ...]] = ()  # blocks it retrieves from
 
     checkpoint: FilePath = Field(description="folder in diffusers' format, with model_index.json")
     steps: int = Field(ge=1, description="denoising steps of an image, >= 1")
@@ -30,6 +31,11 @@ class Pipeline(Model):
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32", description="arithmetic of all parts; the first noise is float32"
     )
+
+    @property
+    def named_paths(self) -> dict[str, Path]:
+        """Files and folders beside the checkpoint that shape an image, by field."""
+        return {}
 
 
 class Diffusers(Pipeline):
@@ -44,12 +50,17 @@ class Diffusers(Pipeline):
 class Retrieving(Pipeline):
     """A pipeline that sees whole images of the database."""
 
-    retrieves: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("database",)
 
     clip: FilePath = Field(description="folder of the open_clip model that retrieves by the prompt")
     tokenizer: FilePath = Field(
         description="checkpoint whose tokenizer encoded the database, as another generator has it"
     )
+
+    @property
+    def named_paths(self) -> dict[str, Path]:
+        """The models that retrieve."""
+        return {"clip": self.clip, "tokenizer": self.tokenizer}
 
 
 class Rdm(Retrieving):
@@ -96,3 +107,11 @@ class ImageRag(Retrieving):
     negative_prompt: str | None = Field(
         default=None, description="what guidance steers away from; null = the pipeline's own"
     )
+
+    @property
+    def named_paths(self) -> dict[str, Path]:
+        """The models that retrieve, those that look at references, and what the judge said."""
+        paths = {"ip_adapter": self.ip_adapter, "image_encoder": self.image_encoder}
+        if self.judge.kind == "recorded":
+            paths["judge.answers"] = self.judge.answers
+        return super().named_paths | paths

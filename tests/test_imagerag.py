@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from retrieval_fixtures import retriever  # noqa: F401 (a fixture)
 from safetensors.torch import load_file, save_file
-from tiny_pipelines import image_encoder, ip_adapter, save_tiny
+from tiny_pipelines import save_imagerag
 from transformers import CLIPVisionModelWithProjection
 
 from arrag.baselines.diffusion import generator_of, load_diffusion
@@ -27,14 +27,7 @@ ALWAYS = {"kind": "always"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny SDXL, an image encoder, and an adapter of either kind."""
-    path = tmp_path_factory.mktemp("imagerag")
-    save_tiny("StableDiffusionXLPipeline", path / "sdxl")
-    denoiser = diffusers.UNet2DConditionModel.from_pretrained(path / "sdxl" / "unet")
-    torch.manual_seed(1)
-    image_encoder().save_pretrained(path / "encoder")
-    save_file(ip_adapter(denoiser, plus=False), path / "bare.safetensors")
-    save_file(ip_adapter(denoiser, plus=True), path / "plus.safetensors")
-    return path
+    return save_imagerag(tmp_path_factory.mktemp("imagerag"))
 
 
 def settings(folder, adapter="bare", judge=ALWAYS, **more):

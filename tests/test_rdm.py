@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from retrieval_fixtures import retriever  # noqa: F401 (a fixture)
-from tiny_pipelines import ddim, stir, unet, vae
+from tiny_pipelines import ddim, save_rdm, stir, unet
 
 from arrag.baselines.diffusion import generator_of
 from arrag.baselines.rdm import load_rdm
@@ -20,22 +20,9 @@ STEPS, GUIDANCE, K = 3, 4.0, 4
 FEATURES = 64  # of the shipped retriever
 
 
-def save_rdm(out, decoder):
-    torch.manual_seed(0)
-    parts = {"unet": unet(FEATURES), "vae": decoder, "scheduler": ddim()}
-    for name, part in parts.items():
-        if isinstance(part, torch.nn.Module):
-            stir(part)
-        part.save_pretrained(out / name)
-    index = {name: ["diffusers", type(part).__name__] for name, part in parts.items()}
-    index |= {"_class_name": "RDMPipeline", "clip": ["transformers", "CLIPModel"]}
-    (out / "model_index.json").write_text(json.dumps(index))
-    return out
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return save_rdm(tmp_path_factory.mktemp("rdm"), vae())
+    return save_rdm(tmp_path_factory.mktemp("rdm"), FEATURES)
 
 
 def settings(folder, **more):
@@ -121,7 +108,7 @@ def test_a_vq_decoder(tmp_path, retriever):  # noqa: F811
         up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, norm_num_groups=2,
         num_vq_embeddings=16,
     )  # fmt: skip
-    rdm = load_rdm(settings(save_rdm(tmp_path, decoder)), retriever.index, retriever.clip)
+    rdm = load_rdm(settings(save_rdm(tmp_path, FEATURES, decoder)), retriever.index, retriever.clip)
     assert isinstance(rdm.pipeline.vae, diffusers.VQModel)
     images = rdm.draw(PROMPTS, [0, 0, 0], 7)
     assert images.shape == (3, 32, 32, 3) and len({i.tobytes() for i in images}) == 3
@@ -134,7 +121,7 @@ def test_what_the_encoder_cuts(rdm):
 
 
 def test_features_of_another_model(tmp_path, retriever):  # noqa: F811
-    save_rdm(tmp_path, vae())
+    save_rdm(tmp_path, FEATURES)
     stir(other := unet(24))
     other.save_pretrained(tmp_path / "unet")
     with pytest.raises(ArragError, match=r"attends to features of 24 numbers, those of .* have 64"):

@@ -1,10 +1,12 @@
 """Pipelines of every class that the tables compare with: real ones, tiny, of random weights."""
 
+import json
 from pathlib import Path
 
 import diffusers
 import torch
 import transformers
+from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig
 
@@ -19,6 +21,31 @@ def save_tiny(name: str, out: Path) -> Path:
         if isinstance(part, torch.nn.Module):
             stir(part)
     getattr(diffusers, name)(**parts).save_pretrained(out, safe_serialization=True)
+    return out
+
+
+def save_rdm(out: Path, features: int, decoder: torch.nn.Module | None = None) -> Path:
+    """Write a tiny RDM that attends to features of so many numbers."""
+    torch.manual_seed(0)
+    parts = {"unet": unet(features), "vae": decoder or vae(), "scheduler": ddim()}
+    for name, part in parts.items():
+        if isinstance(part, torch.nn.Module):
+            stir(part)
+        part.save_pretrained(out / name)
+    index = {name: ["diffusers", type(part).__name__] for name, part in parts.items()}
+    index |= {"_class_name": "RDMPipeline", "clip": ["transformers", "CLIPModel"]}
+    (out / "model_index.json").write_text(json.dumps(index))
+    return out
+
+
+def save_imagerag(out: Path) -> Path:
+    """Write a tiny SDXL, an image encoder and an IP-Adapter of either kind."""
+    save_tiny("StableDiffusionXLPipeline", out / "sdxl")
+    denoiser = diffusers.UNet2DConditionModel.from_pretrained(out / "sdxl" / "unet")
+    torch.manual_seed(1)
+    image_encoder().save_pretrained(out / "encoder")
+    save_file(ip_adapter(denoiser, plus=False), out / "bare.safetensors")
+    save_file(ip_adapter(denoiser, plus=True), out / "plus.safetensors")
     return out
 
 

@@ -15,6 +15,7 @@ import torch
 from diffusers.utils import logging
 
 from arrag.baselines.pipeline_folder import INDEX, first_line, load_parts, read_index
+from arrag.baselines.retrieved import Retrieved
 from arrag.config_pipelines import Diffusers, Pipeline
 from arrag.decode import uniforms
 from arrag.errors import ArragError
@@ -71,12 +72,15 @@ class Diffusion:
     """A pipeline ready to draw.
 
     parameters: of its denoiser, as most rows of the paper count; size: pixels a side; together:
-    whether the images of a batch are computed at once.
+    whether the images of a batch are computed at once; weights, index: digests of what it was
+    loaded from and retrieves from, which whoever loads it fills in.
     """
 
     def __init__(self, pipeline: Any, kind: Kind, settings: Pipeline) -> None:
         self.pipeline, self.kind, self.settings = pipeline, kind, settings
         pipeline.set_progress_bar_config(disable=True)
+        self.weights: dict[str, str] = {}
+        self.index: str | None = None
         self.device = pipeline.device
         self.together = not kind.alone and self.device.type != "cpu"
         self.denoiser = getattr(pipeline, kind.denoiser)
@@ -94,6 +98,13 @@ class Diffusion:
                 f"negative_prompt: a {kind.pipeline} takes none; remove it for "
                 f"{settings.checkpoint}"
             )
+
+    def check(self, prompts: Sequence[str], samples: int) -> None:
+        """Any prompt can be drawn."""
+
+    def retrieved(self, prompt: str, sample: int) -> Retrieved | None:
+        """Nothing."""
+        return None
 
     def overlong(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of which no text encoder reads all."""

@@ -21,7 +21,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 from arrag.baselines.diffusion import KINDS, Diffusion, load_pipeline
 from arrag.baselines.judge import Judge
 from arrag.baselines.pipeline_folder import first_line, load_model, read_index
-from arrag.baselines.retrieved import Retrieved, retrieve
+from arrag.baselines.retrieved import ImageRetriever, Retrieved
 from arrag.clip import OpenClip
 from arrag.codec import Codec
 from arrag.config_pipelines import ImageRag
@@ -55,7 +55,12 @@ class ImageRagPipeline(Diffusion):
                 f"{index.store.path}: its tokenizer is {index.store.tokenizer_digest}, that of "
                 f"{settings.tokenizer} is {codec.digest}; name the one that encoded the database"
             )
-        self.judge, self.index, self.clip, self.codec = judge, index, clip, codec
+        self.judge, self.codec = judge, codec
+        self._retrieve = ImageRetriever(index, clip, 1)
+
+    def check(self, prompts: Sequence[str], samples: int) -> None:
+        """ArragError unless the judge can say something of each image."""
+        self.judge.check(prompts, samples)
 
     def overlong(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of which, as they are told to the pipeline, no encoder reads all."""
@@ -72,12 +77,12 @@ class ImageRagPipeline(Diffusion):
     def retrieved(self, prompt: str, sample: int) -> Retrieved | None:
         """The reference of an image; None if it is drawn without."""
         caption = self.judge.caption(prompt, sample)
-        return None if caption is None else retrieve(self.index, self.clip, caption, 1)
+        return None if caption is None else self._retrieve(caption)
 
     def reference(self, found: Retrieved) -> Image.Image:
         """The picture of a retrieved image."""
-        codes = torch.from_numpy(self.index.store.grids(np.array(found.images)).astype(np.int64))
-        return Image.fromarray(self.codec.decode(codes)[0])
+        grids = self._retrieve.index.store.grids(np.array(found.images))
+        return Image.fromarray(self.codec.decode(torch.from_numpy(grids.astype(np.int64)))[0])
 
     def condition(self, prompts: Sequence[str], samples: Sequence[int]) -> dict[str, Any]:
         """What the pipeline is told of one image: its prompt and its reference.

@@ -103,8 +103,8 @@ def check_safetensors(part: Path) -> None:
     pickled = sorted([*part.glob("*.bin"), *part.glob("*.ckpt"), *part.glob("*.msgpack")])
     if pickled:
         raise ArragError(
-            f"{pickled[0]}: the weights are there as a pickle alone, which can run code; fetch or "
-            "convert them as .safetensors"
+            f"{pickled[0]}: the weights are there as a pickle alone, which can run code; convert "
+            "the whole folder with `arrag convert pipeline`"
         )
     raise ArragError(f"{part}: holds no .safetensors file; fetch that folder again")
 

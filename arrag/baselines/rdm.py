@@ -16,7 +16,7 @@ import torch
 
 from arrag.baselines.diffusion import Diffusion, Kind, load_pipeline
 from arrag.baselines.pipeline_folder import read_index
-from arrag.baselines.retrieved import Retrieved, retrieve
+from arrag.baselines.retrieved import ImageRetriever, Retrieved
 from arrag.clip import OpenClip
 from arrag.config_pipelines import Rdm
 from arrag.errors import ArragError
@@ -45,7 +45,7 @@ class RdmPipeline(Diffusion):
 
     def __init__(self, pipeline: Any, settings: Rdm, index: ImageIndex, clip: OpenClip) -> None:
         super().__init__(pipeline, KIND, settings)
-        self.index, self.clip = index, clip
+        self.clip, self._retrieve = clip, ImageRetriever(index, clip, settings.k)
         wanted, found = self.denoiser.config.cross_attention_dim, index.features.shape[1]
         if wanted != found:
             raise ArragError(
@@ -61,12 +61,12 @@ class RdmPipeline(Diffusion):
 
     def retrieved(self, prompt: str, sample: int) -> Retrieved:
         """The images that a prompt retrieves, for any sample."""
-        return retrieve(self.index, self.clip, prompt, self.settings.k)
+        return self._retrieve(prompt)
 
     def context(self, prompt: str) -> torch.Tensor:
         """Unit features of the prompt and of its neighbours: float32 [1 + k, d]."""
-        images = self.retrieved(prompt, 0).images
-        near = torch.from_numpy(np.asarray(self.index.features[images]))  # [k, d]
+        images = self._retrieve(prompt).images
+        near = torch.from_numpy(np.asarray(self._retrieve.index.features[images]))  # [k, d]
         return torch.cat([self.clip.encode_texts([prompt]).cpu(), near])
 
     def condition(self, prompts: Sequence[str], samples: Sequence[int]) -> dict[str, Any]:

@@ -21,13 +21,27 @@ class Retrieved(NamedTuple):
         return self._asdict() | {"cosines": [round(cosine, 6) for cosine in self.cosines]}
 
 
-def retrieve(index: ImageIndex, clip: OpenClip, query: str, k: int) -> Retrieved:
-    """The k images whose features are most like the text's; index: made with ``clip``.
+class ImageRetriever:
+    """The k images whose features are most like a text's; index: made with ``clip``.
 
     One text at a time: the encoder's rounding depends on the batch, and could change the answer.
+    An answer is kept: a search reads the whole index, and a prompt is drawn several times.
     """
-    if not k:
-        return Retrieved(query, [], [], [])
-    cosines, images = index.search(clip.encode_texts([query]), k)
-    numbers = images[0].tolist()
-    return Retrieved(query, numbers, [index.store.keys(i) for i in numbers], cosines[0].tolist())
+
+    def __init__(self, index: ImageIndex, clip: OpenClip, k: int) -> None:
+        self.index, self.clip, self.k = index, clip, k
+        self._answers: dict[str, Retrieved] = {}
+
+    def __call__(self, query: str) -> Retrieved:
+        """What a text retrieves."""
+        if query not in self._answers:
+            self._answers[query] = self._search(query)
+        return self._answers[query]
+
+    def _search(self, query: str) -> Retrieved:
+        if not self.k:
+            return Retrieved(query, [], [], [])
+        cosines, images = self.index.search(self.clip.encode_texts([query]), self.k)
+        numbers = images[0].tolist()
+        keys = [self.index.store.keys(image) for image in numbers]
+        return Retrieved(query, numbers, keys, cosines[0].tolist())
