@@ -20,7 +20,6 @@ from arrag.layout_digests import (
     checkpoint_digest,
     extractor_digest,
     listing_digest,
-    path_digest,
     prompts_digest,
 )
 
@@ -168,7 +167,7 @@ class Layout:
         name, generator = self.config.generator_of(method)
         paths = getattr(generator, "named_paths", {})
         return [
-            self._once(("named", path), path_digest, path, f"generators.{name}.{field}")
+            self._checkpoint_digest(path, f"generators.{name}.{field}")
             for field, path in paths.items()
         ]
 
