@@ -39,11 +39,13 @@ LAST_FILES = {
     "references": "manifest.json",
     "trained_adapter": "config.json",
 }
-# What sampling reads of them, and what training reads, by the kind of augmentation.
+# What sampling reads of them, and what training reads, by the kind of augmentation or generator.
 RETRIEVES = {
     "daid": ("codes", "index"),
     "faid": ("codes", "index"),
     "racm3": ("codes", "image_index"),
+    "rdm": ("codes", "image_index"),
+    "imagerag": ("codes", "image_index"),
 }
 TRAINS_ON = {
     "finetune": ("pairs",),
@@ -99,7 +101,7 @@ class Layout:
         a trained one.
         """
         resolved = self.config.resolved(method)
-        kind = getattr(resolved.method.augment, "kind", None)
+        kind = getattr(resolved.retriever, "kind", None)
         parts = RETRIEVES.get(kind, ())
         if resolved.training and resolved.generator.trained_here and kind in TRAINS_ON:
             parts += (*TRAINS_ON[kind], "trained_adapter")
@@ -110,14 +112,20 @@ class Layout:
         resolved = self.config.resolved(method)
         if resolved.database is None:
             raise ArragError("database: missing, but something retrieves; add that block")
-        digest = self.generator_digest(method)[:KEY_LENGTH]
-        tokenizer = f"{resolved.generator.checkpoint.name}-{digest}"
         identity = resolved.database_identity()
         if exclude := resolved.database.exclude:
             key = ("listing", *exclude)
             identity["excluded_files"] = self._once(key, listing_digest, exclude)
         corpus = _key(Path(resolved.database.source).name, identity)
-        return self.results / "codes" / tokenizer / corpus
+        return self.results / "codes" / self.tokenizer(method) / corpus
+
+    def tokenizer(self, method: str) -> str:
+        """Folder name of what is encoded for a method's generator."""
+        resolved = self.config.resolved(method)
+        field = "tokenizer" if hasattr(resolved.generator, "tokenizer") else "checkpoint"
+        at = f"generators.{resolved.generator_name}.{field}"
+        digest = self._checkpoint_digest(resolved.tokenizer, at)[:KEY_LENGTH]
+        return f"{resolved.tokenizer.name}-{digest}"
 
     def index(self, method: str) -> Path:
         """The index over ``codes``."""
@@ -142,7 +150,7 @@ class Layout:
                 settings.append(self.generator_digest())
         else:
             settings = [self.config.config_hash(method, benchmark), self.generator_digest(method)]
-            settings += self._adapter_digests(method)
+            settings += self._adapter_digests(method) + self._named_digests(method)
         return _key(method, [*settings, self.prompts_digest(benchmark)])
 
     def _adapter_digests(self, method: str) -> list[str]:
@@ -152,6 +160,15 @@ class Layout:
             self._checkpoint_digest(folder, f"methods.{method}.augment.{field}")
             for field in ("adapter", "clip")
             if (folder := getattr(augment, field, None)) is not None
+        ]
+
+    def _named_digests(self, method: str) -> list[str]:
+        """Digests of the files and folders that a method's generator names beside its own."""
+        name, generator = self.config.generator_of(method)
+        paths = getattr(generator, "named_paths", {})
+        return [
+            self._checkpoint_digest(path, f"generators.{name}.{field}")
+            for field, path in paths.items()
         ]
 
     def pairs(self, method: str) -> Path:
@@ -170,8 +187,8 @@ class Layout:
 
     def image_index(self, method: str) -> Path:
         """The index of whole images over ``codes``, made with the method's ``clip``."""
-        clip = self.config.method(method).augment.clip
-        digest = self._checkpoint_digest(clip, f"methods.{method}.augment.clip")
+        clip = self.config.resolved(method).retriever.clip
+        digest = self._checkpoint_digest(clip, f"the clip of method {method}")
         return self.results / "image-index" / _key(clip.name, [str(self.codes(method)), digest])
 
     def references(self, method: str) -> Path:

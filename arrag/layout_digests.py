@@ -37,7 +37,9 @@ def extractor_digest(settings: Model, metric: str) -> str | None:
 
 
 def checkpoint_digest(folder: Path, field: str) -> str:
-    """Digest of a checkpoint folder's files, model cards and plots left out."""
+    """Digest of a checkpoint folder's files, model cards and plots left out; or of one file."""
+    if folder.is_file():
+        return sha256_file(folder)
     if not folder.is_dir():
         raise ArragError(
             f"{field}: no folder {folder}; the micro checkpoints come with the repository (run "

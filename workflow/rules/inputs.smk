@@ -30,7 +30,7 @@ def source_name(database):
 
 def encode_inputs(wildcards):
     resolved = database_of(wildcards)
-    tokenizer = {"tokenizer": ancient(str(resolved.generator.checkpoint))}
+    tokenizer = {"tokenizer": ancient(str(resolved.tokenizer))}
     return source_inputs(resolved.database) | tokenizer
 
 
@@ -91,15 +91,17 @@ def sample_inputs(wildcards):
         "checkpoint": ancient(str(resolved.generator.checkpoint)),
         "prompts": prompts_of(wildcards),
     }
-    augment = resolved.method.augment
-    if augment is None:
+    if named := getattr(resolved.generator, "named_paths", None):
+        inputs["named"] = [ancient(str(path)) for path in named.values()]
+    retriever = resolved.retriever
+    if retriever is None:
         return inputs
-    for part in RETRIEVES.get(augment.kind, ()):
+    for part in RETRIEVES.get(retriever.kind, ()):
         inputs[part] = last_file_of(part, method)
     if resolved.method.is_trained_here:
         inputs["adapter"] = last_file_of("trained_adapter", method)
-    elif hasattr(augment, "adapter"):
-        inputs["adapter"] = ancient(f"{augment.adapter}/config.json")
+    elif hasattr(retriever, "adapter"):
+        inputs["adapter"] = ancient(f"{retriever.adapter}/config.json")
     return inputs
 
 
