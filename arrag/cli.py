@@ -43,8 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
     from arrag.commands import (
         config,
         convert,
+        corpus,
         data,
         distance,
+        download,
         draw,
         faid,
         index,
@@ -62,7 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"arrag {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    stages = (data, index, train, faid, draw, score, distance, report, micro, convert, config)
+    stages = (data, download, corpus, index, train, faid, draw, score, distance, report)
+    stages += (micro, convert, config)
     for module in stages:
         module.add(commands)
     return parser
