@@ -75,7 +75,7 @@ def mismatch(path: Path, sha256: str | None, git_blob: str | None) -> str | None
     """What a file's content is instead of the pinned one, with both digests; None if it is it."""
     pins = (("SHA-256", sha256, sha256_file), ("git blob", git_blob, git_digest))
     for name, pinned, digest in pins:
-        if pinned is not None and (found := digest(path)) != pinned:
+        if pinned is not None and not (found := digest(path)).startswith(pinned):
             return f"its {name} is {found}, the configuration says {pinned}"
     return None
 

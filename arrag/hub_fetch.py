@@ -8,8 +8,6 @@ with signatures, so none of them is passed on.
 from __future__ import annotations
 
 import glob
-import os
-import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +28,7 @@ from huggingface_hub.errors import (
 )
 
 from arrag.errors import ArragError
-from arrag.files import atomic_path, disk_space, sha256_file, sha256_json, write_json
+from arrag.files import atomic_path, disk_space, link, sha256_file, sha256_json, write_json
 from arrag.hub import Reference, wanted
 
 MANIFEST = ".fetched.json"  # appended to the folder's name: beside it, for it says whence, not what
@@ -61,7 +59,7 @@ def fetch(
         snapshot, names, commit = _snapshot(reference, cache, endpoint)
         with atomic_path(out) as folder:
             for name in names:
-                _link(snapshot / name, folder / name)
+                link(snapshot / name, folder / name)
             for name in (n for n in names if n.endswith(".zip")):
                 unpack(folder / name)
         held = {
@@ -174,16 +172,3 @@ def unpack(archive: Path) -> None:
             zipped.extractall(archive.parent if inside else out, members)
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise ArragError(f"{archive.name}: broken zip ({error}); fetch it again") from None
-
-
-def _link(source: Path, target: Path) -> None:
-    """A hard link where the file system has them; else a symbolic one, for files are large."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source = source.resolve()
-    try:
-        os.link(source, target)
-    except OSError:
-        try:
-            target.symlink_to(source)
-        except OSError:
-            shutil.copyfile(source, target)

@@ -1,0 +1,47 @@
+"""Make the files and folders of a configuration's block ``prepare``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from arrag.config_prepare import Assembled, Prepared
+from arrag.downloads import fetch_file, write_subset
+from arrag.errors import ArragError
+from arrag.files import atomic_path, disk_space, link
+
+
+def make(path: Path, settings: Prepared) -> dict[str, Any]:
+    """Make ``path`` as its entry says; returns what was made. Raises ArragError as each kind does.
+
+    What it is made from must be there. ``path`` is whole or absent.
+    """
+    if settings.kind == "file":
+        return fetch_file(settings.url, path, sha256=settings.sha256, git_blob=settings.git_blob)
+    if settings.kind == "subset":
+        return {"prompts": write_subset(settings.of, path, settings.every)}
+    if settings.kind == "folder":
+        return assemble(settings, path)
+    if settings.kind == "mask2former":
+        from arrag.metrics.mask2former import convert
+
+        return convert(settings.of, path)
+    from arrag.augment.faid_import import import_faid
+
+    if path.exists():
+        shutil.rmtree(path)
+    return import_faid(settings.of, settings.checkpoint, path, k=settings.k)
+
+
+def assemble(settings: Assembled, out: Path) -> dict[str, Any]:
+    """A folder of the files of several, linked where the file system can."""
+    with disk_space(out), atomic_path(out) as folder:
+        for name, source in {"": settings.of, **settings.parts}.items():
+            if not source.is_dir():
+                raise ArragError(
+                    f"{source}: no such folder, of which {out} is made; fetch it first"
+                )
+            for file in sorted(p for p in source.rglob("*") if p.is_file()):
+                link(file, folder / name / file.relative_to(source))
+    return {"files": sum(1 for p in out.rglob("*") if p.is_file())}
