@@ -89,6 +89,19 @@ def sources_of(made: Prepared) -> dict[str, Path]:
     return found | {f"parts.{name}": path for name, path in getattr(made, "parts", {}).items()}
 
 
+def made_part(path: Path, prepared: dict[str, Any]) -> Path | None:
+    """The path itself or the folder around it that an entry makes; None if there is none."""
+    return next((p for p in (path, *path.parents) if str(p) in prepared), None)
+
+
+def placed(path: Path | str, prepared: dict[str, Any]) -> Path | None:
+    """What rules make of a path: a hub's folder, or what an entry makes; None if the user does."""
+    from arrag.hub import reference_of
+
+    reference = reference_of(path)
+    return made_part(Path(path), prepared) if reference is None else reference.folder
+
+
 def identity_of(path: Path, prepared: dict[str, Any]) -> Any:
     """What identifies a path that rules make, as JSON; None for a path of the user's own.
 
@@ -101,9 +114,12 @@ def identity_of(path: Path, prepared: dict[str, Any]) -> Any:
     if reference is not None:
         inside = path.relative_to(FOLDER).parts[1:]
         return {"hub": str(reference), "inside": "/".join(inside)}
-    made = prepared.get(str(path))
-    if made is None:
+    top = made_part(path, prepared)
+    if top is None:
         return None
+    made = prepared[str(top)]
+    if top != path:
+        return {"of": identity_of(top, prepared), "inside": str(path.relative_to(top))}
     if made.kind == "file":
         return {"sha256": made.sha256} if made.sha256 else {"git_blob": made.git_blob}
     settings = made.model_dump(mode="json", exclude=set(sources_of(made)) | {"parts"})

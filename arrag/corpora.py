@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from arrag.errors import ArragError
 from arrag.files import atomic_path, disk_space, read_json, write_json
-from arrag.sources import PARQUET, TARS, open_source
+from arrag.patterns import is_tars
+from arrag.sources import open_source
 
 FORMAT = 1
 
@@ -63,35 +64,6 @@ def number(name: str, seed: int) -> int:
 def name_of(key: str, inside: bool) -> str:
     """The name that decides: inside a tar, or the whole key."""
     return key.partition("/")[2] if inside else key
-
-
-def is_tars(source: str) -> bool:
-    """Whether a source of ``open_source`` is tars."""
-    return source.endswith(TARS)
-
-
-def files_of(source: str) -> list[str]:
-    """The files that a brace pattern names, whether they are there or not; else the source."""
-    if not source.endswith((*TARS, PARQUET)):
-        return [source]
-    from webdataset.shardlists import expand_urls
-
-    return list(expand_urls(source))
-
-
-def part_of(source: str, part: int, parts: int) -> str:
-    """Part ``part`` of ``parts`` (from 0), as a source: a run of its files.
-
-    Raises ArragError when files share a name, which keys could not tell apart from part to part,
-    and when there are fewer files than parts.
-    """
-    files = files_of(source)
-    if len({Path(file).name for file in files}) < len(files):
-        raise ArragError(f"{source}: two of its files have one name; rename one of them")
-    if not 0 <= part < parts <= len(files):
-        raise ArragError(f"{source}: {len(files)} files make no part {part} of {parts}")
-    bounds = [len(files) * i // parts for i in (part, part + 1)]
-    return "::".join(files[bounds[0] : bounds[1]])
 
 
 def list_images(source: str, out: str | Path, seed: int) -> dict[str, Any]:

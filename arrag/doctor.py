@@ -109,7 +109,7 @@ def _repositories_here(config: Config) -> dict[str, bool]:
 
 
 def _hub(config: Config, network: bool) -> list[Finding]:
-    """One finding a repository; when the hub does not answer the first, the others are not asked."""
+    """One finding a repository; a hub that does not answer is not asked again."""
     findings, answers = [], network
     for reference, fields in repositories(config).items():
         name = f"{reference} ({', '.join(fields[:2])}{', ...' if len(fields) > 2 else ''})"

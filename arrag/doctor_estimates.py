@@ -269,7 +269,7 @@ def sizes_of(checkpoint: Path) -> tuple[int, int] | None:
 
 
 def prompts_in(config: Config, benchmark: str) -> int:
-    """Prompts of a benchmark; of one whose file is not there yet, as many as it is known to have."""
+    """Prompts of a benchmark; as many as it is known to have when its file is not there yet."""
     from arrag.prompt_sets import load_prompt_set
 
     drawn = config.benchmarks[benchmark]

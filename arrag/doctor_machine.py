@@ -23,7 +23,7 @@ SECONDS = 0.5  # of a measurement
 
 @dataclass(frozen=True)
 class Machine:
-    """cores: that this process may use; memory, disk, gpu_memory: bytes; disk: free. gpu: a name."""
+    """cores: usable by this process; memory, gpu_memory, disk (free): bytes; gpu: its name."""
 
     cores: int
     memory: int

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
 
 from arrag.config import Config
-from arrag.corpora import files_of
+from arrag.config_paths import paths_in
+from arrag.config_prepare import placed
 from arrag.hub import Reference, reference_of
+from arrag.patterns import files_of
 
 # Packages that only some kinds of generators use, beyond those that arrag always needs.
 OF_KINDS = {"diffusers": ("diffusers",), "rdm": ("diffusers",), "imagerag": ("diffusers",)}
@@ -26,9 +24,9 @@ class Corpus:
     images: int | None
 
     @property
-    def files(self) -> list[str]:
+    def files(self) -> tuple[str, ...]:
         """The files or the folder."""
-        return [file for part in self.source.split("::") for file in files_of(part)]
+        return files_of(self.source)
 
     @property
     def missing(self) -> list[str]:
@@ -36,28 +34,10 @@ class Corpus:
         return [file for file in self.files if not Path(file).exists()]
 
 
-def paths_in(part: Any, at: str = "") -> Iterator[tuple[str, Path]]:
-    """(field, path) of every file or folder that a block names; texts only if of a hub."""
-    if isinstance(part, Path):
-        yield at, part
-    elif isinstance(part, str):
-        if reference_of(part) is not None:
-            yield at, Path(part)
-    elif isinstance(part, BaseModel):
-        for name in type(part).model_fields:
-            yield from paths_in(getattr(part, name), f"{at}.{name}".lstrip("."))
-    elif isinstance(part, dict):
-        for name, value in part.items():
-            yield from paths_in(value, f"{at}.{name}".lstrip("."))
-    elif isinstance(part, list | tuple):
-        for i, value in enumerate(part):
-            yield from paths_in(value, f"{at}[{i}]")
-
-
 def repositories(config: Config) -> dict[Reference, list[str]]:
     """The hub's repositories that are used, and the fields that name them."""
     found: dict[Reference, list[str]] = {}
-    for field, path in paths_in(config):
+    for field, path in paths_in(config, config.prepare):
         if (reference := reference_of(path)) is not None:
             found.setdefault(reference, []).append(field)
     return found
@@ -65,13 +45,10 @@ def repositories(config: Config) -> dict[Reference, list[str]]:
 
 def own_paths(config: Config) -> dict[str, Path]:
     """Files and folders that nothing makes: the user puts them there. By field."""
-    skipped = ("prepare.",)  # what they are made of is looked at by itself
     return {
         field: path
-        for field, path in paths_in(config)
-        if reference_of(path) is None
-        and str(path) not in config.prepare
-        and not (field.startswith(skipped) and str(path) in config.prepare)
+        for field, path in paths_in(config, config.prepare)
+        if placed(path, config.prepare) is None
     }
 
 
@@ -80,7 +57,7 @@ def corpora(config: Config) -> list[Corpus]:
     found: dict[str, Corpus] = {}
     for name in config.methods:
         resolved = config.resolved(name)
-        if "database" in resolved.needs:
+        if "database" in resolved.method.needs:
             for field, sample in resolved.database.samples.items():
                 found.setdefault(sample.source, Corpus(field, sample.source, sample.images))
         if resolved.method.is_trained_here:

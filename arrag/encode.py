@@ -11,11 +11,12 @@ import numpy as np
 from tqdm import tqdm
 
 from arrag.codec import Codec, load_codec
-from arrag.corpora import Choice, is_tars
+from arrag.corpora import Choice
 from arrag.errors import ArragError
 from arrag.files import disk_space, read_json, sha256_json, write_json
 from arrag.images import Decoded, decode_all
 from arrag.leakage import TestImages
+from arrag.patterns import is_tars
 from arrag.sources import ADVICE, Items, open_source
 from arrag.store import StoreWriter
 

@@ -11,11 +11,12 @@ from PIL import Image
 
 from arrag import corpora
 from arrag.cli import main
-from arrag.corpora import Choice, choose, files_of, join, list_images, number, part_of
+from arrag.corpora import Choice, choose, join, list_images, number
 from arrag.encode import encode_source
 from arrag.errors import ArragError
 from arrag.files import read_json
 from arrag.leakage import TestImages
+from arrag.patterns import files_of, is_tars, part_of, parts_for
 from arrag.store import TokenStore
 
 NAMES = [f"{i:05d}.png" for i in range(60)]
@@ -50,7 +51,7 @@ def sample(source, out, images, seed=0, parts=1):
         list_images(part, listed, seed)
     choice = choose(lists, out / "choice.json", images, seed)
     assert Choice.read(out / "choice.json") == choice
-    tar = corpora.is_tars(source)
+    tar = is_tars(source)
     keys = [key for part in sources for key in corpora._keys(part) if choice.takes(key, tar)]
     return {corpora.name_of(key, tar) for key in keys}, choice
 
@@ -117,6 +118,7 @@ def test_parts_are_all_files_once_and_need_not_be_there():
     for parts in (1, 2, 7, 23):
         files = [f for i in range(parts) for f in files_of(part_of(source, i, parts))]
         assert files == [f"nowhere/{i:02d}.tar" for i in range(23)]
+    assert [parts_for(source, n, 10) for n in (1, 10, 11, 230, 9999, None)] == [1, 1, 2, 23, 23, 23]
     with pytest.raises(ArragError, match="23 files make no part 0 of 24"):
         part_of(source, 0, 24)
     with pytest.raises(ArragError, match="two of its files have one name"):

@@ -7,8 +7,8 @@ rule score_geneval:
     input:
         run=str(RESULTS / "samples/{benchmark}/{run}/run.json"),
         prompts=prompts_of,
-        detector=ancient(str(CONFIG.judge.detector)),
-        color=ancient(str(CONFIG.judge.color)),
+        detector=made_path(CONFIG.judge.detector),
+        color=made_path(CONFIG.judge.color),
     output:
         score=str(RESULTS / "scores/{benchmark}/geneval-{judge}/{run}.json"),
         records=str(RESULTS / "scores/{benchmark}/geneval-{judge}/{run}.jsonl"),
@@ -27,7 +27,7 @@ rule score_dpg:
     input:
         run=str(RESULTS / "samples/{benchmark}/{run}/run.json"),
         questions=prompts_of,
-        models=[ancient(str(path)) for path in CONFIG.judge.question_models],
+        models=weights(*CONFIG.judge.question_models),
     output:
         score=str(RESULTS / "scores/{benchmark}/dpg-{judge}/{run}.json"),
         answers=str(RESULTS / "scores/{benchmark}/dpg-{judge}/{run}.answers.csv"),
