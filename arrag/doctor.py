@@ -5,13 +5,13 @@ Each finding is fine, a warning, or something that blocks a run, with what to do
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from arrag.config import Config
-from arrag.doctor_estimates import Estimator, Stage, known
-from arrag.doctor_machine import look, measure, wrong_packages
+from arrag.doctor_estimates import SMALL, Estimator, Stage, known
+from arrag.doctor_machine import Machine, look, measure, measure_coding, wrong_packages
 from arrag.doctor_needs import corpora, own_paths, packages, repositories
 from arrag.hub import Reference
 from arrag.layout import RESULTS
@@ -65,7 +65,7 @@ def examine(config: Config, path: Path, *, network: bool = True, measured: bool 
     measure this machine's speed.
     """
     machine = look(RESULTS)
-    stages = Estimator(config, machine, measure(RESULTS) if measured else None).stages()
+    stages = _stages(config, machine, measured)
     findings = [Finding("configuration", str(path), FINE, f"{len(config.methods)} methods")]
     findings += [
         Finding("package", text.split()[0], WARN, text, "install what requirements/ pins")
@@ -93,6 +93,28 @@ def examine(config: Config, path: Path, *, network: bool = True, measured: bool 
             ),
         )
     return Report(str(path), findings, stages)
+
+
+def _stages(config: Config, machine: Machine, measured: bool) -> list[Stage]:
+    """What is still to be run; without a GPU here, also how long it takes on one."""
+    speed = measure(RESULTS) if measured else None
+    small = {
+        str(g.checkpoint)
+        for g in config.generators.values()
+        if (g.checkpoint / "config.json").is_file() and _weight(g.checkpoint) < SMALL
+    }
+    coding = {path: measure_coding(Path(path)) for path in sorted(small)} if measured else {}
+    stages = Estimator(config, machine, speed, coding).stages()
+    if machine.gpu is None and config.scale == "paper":
+        beside = Estimator(config, replace(machine, gpu="one"), speed).stages()
+        for here, there in zip(stages, beside, strict=True):
+            here.seconds_on_gpu = there.seconds
+    return stages
+
+
+def _weight(folder: Path) -> int:
+    """Bytes of a checkpoint's weights."""
+    return sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
 
 
 def _installed(package: str) -> bool:
@@ -228,44 +250,49 @@ def _machine(config: Config, machine: Any, wanted_bytes: float) -> list[Finding]
 
 def as_text(report: Report) -> str:
     """The report for a person."""
+    marks = {FINE: "  ok ", WARN: "  !  ", BLOCK: "BLOCK"}
     lines = []
     for finding in report.findings:
-        mark = {FINE: "  ok ", WARN: "  !  ", BLOCK: "BLOCK"}[finding.state]
         advice = f" -> {finding.advice}" if finding.advice else ""
+        mark = marks[finding.state]
         lines.append(f"{mark} {finding.part}: {finding.name}: {finding.found}{advice}")
-    lines.append("")
     if report.stages:
-        rows = [("stage", "amount", "time", "disk", "rests on")]
-        for s in report.stages:
-            rows.append((s.name, s.amount, duration(s.seconds), size(s.bytes), ", ".join(s.basis)))
-        total = sum(s.seconds for s in report.stages)
-        rows.append(
-            (
-                "all, one after the other",
-                "",
-                duration(total),
-                size(sum(s.bytes for s in report.stages)),
-                "",
-            )
-        )
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        for row in rows:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-            lines.append("  ".join([*cells, row[4]]).rstrip())
-        lines.append("")
-        used = sorted({b for s in report.stages for b in s.basis} & set(known()["rates"]))
-        for name in used:
-            about = known()["rates"][name]
-            lines.append(f"{name}: {float(about['value']):g} {about['unit']} ({about['source']})")
-        lines.append("Estimates, good to a factor of a few. ")
-    blocked = report.blocked
-    if blocked:
-        lines.append(
-            f"Cannot start: {len(blocked)} thing{'s' * (len(blocked) > 1)} to mend, above."
-        )
+        lines += ["", *_table(report.stages), "", *_assumptions(report.stages)]
+        lines.append("These are estimates, good to a factor of a few.")
+    if blocked := len(report.blocked):
+        lines.append(f"Cannot start: {blocked} of the above to mend first.")
     else:
-        lines.append("Can start." if report.stages else "Nothing left to run.")
+        lines.append("Can start." if report.stages else "Nothing is left to run.")
     return "\n".join(lines)
+
+
+def _table(stages: list[Stage]) -> list[str]:
+    """The stages in columns, and their sum."""
+    beside = any(stage.seconds_on_gpu is not None for stage in stages)
+    rows = [
+        ("stage", "amount", "time here", *(["on one GPU"] if beside else []), "disk", "rests on")
+    ]
+    seconds, on_gpu, size = 0.0, 0.0, 0.0
+    for s in stages:
+        gpu = s.seconds if s.seconds_on_gpu is None else s.seconds_on_gpu
+        seconds, on_gpu, size = seconds + s.seconds, on_gpu + gpu, size + s.bytes
+        cells = [duration(s.seconds)] + ([duration(gpu)] if beside else [])
+        rows.append((s.name, s.amount, *cells, in_bytes(s.bytes), ", ".join(s.basis)))
+    cells = [duration(seconds)] + ([duration(on_gpu)] if beside else [])
+    rows.append(("all, one after the other", "", *cells, in_bytes(size), ""))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    padded = ([cell.ljust(w) for cell, w in zip(row, [*widths, 0], strict=True)] for row in rows)
+    return ["  ".join(cells).rstrip() for cells in padded]
+
+
+def _assumptions(stages: list[Stage]) -> list[str]:
+    """The rates that were not measured, and where they are from."""
+    rates = known()["rates"]
+    beside = any(stage.seconds_on_gpu is not None for stage in stages)
+    used = {basis for stage in stages for basis in stage.basis if basis in rates}
+    used |= {"gpu_flops", "scan_entries", "raster_seconds"} if beside else set()
+    about = ((name, rates[name]) for name in sorted(used))
+    return [f"{name}: {float(r['value']):g} {r['unit']} ({r['source']})" for name, r in about]
 
 
 def duration(seconds: float) -> str:
@@ -276,7 +303,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def size(count: float) -> str:
+def in_bytes(count: float) -> str:
     """``3.2 GB`` and the like; "" for nothing."""
     for unit, length in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if count >= length:

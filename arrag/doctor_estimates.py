@@ -20,6 +20,8 @@ from arrag.errors import ArragError
 from arrag.layout import LAST_FILES, Layout
 
 CODE_BYTES = 2
+LIST_BYTES = 14  # a patch in inverted lists: five codes and a number
+SMALL = 300e6  # bytes of a checkpoint whose tokenizer is loaded to be measured
 KNOWN = Path(__file__).with_name("doctor_known.yaml")
 
 
@@ -36,22 +38,32 @@ def rate(name: str) -> float:
 
 @dataclass
 class Stage:
-    """seconds: on this machine; bytes: on disk; basis: the rates it rests on."""
+    """seconds: on this machine; bytes: on disk; basis: the rates that the seconds rest on."""
 
     name: str
     amount: str
     seconds: float
     bytes: float = 0.0
     basis: list[str] = field(default_factory=list)
+    seconds_on_gpu: float | None = None  # if there is none here
 
 
 class Estimator:
     """Stages of a configuration that are still to be run.
 
     machine, speed: of this machine; speed None: not measured, a core is then taken for 20 GFLOP/s.
+    coding: seconds to encode and to decode an image, by the folder of a checkpoint that was
+    measured.
     """
 
-    def __init__(self, config: Config, machine: Machine, speed: Speed | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        machine: Machine,
+        speed: Speed | None = None,
+        coding: dict[str, tuple[float, float]] | None = None,
+    ) -> None:
+        self.coding = coding or {}
         self.config, self.machine, self.layout = config, machine, Layout(config)
         self.speed = speed or Speed(20e9, 20e6, 200e6)
         self.gpu = machine.gpu is not None
@@ -85,15 +97,13 @@ class Estimator:
 
     def parameters_of(self, method: str) -> float:
         """Parameters of a generator: of its weights' bytes, else as the paper prints them."""
-        from arrag.report.paper import params_of
-
         settings = self.config.generator_of(method)[1]
         if settings.checkpoint.is_dir():
             width = {"float64": 8, "bfloat16": 2, "float16": 2}.get(settings.dtype, 4)
             return sum(f.stat().st_size for f in settings.checkpoint.glob("*.safetensors")) / min(
                 width, 4
             )
-        return params_of(self.config.methods[method].paper_key) or 1e9
+        return printed_parameters(self.config.methods[method].paper_key) or 1e9
 
     def image_seconds(self, method: str) -> tuple[float, list[str]]:
         """Seconds to draw one image, and what that rests on."""
@@ -109,9 +119,12 @@ class Estimator:
             return slower * rate("raster_seconds"), ["raster_seconds", "faid_factor"]
         settings = self.config.generator_of(method)[1]
         forwards = self.codes_of(method) * (settings.steps if kind == "showo" else 1)
-        drawn = 2 * 2 * self.parameters_of(method) * forwards
-        drawn += rate("decode_flop") * self.pixels_of(method)
-        return slower * drawn / self.flops, [self.flops_basis, "decode_flop"]
+        seconds = 2 * 2 * self.parameters_of(method) * forwards / self.flops
+        measured = None if self.gpu else self.coding.get(str(settings.checkpoint))
+        if measured:
+            return slower * seconds + measured[1], [self.flops_basis, "measured: decoding"]
+        decoding = rate("decode_flop") * self.pixels_of(method) / self.flops
+        return slower * seconds + decoding, [self.flops_basis, "decode_flop"]
 
     # Stages
 
@@ -123,53 +136,63 @@ class Estimator:
 
     def _retrieving(self, part: str) -> dict[str, str]:
         """{folder: a method} of the folders of a part that are still to be made."""
-        found = {}
+        found: dict[str, str] = {}
         for method in self.config.methods:
-            made = self.layout.made_for(method)
+            try:
+                made = self.layout.made_for(method)
+            except ArragError:  # its weights are not there: its results have no names yet
+                continue
             if part in made and not self._done(part, method):
                 found.setdefault(str(made[part]), method)
         return found
 
     def _corpora(self) -> list[Stage]:
-        stages, seen = [], set()
+        wanted = {}
         for method in self._retrieving("codes").values():
             database = self.config.resolved(method).database
-            for sample in database.samples.values() if database.sources else ():
-                if sample.source not in seen:
-                    seen.add(sample.source)
-                    count = sample.images or 0
-                    seconds = count / rate("list_images")
-                    name = Path(sample.source).parent.name
-                    stages.append(
-                        Stage(
-                            f"list {name}", f"{count:,} images", seconds, 8 * count, ["list_images"]
-                        )
-                    )
-        return stages
+            for sample in database.sources or ():
+                wanted[sample.source, sample.seed] = sample
+        return [
+            Stage(
+                f"list {sample.name}",
+                f"{sample.images or 0:,} images",
+                (sample.images or 0) / rate("list_images"),
+                16 * (sample.images or 0),
+                ["list_images"],
+            )
+            for sample in wanted.values()
+        ]
 
     def _databases(self) -> list[Stage]:
-        stages = []
+        stages, seen = [], set()
         for folder, method in self._retrieving("codes").items():
-            images, codes = self.images_of(method), self.codes_of(method)
-            flop = rate("encode_flop") * self.pixels_of(method)
-            stages.append(
-                Stage(
-                    f"encode for {Path(folder).parent.name}",
-                    f"{images:,} images",
-                    images * flop / self.flops,
-                    images * codes * CODE_BYTES,
-                    ["encode_flop", self.flops_basis],
-                )
-            )
+            database, tokenizer = self.config.resolved(method).database, Path(folder).parent.name
+            for sample in database.samples.values():  # databases share what they have in common
+                if (tokenizer, str(sample)) in seen:
+                    continue
+                seen.add((tokenizer, str(sample)))
+                count, (seconds, basis) = sample.images or 0, self.encode_seconds(method)
+                size = count * self.codes_of(method) * CODE_BYTES
+                name = f"encode {sample.name} for {tokenizer.rpartition('-')[0]}"
+                stages.append(Stage(name, f"{count:,} images", count * seconds, size, basis))
         for folder, method in self._retrieving("index").items():
+            if self.config.resolved(method).index.mode != "ivf":
+                continue  # nothing but the store is read
             entries = self.images_of(method) * self.codes_of(method)
-            lists = self.config.resolved(method).index.mode == "ivf"
-            bytes_ = entries * (14 if lists else 0)
-            seconds = entries / self.speed.scanned + bytes_ / self.speed.disk if lists else 0.0
+            size = entries * LIST_BYTES
+            seconds = entries / self.speed.scanned + size / self.speed.disk
+            basis = ["measured: look-ups/s and bytes/s"]
             about = f"{entries:,} patches"
-            basis = ["measured: look-ups/s, bytes/s"]
-            stages.append(Stage(f"index {Path(folder).name}", about, seconds, bytes_, basis))
+            stages.append(Stage(f"index {Path(folder).name}", about, seconds, size, basis))
         return stages
+
+    def encode_seconds(self, method: str) -> tuple[float, list[str]]:
+        """Seconds to encode one image, and what that rests on."""
+        checkpoint = self.config.generator_of(method)[1].checkpoint
+        if not self.gpu and (measured := self.coding.get(str(checkpoint))):
+            return measured[0], ["measured: images/s of this tokenizer"]
+        flop = rate("encode_flop") * self.pixels_of(method)
+        return flop / self.flops, ["encode_flop", self.flops_basis]
 
     def images_of(self, method: str) -> int:
         """Images of a method's database; of one without a stated number, 0."""
@@ -250,6 +273,17 @@ class Estimator:
         return Stage(
             f"score {name} {method}", f"{images:,} images", images * each * factor, 0, basis
         )
+
+
+def printed_parameters(key: str | None) -> float | None:
+    """How many parameters the paper's tables print for a row: 1e9 for ``1.0B``; None if none."""
+    from arrag.report.paper import paper_tables
+
+    for table in paper_tables().values():
+        row = table.get("rows", {}).get(key) if isinstance(table, dict) else None
+        if row and row.get("params"):
+            return float(row["params"].removesuffix("B")) * 1e9
+    return None
 
 
 def sizes_of(checkpoint: Path) -> tuple[int, int] | None:

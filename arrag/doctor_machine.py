@@ -73,6 +73,19 @@ def measure(results: Path) -> Speed:
     return Speed(flops, scanned, _disk(results))
 
 
+def measure_coding(checkpoint: Path) -> tuple[float, float]:
+    """Seconds to encode and to decode one image with a checkpoint's tokenizer."""
+    import torch
+
+    from arrag.codec import load_codec
+
+    codec = load_codec(checkpoint)
+    images = np.zeros((4, codec.image_size, codec.image_size, 3), np.uint8)
+    codes = torch.zeros(4, *codec.grid, dtype=torch.int64)
+    encoded = 4 * _repeats(lambda: codec.encode(images))
+    return 1 / encoded, 1 / (4 * _repeats(lambda: codec.decode(codes)))
+
+
 def _repeats(work) -> float:
     """How often a second ``work`` can be done."""
     work()

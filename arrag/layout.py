@@ -244,6 +244,13 @@ class Layout:
             for metric, settings in drawn.metrics.wanted.items()
         }
 
+    def statistics(self, benchmark: str, metric: str) -> Path | None:
+        """Statistics of a reference that is the hub's, computed once; None for other references."""
+        if self.made_digest(self.config.benchmark(benchmark).reference) is None:
+            return None
+        judge = self.judges(benchmark)[metric]
+        return self.results / "reference-statistics" / benchmark / f"{judge}.npz"
+
     def _extractor(self, settings: Model, metric: str) -> str | None:
         made = self.made_digest(getattr(settings, "extractor", ""))
         return made or extractor_digest(settings, metric)

@@ -1,24 +1,15 @@
 """Hub references, and downloads from a real cache folder and from a real server on this machine."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import hub_server
 import pytest
+from hub_server import COMMIT, FILES, TOKEN
 
 from arrag.errors import ArragError
 from arrag.hub import FOLDER, Reference, local, parse, reference_of, wanted
 from arrag.hub_fetch import about_of, fetch
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-TOKEN = "hf_" + "s3cret" * 5
-FILES = {
-    "config.json": b'{"a": 1}',
-    "model.safetensors": b"weights",
-    "pytorch_model.bin": b"pickle",
-    "README.md": b"# card",
-}
 
 
 @pytest.mark.parametrize(
@@ -97,61 +88,13 @@ def cache(tmp_path) -> Path:
     return tmp_path / "cache"
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of a hub as a download needs; ``server.mode`` says how it behaves."""
-
-    def do_GET(self, body=True):
-        self.server.asked.append(self.path)
-        names = {f"/owner/name/resolve/{COMMIT}/{name}": data for name, data in FILES.items()}
-        if self.server.mode == "missing":
-            self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body)
-        elif self.path.startswith("/api/models/owner/name/tree/"):
-            tree = [
-                {"type": "file", "path": n, "size": len(d), "oid": "0" * 40}
-                for n, d in FILES.items()
-            ]
-            self.answer(200, json.dumps(tree).encode(), {}, body)
-        elif self.path.startswith("/api/models/owner/name"):
-            info = {
-                "id": "owner/name",
-                "sha": COMMIT,
-                "siblings": [{"rfilename": name} for name in FILES],
-            }
-            self.answer(200, json.dumps(info).encode(), {}, body)
-        elif self.server.mode == "gated":
-            headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": f"no {TOKEN}"}
-            self.answer(403, b"", headers, body)
-        else:
-            data = names[self.path]
-            self.answer(200, data, {"ETag": f'"{len(data)}"', "X-Repo-Commit": COMMIT}, body)
-
-    def do_HEAD(self):
-        self.do_GET(body=False)
-
-    def answer(self, status, data, headers, body):
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(data))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def hub(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     # Tests are offline; these ask this machine alone, and say so by ``endpoint``.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.mode, server.asked = "open", []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    yield server
-    server.shutdown()
-    server.server_close()
+    with hub_server.running() as server:
+        yield server
 
 
 REFERENCE = Reference("owner/name", "main")

@@ -144,12 +144,20 @@ def metric_of(wildcards):
     return CONFIG.benchmarks[wildcards.benchmark].metrics.wanted[wildcards.metric]
 
 
+def reference_of_score(wildcards):
+    """What a row is compared with: a folder of images, or statistics that are made of one first."""
+    found = told_plainly(LAYOUT.statistics, wildcards.benchmark, wildcards.metric)
+    return str(found or path_of("reference", wildcards.benchmark))
+
+
 def distance_inputs(wildcards):
-    """Samples, the reference if it is rendered here, and the network if it is fetched or local."""
+    """Samples, the reference if it is made here, and the network if it is fetched or local."""
     inputs = {"run": str(RESULTS / f"samples/{wildcards.benchmark}/{wildcards.run}/run.json")}
     if CONFIG.benchmarks[wildcards.benchmark].reference == MICRO_REFERENCE:
         inputs["reference"] = f"{path_of('reference', wildcards.benchmark)}/meta_data.json"
-    if made := fetched(metric_of(wildcards), {"": CONFIG.benchmarks[wildcards.benchmark].reference}):
+    if told_plainly(LAYOUT.statistics, wildcards.benchmark, wildcards.metric):
+        inputs["statistics"] = reference_of_score(wildcards)
+    if made := fetched(metric_of(wildcards)):
         inputs["fetched"] = made
     extractor = getattr(metric_of(wildcards), "extractor", "")
     if extractor.startswith("mobilenetv2:"):
