@@ -142,6 +142,8 @@ def join(stores: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
                     f"{file.parent}: {sorted(repeated)[0]!r} is also the name of an image of "
                     f"{earlier.parent}; rename the files of one corpus"
                 )
+    if Path(out).is_dir() and not any(Path(out).iterdir()):
+        Path(out).rmdir()  # Snakemake makes the folder of an output
     merged = merge_stores(parts, out)
     left_out = {}
     for name in (SKIPPED, EXCLUDED):

@@ -141,6 +141,7 @@ def test_jobs_encode_their_parts_and_the_whole_holds_the_sample_without_test_ima
         encode_source(
             part_of(source, i, 3), tiny_janus, stores[-1], choice=choice, exclude=[str(prints)]
         )
+    (tmp_path / "all").mkdir()  # as Snakemake leaves it
     about = join(stores, tmp_path / "all")
     store = TokenStore.open(tmp_path / "all", verify=True)
     keys = [store.keys(i) for i in range(len(store))]
