@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from arrag.config_model import FilePath, Model
+from arrag.config_pipelines import Diffusers, ImageRag, Rdm
 
 
 class Backbone(Model):
@@ -15,6 +16,7 @@ class Backbone(Model):
     context: ClassVar[Literal["causal", "full"] | None]  # neighbours that its decoding can know
     takes: ClassVar[tuple[str, ...]]  # kinds of augmentation
     trained_here: ClassVar[bool]  # whether `training` can make adapters for it
+    needs: ClassVar[tuple[str, ...]] = ()  # blocks it retrieves from without any augmentation
 
     checkpoint: FilePath = Field(description="folder of the checkpoint")
     temperature: float = Field(default=1.0, gt=0, description="softmax temperature, > 0")
@@ -53,4 +55,4 @@ class Showo(Backbone):
     )
 
 
-Generator = Annotated[Janus | Showo, Field(discriminator="kind")]
+Generator = Annotated[Janus | Showo | Diffusers | Rdm | ImageRag, Field(discriminator="kind")]

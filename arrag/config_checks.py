@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 def check_methods(config: Config) -> None:
     """Raises ValueError naming the field, what was found and what to do."""
+    name, first = next(iter(config.generators.items()))
+    if config.scale == "micro" and first.context is None:
+        raise ValueError(
+            f"generators.{name}.kind: found '{first.kind}'; the first generator's tokenizer makes "
+            "the row of reconstructions: put one that draws codes first"
+        )
     for name, method in config.methods.items():
         at = f"methods.{name}"
         if name in CEILING_LABELS:
@@ -65,6 +71,6 @@ def _check_augment(resolved: Resolved, at: str) -> None:
             f"{at}.augment.adapter: null, but `training` is missing; name the folder of a "
             "trained adapter, or add that block"
         )
-    for part in method.needs:
+    for part in resolved.needs:
         if getattr(resolved, part) is None:
             raise ValueError(f"{at} retrieves, but `{part}` is missing; add that block")

@@ -67,6 +67,15 @@ class ConvertedDetector(Model):
     of: FilePath = Field(description="the .pth file of mmdetection")
 
 
+class ConvertedPipeline(Model):
+    """A pipeline of diffusers with pickled weights (LDM, RDM) as one with safetensors."""
+
+    folder: ClassVar[bool] = True
+
+    kind: Literal["pipeline"]
+    of: FilePath = Field(description="folder with model_index.json; a hub's with #*.bin")
+
+
 class ImportedFaid(Model):
     """The authors' published FAiD checkpoint as an adapter."""
 
@@ -79,7 +88,8 @@ class ImportedFaid(Model):
 
 
 Prepared = Annotated[
-    Download | Subset | Assembled | ConvertedDetector | ImportedFaid, Field(discriminator="kind")
+    Download | Subset | Assembled | ConvertedDetector | ConvertedPipeline | ImportedFaid,
+    Field(discriminator="kind"),
 ]
 
 

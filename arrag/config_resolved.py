@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -37,7 +38,22 @@ class Resolved:
     def retrieved_from(self) -> dict[str, Any]:
         """What shapes whatever the method retrieves from, as JSON; {} if it retrieves nothing."""
         identities = {"database": self.database_identity, "index": self.index_identity}
-        return {part: identities[part]() for part in self.method.needs}
+        return {part: identities[part]() for part in self.needs}
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The blocks that it retrieves from: of "database", "index"."""
+        return self.generator.needs or self.method.needs
+
+    @property
+    def retriever(self) -> Model | None:
+        """The settings that say what is retrieved: the generator's own, else of the ``augment``."""
+        return self.generator if self.generator.needs else self.method.augment
+
+    @property
+    def tokenizer(self) -> Path:
+        """The checkpoint whose tokenizer encodes what the method retrieves or is trained on."""
+        return getattr(self.generator, "tokenizer", self.generator.checkpoint)
 
     def database_identity(self) -> dict[str, Any]:
         """What shapes the database's contents: not how it is cut into shards."""

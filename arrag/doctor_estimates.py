@@ -245,7 +245,7 @@ class Estimator:
         return stages
 
     def _search_seconds(self, method: str) -> float:
-        if "index" not in self.config.methods[method].needs:
+        if "index" not in self.config.resolved(method).needs:
             return 0.0
         codes = self.codes_of(method)
         entries = self.images_of(method) * codes

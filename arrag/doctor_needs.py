@@ -57,7 +57,7 @@ def corpora(config: Config) -> list[Corpus]:
     found: dict[str, Corpus] = {}
     for name in config.methods:
         resolved = config.resolved(name)
-        if "database" in resolved.method.needs:
+        if "database" in resolved.needs:
             for field, sample in resolved.database.samples.items():
                 found.setdefault(sample.source, Corpus(field, sample.source, sample.images))
         if resolved.method.is_trained_here:

@@ -20,16 +20,17 @@ from tqdm import tqdm
 
 from arrag.backbones.janus import load_janus
 from arrag.backbones.showo_checkpoint import load_showo
+from arrag.baselines.retrieved import Retrieved
 from arrag.codec import Codec, load_codec
 from arrag.config import Config
 from arrag.decode import decode_masked, decode_raster, uniforms
 from arrag.errors import ArragError
-from arrag.files import read_json, sha256_file, tree_digest, write_json
+from arrag.files import read_json, sha256_file, tree_digest, write_json, write_text
 from arrag.methods import Sources, equip
 from arrag.prompt_sets import load_prompt_set
 
 NO_SOURCES = Sources()
-PACKAGES = ("arrag", "torch", "transformers", "numpy", "numba", "pillow")
+PACKAGES = ("arrag", "torch", "transformers", "diffusers", "numpy", "numba", "pillow")
 
 
 class Drawer(Protocol):
@@ -43,8 +44,14 @@ class Drawer(Protocol):
     parameters: int
     index: str | None
 
+    def check(self, prompts: Sequence[str], samples: int) -> None:
+        """ArragError unless ``samples`` images of each prompt can be drawn."""
+
     def overlong(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of which the generator reads only the beginning."""
+
+    def retrieved(self, prompt: str, sample: int) -> Retrieved | None:
+        """The whole images that an image is drawn with; None if it is drawn with none."""
 
     def draw(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> np.ndarray:
         """One image for each pair of prompt and sample number: uint8 [B, S, S, 3]."""
@@ -74,11 +81,24 @@ class CodeKind:
         return Sampler(config, method, sources)
 
 
+class PipelineKind:
+    """A pipeline of diffusers, alone or with images that it retrieves."""
+
+    def open(self, config: Config, method: str, sources: Sources) -> Drawer:
+        """Load it; only here, since diffusers takes seconds to import."""
+        from arrag.baselines.drawers import open_pipeline
+
+        return open_pipeline(config, method, sources)
+
+
 KINDS: dict[str, Kind] = {
     "janus": CodeKind(load_janus, decode_raster, lambda settings, count: (count,)),
     "showo": CodeKind(
         load_showo, decode_masked, lambda settings, count: (settings.steps, 2, count)
     ),
+    "diffusers": PipelineKind(),
+    "rdm": PipelineKind(),
+    "imagerag": PipelineKind(),
 }
 
 
@@ -107,6 +127,14 @@ class Sampler:
             "tokenizer": self.codec.digest,
             **(equipped.weights or {}),
         }
+
+    def check(self, prompts: Sequence[str], samples: int) -> None:
+        """Any prompt can be drawn."""
+
+    def retrieved(self, prompt: str, sample: int) -> Retrieved | None:
+        """The reference of RA-CM3; other methods retrieve patches, or nothing."""
+        found = getattr(self.backbone, "retrieved", None)
+        return found(prompt) if found else None
 
     def overlong(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of which the backbone reads only the beginning; most read all of any."""
@@ -144,6 +172,7 @@ def generate_images(
 ) -> list[np.ndarray]:
     """Draw ``samples_per_prompt`` images of each prompt: uint8 [S, S, 3], prompt by prompt."""
     sampler = open_method(config, method, sources)
+    sampler.check(prompts, samples_per_prompt)
     jobs = [(p, i) for p in prompts for i in range(samples_per_prompt)]
     images: list[np.ndarray] = []
     for start in tqdm(range(0, len(jobs), batch_size), desc=method, unit="batch"):
@@ -172,6 +201,8 @@ def sample_benchmark(
     drawn = config.benchmark(benchmark)
     prompts = load_prompt_set(drawn)
     sampler = open_method(config, method, sources)
+    texts = [prompt["prompt"] for prompt in prompts]
+    sampler.check(texts, drawn.images_per_prompt)
     run = {
         "method": method,
         "config_hash": config.config_hash(method, benchmark),
@@ -183,7 +214,7 @@ def sample_benchmark(
         "images_per_prompt": drawn.images_per_prompt,
         "prompts": len(prompts),
     }
-    if overlong := sampler.overlong([prompt["prompt"] for prompt in prompts]):
+    if overlong := sampler.overlong(texts):
         run["prompts_cut_short"] = overlong
     prepare(out, run, prompts)
     jobs = [
@@ -198,12 +229,29 @@ def sample_benchmark(
     ) as bar:
         for start in range(0, len(jobs), batch_size):
             chunk = jobs[start : start + batch_size]
-            texts = [prompts[i]["prompt"] for i, _ in chunk]
-            images = sampler.draw(texts, [k for _, k in chunk], config.seed)
+            wanted = [texts[i] for i, _ in chunk]
+            images = sampler.draw(wanted, [k for _, k in chunk], config.seed)
             for (i, k), image in zip(chunk, images, strict=True):
                 save_png(image, image_path(out, i, k))
             bar.update(len(chunk))
+    record_retrieved(out, sampler, texts, drawn.images_per_prompt)
     return finish(out, run)
+
+
+def record_retrieved(out: Path, sampler: Drawer, texts: list[str], samples: int) -> None:
+    """Write which whole images each sample was drawn with, one a line, if the method has any.
+
+    A line of retrieved.jsonl: ``prompt`` and ``sample``, numbers as in ``image_path``, ``query``,
+    and best first ``images``, ``keys`` and ``cosines``: images of the store, and their names there.
+    """
+    lines = [
+        json.dumps({"prompt": i, "sample": k, **found.as_json()}, ensure_ascii=False) + "\n"
+        for i, text in enumerate(texts)
+        for k in range(samples)
+        if (found := sampler.retrieved(text, k)) is not None
+    ]
+    if lines:
+        write_text(out / "retrieved.jsonl", "".join(lines))
 
 
 def image_path(out: Path, prompt: int, sample: int) -> Path:

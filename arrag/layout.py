@@ -24,6 +24,7 @@ from arrag.layout_digests import (
     checkpoint_digest,
     extractor_digest,
     listing_digest,
+    path_digest,
     prompts_digest,
 )
 
@@ -43,11 +44,13 @@ LAST_FILES = {
     "references": "manifest.json",
     "trained_adapter": "config.json",
 }
-# What sampling reads of them, and what training reads, by the kind of augmentation.
+# What sampling reads of them, and what training reads, by the kind of augmentation or generator.
 RETRIEVES = {
     "daid": ("codes", "index"),
     "faid": ("codes", "index"),
     "racm3": ("codes", "image_index"),
+    "rdm": ("codes", "image_index"),
+    "imagerag": ("codes", "image_index"),
 }
 TRAINS_ON = {
     "finetune": ("pairs",),
@@ -111,7 +114,7 @@ class Layout:
         a trained one.
         """
         resolved = self.config.resolved(method)
-        kind = getattr(resolved.method.augment, "kind", None)
+        kind = getattr(resolved.retriever, "kind", None)
         parts = RETRIEVES.get(kind, ())
         if resolved.training and resolved.generator.trained_here and kind in TRAINS_ON:
             parts += (*TRAINS_ON[kind], "trained_adapter")
@@ -130,8 +133,11 @@ class Layout:
 
     def tokenizer(self, method: str) -> str:
         """Folder name of what is encoded for a method's generator."""
-        name = self.config.generator_of(method)[1].checkpoint.name
-        return f"{_plain(name)}-{self.generator_digest(method)[:KEY_LENGTH]}"
+        resolved = self.config.resolved(method)
+        field = "tokenizer" if hasattr(resolved.generator, "tokenizer") else "checkpoint"
+        at = f"generators.{resolved.generator_name}.{field}"
+        digest = self._checkpoint_digest(resolved.tokenizer, at)[:KEY_LENGTH]
+        return f"{_plain(resolved.tokenizer.name)}-{digest}"
 
     def excluded_digest(self, database: Database) -> str:
         """Digest of the test images that a database is kept free of."""
@@ -163,7 +169,7 @@ class Layout:
                 settings.append(self.generator_digest())
         else:
             settings = [self.config.config_hash(method, benchmark), self.generator_digest(method)]
-            settings += self._adapter_digests(method)
+            settings += self._adapter_digests(method) + self._named_digests(method)
         return _key(method, [*settings, self.prompts_digest(benchmark)])
 
     def _adapter_digests(self, method: str) -> list[str]:
@@ -173,6 +179,16 @@ class Layout:
             self._checkpoint_digest(folder, f"methods.{method}.augment.{field}")
             for field in ("adapter", "clip")
             if (folder := getattr(augment, field, None)) is not None
+        ]
+
+    def _named_digests(self, method: str) -> list[str]:
+        """Digests of the files and folders that a method's generator names beside its own."""
+        name, generator = self.config.generator_of(method)
+        paths = getattr(generator, "named_paths", {})
+        return [
+            self.made_digest(path)
+            or self._once(("named", path), path_digest, path, f"generators.{name}.{field}")
+            for field, path in paths.items()
         ]
 
     def pairs(self, method: str) -> Path:
@@ -191,8 +207,8 @@ class Layout:
 
     def image_index(self, method: str) -> Path:
         """The index of whole images over ``codes``, made with the method's ``clip``."""
-        clip = self.config.method(method).augment.clip
-        digest = self._checkpoint_digest(clip, f"methods.{method}.augment.clip")
+        clip = self.config.resolved(method).retriever.clip
+        digest = self._checkpoint_digest(clip, f"the clip of method {method}")
         return self.results / "image-index" / _key(clip.name, [str(self.codes(method)), digest])
 
     def references(self, method: str) -> Path:

@@ -46,6 +46,11 @@ def checkpoint_digest(folder: Path, field: str) -> str:
     return tree_digest(folder)
 
 
+def path_digest(path: Path, field: str) -> str:
+    """Digest of a file or a checkpoint folder; ArragError if neither is there."""
+    return sha256_file(path) if path.is_file() else checkpoint_digest(path, field)
+
+
 def listing_digest(sources: Sequence[str]) -> str:
     """Digest of the names and sizes of the files of ``database.exclude``.
 

@@ -27,11 +27,20 @@ def make(path: Path, settings: Prepared) -> dict[str, Any]:
         from arrag.metrics.mask2former import convert
 
         return convert(settings.of, path)
+    if settings.kind == "pipeline":
+        from arrag.baselines.convert import convert_pipeline
+
+        return convert_pipeline(settings.of, _free(path))
     from arrag.augment.faid_import import import_faid
 
+    return import_faid(settings.of, settings.checkpoint, _free(path), k=settings.k)
+
+
+def _free(path: Path) -> Path:
+    """A path where nothing is; what an entry made there before is removed."""
     if path.exists():
         shutil.rmtree(path)
-    return import_faid(settings.of, settings.checkpoint, path, k=settings.k)
+    return path
 
 
 def assemble(settings: Assembled, out: Path) -> dict[str, Any]:

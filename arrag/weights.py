@@ -28,17 +28,18 @@ def read_tensors(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:
         raise ArragError(
             f"{checkpoint}: holds no .safetensors file and no .bin; fetch the checkpoint again"
         )
-    tensors = {}
-    for file in files:
-        read = _read_safetensors if file.suffix == ".safetensors" else _read_bin
-        try:
-            tensors |= read(file, prefix)
-        except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-            raise ArragError(
-                f"{file}: truncated or damaged ({str(error).splitlines()[0]}); restore it and run "
-                "again"
-            ) from None
-    return tensors
+    return {name: value for file in files for name, value in read_file(file, prefix).items()}
+
+
+def read_file(file: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The same of one file; ArragError if it is damaged, or a pickle of more than tensors."""
+    read = _read_safetensors if file.suffix == ".safetensors" else _read_bin
+    try:
+        return read(file, prefix)
+    except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ArragError(
+            f"{file}: truncated or damaged ({str(error).splitlines()[0]}); restore it and run again"
+        ) from None
 
 
 def _read_safetensors(file: Path, prefix: str) -> dict[str, torch.Tensor]:

@@ -110,6 +110,7 @@ def test_the_sequence_with_a_reference(backbone, images, clip):
     assert torch.equal(state.inputs[:, size:], bare.inputs)
     assert torch.equal(state.mask[:, size:], bare.mask)
     nearest = images.search(clip.encode_texts(PROMPTS), 1)[1][:, 0].numpy()
+    assert [with_reference.retrieved(p).images for p in PROMPTS] == nearest[:, None].tolist()
     codes = torch.from_numpy(images.store.grids(nearest).astype(np.int64)).flatten(1)
     assert torch.equal(state.inputs[:3, :size], backbone.embed_codes(codes))
     pad = backbone.model.get_input_embeddings()(torch.tensor(backbone.pad))

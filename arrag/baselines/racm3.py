@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from arrag.baselines.retrieved import ImageRetriever, Retrieved
 from arrag.clip import OpenClip
 from arrag.errors import ArragError
 from arrag.files import sha256_json
@@ -40,17 +41,20 @@ class WithReference:
                 f"racm3: the database's grids are {list(index.store.grid)}, the generator's "
                 f"{list(backbone.grid)}; use a database made with the generator's tokenizer"
             )
-        self._backbone, self._index, self._clip = backbone, index, clip
+        self._backbone, self._retrieve = backbone, ImageRetriever(index, clip, 1)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
 
+    def retrieved(self, prompt: str) -> Retrieved:
+        """The image that a prompt retrieves."""
+        return self._retrieve(prompt)
+
     def start(self, prompts: list[str], guidance_scale: float) -> Any:
         """The backbone's state of B prompts, each with its reference before it."""
-        # One at a time: the encoder's rounding depends on the batch, and could change a top-1.
-        texts = torch.cat([self._clip.encode_texts([prompt]) for prompt in prompts])
-        images = self._index.search(texts, 1)[1][:, 0].numpy()  # [B]
-        codes = torch.from_numpy(self._index.store.grids(images).astype(np.int64)).flatten(1)
+        images = np.array([self._retrieve(prompt).images[0] for prompt in prompts])  # [B]
+        grids = self._retrieve.index.store.grids(images)
+        codes = torch.from_numpy(grids.astype(np.int64)).flatten(1)
         prefix = self._backbone.embed_codes(codes.to(self._backbone.device))  # [B, N, D]
         return self._backbone.start(prompts, guidance_scale, prefix=prefix)
 

@@ -136,14 +136,14 @@ def sources_of(config: Config, args: argparse.Namespace) -> Sources:
     from arrag.layout import LAST_FILES, RETRIEVES, Layout
     from arrag.methods import Sources
 
-    augment = config.method(args.method).augment
+    retriever = config.resolved(args.method).retriever
     layout, found = Layout(config), {}
     given = {"codes": args.codes, "index": args.index, "image_index": args.image_index}
     wanted = {
         part: lambda part=part: getattr(layout, part)(args.method)
-        for part in RETRIEVES.get(getattr(augment, "kind", None), ())
+        for part in RETRIEVES.get(getattr(retriever, "kind", None), ())
     }
-    if hasattr(augment, "adapter"):
+    if hasattr(retriever, "adapter"):
         given["trained_adapter"] = args.adapter
         wanted["trained_adapter"] = lambda: layout.adapter(args.method)
     for part, usual in wanted.items():

@@ -46,7 +46,7 @@ def part_store(wildcards):
 def part_inputs(wildcards):
     part, method = part_store(wildcards)
     resolved = CONFIG.resolved(method)
-    inputs = {"choice": str(part.choice), "tokenizer": made_path(resolved.generator.checkpoint)}
+    inputs = {"choice": str(part.choice), "tokenizer": made_path(resolved.tokenizer)}
     if resolved.database.exclude:
         inputs["exclude"] = str(told_plainly(prints_of, LAYOUT, resolved.database))
     return inputs
@@ -137,7 +137,7 @@ rule encode_part:
         shard_size=lambda wildcards: CONFIG.resolved(part_store(wildcards)[1]).database.shard_size,
     params:
         source=lambda wildcards: part_store(wildcards)[0].source,
-        tokenizer=lambda wildcards: CONFIG.generator_of(part_store(wildcards)[1])[1].checkpoint,
+        tokenizer=lambda wildcards: CONFIG.resolved(part_store(wildcards)[1]).tokenizer,
         exclude=lambda wildcards, input: options({"exclude": input.get("exclude")}),
         out=folder_of_output,
     shell:

@@ -32,7 +32,7 @@ def source_name(database):
 
 def encode_inputs(wildcards):
     resolved = database_of(wildcards)
-    inputs = {"tokenizer": made_path(resolved.generator.checkpoint)}
+    inputs = {"tokenizer": made_path(resolved.tokenizer)}
     if made := fetched(resolved.database):
         inputs["fetched"] = made
     return source_inputs(resolved.database) | inputs
@@ -100,15 +100,17 @@ def sample_inputs(wildcards):
     }
     if made := fetched(resolved.generator, resolved.method):
         inputs["fetched"] = made
-    augment = resolved.method.augment
-    if augment is None:
+    if named := getattr(resolved.generator, "named_paths", None):
+        inputs["named"] = weights(*named.values())
+    retriever = resolved.retriever
+    if retriever is None:
         return inputs
-    for part in RETRIEVES.get(augment.kind, ()):
+    for part in RETRIEVES.get(retriever.kind, ()):
         inputs[part] = last_file_of(part, method)
     if resolved.method.is_trained_here:
         inputs["adapter"] = last_file_of("trained_adapter", method)
-    elif hasattr(augment, "adapter") and not placed(augment.adapter, CONFIG.prepare):
-        inputs["adapter"] = ancient(f"{augment.adapter}/config.json")
+    elif hasattr(retriever, "adapter") and not placed(retriever.adapter, CONFIG.prepare):
+        inputs["adapter"] = ancient(f"{retriever.adapter}/config.json")
     return inputs
 
 

@@ -1,0 +1,46 @@
+"""A configured pipeline as ``arrag.generate`` draws with it: loaded, and what it retrieves from."""
+
+from __future__ import annotations
+
+from arrag.baselines.diffusion import Diffusion, load_diffusion
+from arrag.baselines.imagerag import load_imagerag
+from arrag.baselines.judge import open_judge
+from arrag.baselines.rdm import load_rdm
+from arrag.clip import OpenClip
+from arrag.codec import load_codec
+from arrag.config import Config
+from arrag.errors import ArragError
+from arrag.files import sha256_file, tree_digest
+from arrag.image_index import ImageIndex
+from arrag.methods import Sources
+from arrag.store import TokenStore
+
+
+def open_pipeline(config: Config, method: str, sources: Sources) -> Diffusion:
+    """Load the pipeline of a method, and what it retrieves from.
+
+    Raises ArragError for a source that is missing, or was made with another tokenizer or model.
+    """
+    settings = config.generator_of(method)[1]
+    if settings.kind == "diffusers":
+        pipeline = load_diffusion(settings)
+        pipeline.weights = {"backbone": tree_digest(settings.checkpoint)}
+        return pipeline
+    if sources.store is None or sources.image_index is None:
+        raise ArragError(f"method '{method}' retrieves: give its store and its image index")
+    store, clip = TokenStore.open(sources.store), OpenClip(settings.clip)
+    index = ImageIndex(sources.image_index, store, clip.digest)
+    weights = {"backbone": tree_digest(settings.checkpoint), "clip": clip.digest}
+    if settings.kind == "rdm":
+        pipeline = load_rdm(settings, index, clip)
+    else:
+        judge, codec = open_judge(settings.judge), load_codec(settings.tokenizer)
+        pipeline = load_imagerag(settings, judge, index, clip, codec)
+        weights |= {
+            "tokenizer": codec.digest,
+            "ip_adapter": sha256_file(settings.ip_adapter),
+            "image_encoder": tree_digest(settings.image_encoder),
+            "judge": judge.digest or judge.label,
+        }
+    pipeline.weights, pipeline.index = weights, store.digest
+    return pipeline
