@@ -1,8 +1,9 @@
 """Images to codes to vectors and back: the tokenizer of a checkpoint.
 
-A Janus checkpoint's quantiser is the original one (FoundationVision/LlamaGen): encoder output and
-codebook rows are L2-normalised before the nearest row is taken. transformers' ``JanusVQVAE.encode``
-leaves the normalisation out, which gives other codes wherever the codebook's rows differ in norm.
+The quantiser of Janus and LlamaGen is the original one (FoundationVision/LlamaGen): encoder output
+and codebook rows are L2-normalised before the nearest row is taken. transformers' own
+``JanusVQVAE.encode`` leaves the normalisation out, which gives other codes wherever the codebook's
+rows differ in norm.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ class Codec(ABC):
         return torch.cat([function(part) for part in batch.split(size)])
 
 
-class JanusCodec(Codec):
-    """The VQ tokenizer of a Janus checkpoint; codebook rows have unit length."""
+class Vq16Codec(Codec):
+    """The VQ tokenizer of LlamaGen and Janus; codebook rows have unit length."""
 
     def __init__(self, vqmodel: JanusVQVAE, image_size: int, digest: str):
         self.vqmodel = vqmodel.eval().requires_grad_(False)
@@ -97,19 +98,22 @@ class JanusCodec(Codec):
 
 
 def load_codec(checkpoint: str | Path, device: str = "cpu") -> Codec:
-    """Load only the tokenizer of a checkpoint folder: Janus's, Show-o's, or MAGVIT-v2 alone.
+    """Load only the tokenizer of a checkpoint folder of any backbone, or MAGVIT-v2 alone.
 
-    Which one it is stands in its config.json. Raises ArragError for a missing or truncated
-    checkpoint, naming the file.
+    Which one it is stands in its config.json, or in the model_index.json of diffusers. Raises
+    ArragError for a missing or truncated checkpoint, naming the file.
     """
     checkpoint = Path(checkpoint)
-    raw = read_json(checkpoint / "config.json")
+    index = checkpoint / "model_index.json"
+    path = index if index.is_file() else checkpoint / "config.json"
+    raw = read_json(path)
     kind = raw.get("model_type") or raw.get("_class_name")
     if kind not in _LOADERS:
         raise ArragError(
-            f"{checkpoint / 'config.json'}: model_type is {kind!r}, expected one of "
-            f"{', '.join(map(repr, _LOADERS))}; give the folder of a Janus checkpoint in "
-            "transformers' format, or of a Show-o checkpoint"
+            f"{path}: model_type is {kind!r}, expected one of "
+            f"{', '.join(map(repr, _LOADERS))}; give the folder of a Janus or Emu3 checkpoint in "
+            "transformers' format, of an aMUSEd one in diffusers', of a Show-o one, or one that "
+            "`arrag convert` made"
         )
     return _LOADERS[kind](checkpoint, raw, device)
 
@@ -119,7 +123,7 @@ def _load_janus(checkpoint: Path, raw: dict[str, Any], device: str) -> Codec:
     state = read_tensors(checkpoint, PREFIX)
     vqmodel = JanusVQVAE(config.vq_config)
     load_weights(vqmodel, {k: v.float() for k, v in state.items()}, checkpoint)
-    return JanusCodec(vqmodel.to(device), config.vision_config.image_size, digest_tensors(state))
+    return Vq16Codec(vqmodel.to(device), config.vision_config.image_size, digest_tensors(state))
 
 
 def _load_showo(checkpoint: Path, raw: dict[str, Any], device: str) -> Codec:
@@ -134,4 +138,29 @@ def _load_magvit(checkpoint: Path, raw: dict[str, Any], device: str) -> Codec:
     return load_magvit(checkpoint, None, device)
 
 
-_LOADERS = {"janus": _load_janus, "Showo": _load_showo, "MAGVITv2": _load_magvit}
+def _load_llamagen(checkpoint: Path, raw: dict[str, Any], device: str) -> Codec:
+    from arrag.vq16 import FOLDER, load_vq16
+
+    return load_vq16(checkpoint / FOLDER, raw.get("grid", 16), device)
+
+
+def _load_amused(checkpoint: Path, raw: dict[str, Any], device: str) -> Codec:
+    from arrag.vq import load_amused_codec
+
+    return load_amused_codec(checkpoint, device)
+
+
+def _load_emu3(checkpoint: Path, raw: dict[str, Any], device: str) -> Codec:
+    from arrag.vq import load_emu3_codec
+
+    return load_emu3_codec(checkpoint, raw, device)
+
+
+_LOADERS = {
+    "janus": _load_janus,
+    "Showo": _load_showo,
+    "MAGVITv2": _load_magvit,
+    "LlamaGen": _load_llamagen,
+    "AmusedPipeline": _load_amused,
+    "emu3": _load_emu3,
+}

@@ -167,4 +167,6 @@ def load_config(path: str | Path) -> Config:
 def config_schema() -> dict[str, Any]:
     """JSON schema of a configuration file, for editors and for ``workflow/schemas``."""
     schema = Config.model_json_schema()
+    base = {"type": "string", "description": "a file beside this one, which this one changes"}
+    schema["properties"] = {"base": base, **schema["properties"]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -55,4 +55,59 @@ class Showo(Backbone):
     )
 
 
-Generator = Annotated[Janus | Showo | Diffusers | Rdm | ImageRag, Field(discriminator="kind")]
+class LlamaGen(Backbone):
+    """LlamaGen, text to image, as `arrag convert llamagen` writes it; codes in raster order."""
+
+    context = "causal"
+    takes = ("daid", "faid")
+    trained_here = False
+
+    kind: Literal["llamagen"]
+    guidance_scale: float = Field(
+        default=7.5, ge=0, description="classifier-free guidance g in u + g (c - u); 1 = off"
+    )
+    top_k: int | None = Field(
+        default=1000, ge=1, description="only the k most likely codes are drawn; null = all"
+    )
+
+
+class Emu3(Backbone):
+    """An Emu3-Gen checkpoint in transformers' format; codes in raster order, rows with ends."""
+
+    context = "causal"
+    takes = ("daid", "faid")
+    trained_here = False
+
+    kind: Literal["emu3"]
+    guidance_scale: float = Field(
+        default=3.0, ge=0, description="guidance g in u + g (c - u), u the negative prompt; 1 = off"
+    )
+    top_k: int | None = Field(
+        default=2048, ge=1, description="only the k most likely codes are drawn; null = all"
+    )
+
+
+class Amused(Backbone):
+    """An aMUSEd checkpoint in diffusers' format; all codes at once, the most confident kept."""
+
+    context = "full"
+    takes = ("daid", "faid")
+    trained_here = False
+
+    kind: Literal["amused"]
+    guidance_scale: float = Field(
+        default=10.0, ge=1, description="classifier-free guidance g in u + g (c - u); 1 = off"
+    )
+    steps: int = Field(default=12, ge=1, description="forwards for an image, >= 1")
+    choice_temperature: float = Field(
+        default=2.0, ge=0, description="noise in the choice of codes to keep, >= 0; falls to 0"
+    )
+    annealing: Literal["linear", "compound"] = Field(
+        default="linear", description="how the noise falls: as in diffusers, or as in Show-o"
+    )
+
+
+Generator = Annotated[
+    Janus | Showo | LlamaGen | Emu3 | Amused | Diffusers | Rdm | ImageRag,
+    Field(discriminator="kind"),
+]

@@ -76,6 +76,18 @@ class ConvertedPipeline(Model):
     of: FilePath = Field(description="folder with model_index.json; a hub's with #*.bin")
 
 
+class ConvertedLlamaGen(Model):
+    """LlamaGen's published files as one checkpoint folder, with its text encoder in ``t5``."""
+
+    folder: ClassVar[bool] = True
+
+    kind: Literal["llamagen"]
+    of: FilePath = Field(description="the .pt file of the language model")
+    tokenizer: FilePath = Field(description="the .pt file of the VQ")
+    t5: FilePath = Field(description="folder of the text encoder (flan-t5-xl)")
+    image_size: Literal[256, 512] = Field(description="pixels a side")
+
+
 class ImportedFaid(Model):
     """The authors' published FAiD checkpoint as an adapter."""
 
@@ -88,14 +100,21 @@ class ImportedFaid(Model):
 
 
 Prepared = Annotated[
-    Download | Subset | Assembled | ConvertedDetector | ConvertedPipeline | ImportedFaid,
+    Download
+    | Subset
+    | Assembled
+    | ConvertedDetector
+    | ConvertedPipeline
+    | ConvertedLlamaGen
+    | ImportedFaid,
     Field(discriminator="kind"),
 ]
 
 
 def sources_of(made: Prepared) -> dict[str, Path]:
     """What an entry is made from, by field."""
-    found = {field: path for field in ("of", "checkpoint") if (path := getattr(made, field, None))}
+    fields = ("of", "checkpoint", "tokenizer", "t5")
+    found = {field: path for field in fields if (path := getattr(made, field, None)) is not None}
     return found | {f"parts.{name}": path for name, path in getattr(made, "parts", {}).items()}
 
 

@@ -9,6 +9,7 @@ import platform
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,11 +92,25 @@ class PipelineKind:
         return open_pipeline(config, method, sources)
 
 
+def _one_each(settings: Any, count: int) -> tuple[int, ...]:
+    return (count,)
+
+
+def _two_a_step(settings: Any, count: int) -> tuple[int, ...]:
+    return (settings.steps, 2, count)
+
+
+def _later(module: str, loader: str) -> Callable[..., Any]:
+    """A loader whose libraries are imported only when it is called."""
+    return lambda *args: getattr(import_module(f"arrag.backbones.{module}"), loader)(*args)
+
+
 KINDS: dict[str, Kind] = {
-    "janus": CodeKind(load_janus, decode_raster, lambda settings, count: (count,)),
-    "showo": CodeKind(
-        load_showo, decode_masked, lambda settings, count: (settings.steps, 2, count)
-    ),
+    "janus": CodeKind(load_janus, decode_raster, _one_each),
+    "showo": CodeKind(load_showo, decode_masked, _two_a_step),
+    "llamagen": CodeKind(_later("llamagen", "load_llamagen"), decode_raster, _one_each),
+    "emu3": CodeKind(_later("emu3", "load_emu3"), decode_raster, _one_each),
+    "amused": CodeKind(_later("amused", "load_amused"), decode_masked, _two_a_step),
     "diffusers": PipelineKind(),
     "rdm": PipelineKind(),
     "imagerag": PipelineKind(),

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from arrag.config_prepare import Assembled, Prepared
+from arrag.config_prepare import Assembled, ConvertedLlamaGen, Prepared
 from arrag.downloads import fetch_file, write_subset
 from arrag.errors import ArragError
 from arrag.files import atomic_path, disk_space, link
@@ -27,6 +27,8 @@ def make(path: Path, settings: Prepared) -> dict[str, Any]:
         from arrag.metrics.mask2former import convert
 
         return convert(settings.of, path)
+    if settings.kind == "llamagen":
+        return _llamagen(settings, _free(path))
     if settings.kind == "pipeline":
         from arrag.baselines.convert import convert_pipeline
 
@@ -34,6 +36,18 @@ def make(path: Path, settings: Prepared) -> dict[str, Any]:
     from arrag.augment.faid_import import import_faid
 
     return import_faid(settings.of, settings.checkpoint, _free(path), k=settings.k)
+
+
+def _llamagen(settings: ConvertedLlamaGen, out: Path) -> dict[str, Any]:
+    """The converted files and the text encoder, in one folder."""
+    from arrag.backbones.llamagen import TEXT
+    from arrag.backbones.llamagen_import import convert_llamagen
+
+    with atomic_path(out) as folder:
+        about = convert_llamagen(settings.of, settings.tokenizer, folder, settings.image_size)
+        for file in (p for p in sorted(settings.t5.rglob("*")) if p.is_file()):
+            link(file, folder / TEXT / file.relative_to(settings.t5))
+    return about
 
 
 def _free(path: Path) -> Path:

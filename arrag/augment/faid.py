@@ -172,7 +172,7 @@ class FAiD(nn.Module):
         """The image's states in this layer by position: [B, N + 1, D], zero where not yet run."""
         rows, held, predicted = backbone.slots
         count = backbone.grid[0] * backbone.grid[1]
-        new = hidden[:rows, held.index : held.index + held.count].to(self.dtype)
+        new = hidden[:rows, held.places].to(self.dtype)
         if held.position == 0:  # an image begins
             states = F.pad(new, (0, 0, 0, count + 1 - held.count))
         else:
@@ -219,13 +219,14 @@ class FAiD(nn.Module):
 
     def _place(self, contribution, predicted, hidden) -> torch.Tensor:
         """Contributions [B, P, D] at their slots of the sequence: [R, T, D], zero elsewhere."""
-        rows, count, _ = contribution.shape
-        if count < predicted.count:
+        rows = len(contribution)
+        if contribution.shape[1] < predicted.count:
             at = self._handed.positions - predicted.position
             whole = contribution.new_zeros(rows, predicted.count, contribution.shape[2])
-            contribution, count = whole.index_copy(1, at, contribution), predicted.count
-        after = hidden.shape[1] - predicted.index - count
-        return F.pad(contribution, (0, 0, predicted.index, after, 0, hidden.shape[0] - rows))
+            contribution = whole.index_copy(1, at, contribution)
+        placed = contribution.new_zeros(hidden.shape)
+        placed[:rows, predicted.places] = contribution
+        return placed
 
     def save(
         self,

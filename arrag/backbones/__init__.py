@@ -17,11 +17,25 @@ from typing import NamedTuple
 
 class Run(NamedTuple):
     """``count`` consecutive image tokens: from ``position`` on in raster order, and from ``index``
-    on in the sequence of the running forward."""
+    on in the sequence of the running forward.
+
+    row: tokens of a row of the grid where the sequence has one more slot between two rows that is
+    no image token; 0 where it has none.
+    """
 
     index: int
     position: int
     count: int
+    row: int = 0
+
+    @property
+    def places(self) -> slice | list[int]:
+        """Their slots, as an index into the sequence."""
+        if not self.row:
+            return slice(self.index, self.index + self.count)
+        ends = self.position // self.row  # before the first of them
+        positions = range(self.position, self.position + self.count)
+        return [self.index + i + p // self.row - ends for i, p in enumerate(positions)]
 
 
 class Slots(NamedTuple):

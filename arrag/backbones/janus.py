@@ -1,55 +1,39 @@
 """Janus and Janus-Pro on transformers' own class, with its text template and guidance rows.
 
-A backbone turns a prompt into a state, and a state and the codes so far into logits. It knows
-nothing of retrieval. ``generate()`` of transformers is not used: its logits processors see the
-rows before guidance and never the image tokens.
+``generate()`` of transformers is not used: its logits processors see the rows before guidance and
+never the image tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import AutoTokenizer, Cache, JanusForConditionalGeneration
 
-from arrag.backbones import Run, Slots
-from arrag.backbones.cache import reserved_cache
-from arrag.backbones.words import check_words
+from arrag.backbones.causal import CausalBackbone, State, run_decoder
+from arrag.backbones.words import check_ids, check_lengths, check_prompts
 from arrag.errors import ArragError
+from arrag.weights import load_pretrained
 
 TEMPLATE = "<|User|>: {prompt}\n\n<|Assistant|>:<begin_of_image>"
+BOI = "<begin_of_image>"
 
 
-@dataclass
-class State:
-    """A batch of B prompts in decoding: their guidance pairs' cache, mask and next inputs."""
-
-    cache: Cache
-    mask: torch.Tensor  # [2B, T]: 1 where there is a token; conditional rows first
-    inputs: torch.Tensor | None  # [2B, t, D] embeddings not yet run
-    guidance_scale: float
-    position: int = 0  # of the next code, in raster order
-
-
-class JanusBackbone:
+class JanusBackbone(CausalBackbone):
     """A Janus checkpoint for generation; see :mod:`arrag.backbones` for what it states."""
-
-    context = "causal"
 
     def __init__(self, model: JanusForConditionalGeneration, tokenizer):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        side = model.config.vq_config.num_patches
-        self.grid = (side, side)
-        self.codebook_size = model.config.vq_config.num_embeddings
-        self.boi = tokenizer.convert_tokens_to_ids("<begin_of_image>")
+        vq, side = model.config.vq_config, model.config.vq_config.num_patches
+        super().__init__((side, side), vq.num_embeddings, model.config.text_config.hidden_size)
+        self.boi = tokenizer.convert_tokens_to_ids(BOI)
         self.pad = model.generation_config.pad_token_id
         if self.pad is None:
             self.pad = tokenizer.pad_token_id
-        self.hidden_size: int = model.config.text_config.hidden_size
-        self.slots: Slots | None = None
 
     @property
     def parameters(self) -> int:
@@ -78,26 +62,34 @@ class JanusBackbone:
 
         Prompts of different lengths are padded on the left and the padding is masked. prefix:
         [B, R, D], what each prompt is preceded by, as ``embed_codes`` gives it; in the
-        unconditional rows as many pads take its place. Raises ArragError for a word the tokenizer
-        lacks.
+        unconditional rows as many pads take its place. Raises ArragError as :meth:`tokenize` does.
         """
         ids, mask = self.tokenize(prompts)  # [B, T]
         ids = torch.cat([ids, self.drop(ids)])  # [2B, T]
         if prefix is not None:
             prefix = torch.cat([prefix, self.blank(prefix)])  # [2B, R, D]
         inputs, mask = self._with_prefix(prefix, ids, mask.repeat(2, 1))
-        room = inputs.shape[1] + self.grid[0] * self.grid[1]
-        return State(reserved_cache(len(self.sites), room), mask, inputs, guidance_scale)
+        return self._begin(inputs, mask, guidance_scale)
 
     def tokenize(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask, both int64 [B, T], of prompts in the template, padded on the left.
 
-        Raises ArragError for a word the tokenizer lacks.
+        Raises ArragError for a prompt that is empty, holds a marker, has a word the tokenizer
+        lacks, or is longer than the context.
         """
-        check_words(self.tokenizer, prompts)
+        check_prompts(self.tokenizer, prompts)
         texts = [TEMPLATE.format(prompt=prompt) for prompt in prompts]
         text = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
-        return text["input_ids"].to(self.device), text["attention_mask"].to(self.device)
+        ids, mask = text["input_ids"], text["attention_mask"]
+        context = self.model.config.text_config.max_position_embeddings
+        check_lengths(prompts, mask.sum(1).tolist(), self.image_tokens, context)
+        return ids.to(self.device), mask.to(self.device)
+
+    def overlong(self, prompts: Sequence[str]) -> list[str]:
+        """None: what is not read whole is refused, as :meth:`tokenize` does."""
+        for prompt in prompts:
+            self.tokenize([prompt])
+        return []
 
     def drop(self, ids: torch.Tensor) -> torch.Tensor:
         """The unconditional rows of prompts ``ids`` [B, T]."""
@@ -136,52 +128,15 @@ class JanusBackbone:
         :meth:`blank` where the row is unconditional. Differentiable.
         """
         ids, mask = self.tokenize(prompts) if isinstance(prompts, list) else prompts
-        codes = codes.flatten(1)  # [B, N]
-        batch, count = codes.shape
-        text, mask = self._with_prefix(prefix, ids, mask)
-        inputs = torch.cat([text, self.embed_codes(codes[:, :-1]).to(text.dtype)], dim=1)
-        mask = torch.cat([mask, mask.new_ones(batch, count - 1)], dim=1)
-        length = text.shape[1]
-        self.slots = Slots(batch, Run(length, 0, count - 1), Run(length - 1, 0, count))
-        hidden = self._hidden(inputs, mask)[:, length - 1 :]  # [B, N, D]
-        return _at_least_float32(self.model.model.generation_head(hidden))
-
-    def logits(self, state: State, previous: torch.Tensor | None) -> torch.Tensor:
-        """Logits of the next code, guidance applied: [B, V] in at least float32.
-
-        ``previous``: the codes [B] chosen last, or None at the first position. Guidance is
-        u + g (c - u) over the conditional c and unconditional u rows.
-        """
-        if previous is not None:
-            pair = previous.repeat(2)[:, None]  # [2B, 1]
-            state.inputs = self.embed_codes(pair)
-            state.mask = torch.cat([state.mask, state.mask.new_ones(len(pair), 1)], dim=1)
-        rows, length = state.inputs.shape[:2]
-        here = state.position
-        held = Run(0, 0, 0) if previous is None else Run(0, here - 1, 1)
-        self.slots = Slots(rows // 2, held, Run(length - 1, here, 1))
-        hidden = self._hidden(state.inputs, state.mask, state.cache)[:, -1]  # [2B, D]
-        state.inputs, state.position = None, here + 1
-        logits = _at_least_float32(self.model.model.generation_head(hidden))  # [2B, V]
-        conditional, unconditional = logits.chunk(2)
-        return unconditional + state.guidance_scale * (conditional - unconditional)
+        return self._forced(*self._with_prefix(prefix, ids, mask), codes)
 
     def _hidden(
         self, inputs: torch.Tensor, mask: torch.Tensor, cache: Cache | None = None
     ) -> torch.Tensor:
-        """Last hidden states [B, t, D] of inputs [B, t, D]; mask [B, T] includes the cached."""
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
-        return self.model.model.language_model(
-            inputs_embeds=inputs,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        ).last_hidden_state
+        return run_decoder(self.model.model.language_model, inputs, mask, cache)
 
-
-def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.model.model.generation_head(hidden)
 
 
 def unconditional(ids: torch.Tensor, bos: int, boi: int, pad: int) -> torch.Tensor:
@@ -193,7 +148,11 @@ def unconditional(ids: torch.Tensor, bos: int, boi: int, pad: int) -> torch.Tens
 
 
 def load_janus(checkpoint: str | Path, dtype: str = "float32", device: str = "cpu"):
-    """Load a checkpoint directory as :class:`JanusBackbone`; ArragError if it cannot be read."""
+    """Load a checkpoint directory as :class:`JanusBackbone`.
+
+    Raises ArragError if it cannot be read, for keys or shapes that are not its config's (naming
+    them), and for a tokenizer whose special ids are not the checkpoint's.
+    """
     checkpoint = Path(checkpoint)
     if not (checkpoint / "config.json").is_file():
         raise ArragError(
@@ -201,13 +160,31 @@ def load_janus(checkpoint: str | Path, dtype: str = "float32", device: str = "cp
             "others must be downloaded first"
         )
     try:
-        model = JanusForConditionalGeneration.from_pretrained(
-            checkpoint, dtype=getattr(torch, dtype), local_files_only=True
-        )
+        model = load_pretrained(JanusForConditionalGeneration, checkpoint, dtype)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    except ArragError:
+        raise
     except Exception as error:  # transformers, safetensors and json raise a dozen types here
         raise ArragError(
             f"{checkpoint}: cannot be read as a Janus checkpoint ({error}); restore its files "
             "(config.json, model.safetensors, tokenizer.json) and run again"
         ) from error
+    _check_tokenizer(tokenizer, model, checkpoint)
     return JanusBackbone(model.to(device), tokenizer)
+
+
+def _check_tokenizer(tokenizer, model: JanusForConditionalGeneration, where: Path) -> None:
+    ids, text = model.generation_config, model.config.text_config
+    markers = {"boi_token_id": getattr(ids, "boi_token_id", None)}
+    markers |= getattr(ids, "generation_kwargs", None) or {}
+    expected = {
+        "<image_placeholder>": model.config.image_token_id,
+        BOI: markers.get("boi_token_id"),
+        "bos_token": text.bos_token_id,
+    }
+    found = {name: tokenizer.get_vocab().get(name) for name in ("<image_placeholder>", BOI)}
+    found["bos_token"] = tokenizer.bos_token_id
+    if expected[BOI] is None:  # not every checkpoint says; it must have an embedding at least
+        known = found[BOI] is not None and found[BOI] < text.vocab_size
+        expected[BOI] = found[BOI] if known else f"an id below {text.vocab_size}"
+    check_ids(where, expected, found)

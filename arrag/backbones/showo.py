@@ -8,7 +8,6 @@ once and its keys and values are kept. Source: Show-o (arXiv 2408.12528) and its
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +18,9 @@ from torch import nn
 from transformers import DynamicCache, PhiForCausalLM
 
 from arrag.backbones import Run, Slots
-from arrag.backbones.words import check_words
-from arrag.errors import ArragError
+from arrag.backbones.causal import at_least_float32
+from arrag.backbones.masks import causal_rows, image_rows
+from arrag.backbones.words import check_prompts, warn_of_cuts
 
 MARKERS = (
     "[PAD]", "<|soi|>", "<|eoi|>", "<|sov|>", "<|eov|>",
@@ -119,7 +119,7 @@ class ShowoBackbone:
             ids, mask = torch.cat([ids, empty]), torch.cat([mask, seen])
         cache = DynamicCache()
         self.slots = Slots(len(prompts), Run(0, 0, 0), Run(0, 0, 0))
-        self._hidden(self.model.get_input_embeddings()(ids), text_rows(mask), 0, cache)
+        self._hidden(self.model.get_input_embeddings()(ids), causal_rows(mask), 0, cache)
         return State(cache, mask, guidance_scale)
 
     def logits(
@@ -158,7 +158,7 @@ class ShowoBackbone:
         ids, mask = self.tokenize(prompts) if isinstance(prompts, list) else prompts
         block = self._block(codes, known)  # [B, N + 2, D]
         inputs = torch.cat([self.model.get_input_embeddings()(ids), block], dim=1)
-        rows = F.pad(text_rows(mask), (0, block.shape[1]))
+        rows = F.pad(causal_rows(mask), (0, block.shape[1]))
         seen = torch.cat([rows, image_rows(mask, block.shape[1])], dim=2)
         length = ids.shape[1]
         self.slots = self._slots(len(ids), length)
@@ -173,20 +173,8 @@ class ShowoBackbone:
 
         Raises ArragError for an empty prompt, one that holds a marker, or an unknown word.
         """
-        for prompt in prompts:
-            held = [t for t in (*MARKERS, *self.tokenizer.all_special_tokens) if t in prompt]
-            if held:
-                raise ArragError(
-                    f"prompt {prompt!r}: holds {held[0]!r}, which is a marker of the model and no "
-                    "text; leave it out"
-                )
-        check_words(self.tokenizer, prompts)
-        for prompt in self.overlong(prompts):
-            warnings.warn(
-                f"prompt {prompt!r}: longer than the {self.text_length - 3} tokens that the model "
-                "reads; its end is left out",
-                stacklevel=2,
-            )
+        check_prompts(self.tokenizer, prompts, MARKERS)
+        warn_of_cuts(self.overlong(prompts), self.text_length - 3)
         return self._pad([self._ids(prompt) for prompt in prompts])
 
     def overlong(self, prompts: Sequence[str]) -> list[str]:
@@ -242,22 +230,4 @@ class ShowoBackbone:
         """Logits of codes alone: [..., D] -> [..., V] in at least float32."""
         first, head = self.vocabulary.first_code, self.model.lm_head
         rows = slice(first, first + self.codebook_size)
-        logits = F.linear(hidden, head.weight[rows], head.bias[rows])
-        return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def text_rows(mask: torch.Tensor) -> torch.Tensor:
-    """What text tokens look at: bool [B, T] of those that are no pad -> [B, 1, T, T].
-
-    A pad looks at itself, so that no row of the softmax is empty; nothing looks at it.
-    """
-    length = mask.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-    itself = torch.eye(length, dtype=torch.bool, device=mask.device)
-    return ((causal & mask[:, None]) | itself)[:, None]
-
-
-def image_rows(mask: torch.Tensor, count: int) -> torch.Tensor:
-    """What ``count`` tokens of the image block look at: bool [B, T] -> [B, 1, count, T + count]."""
-    keys = F.pad(mask, (0, count), value=True)
-    return keys[:, None, None].expand(-1, 1, count, -1)
+        return at_least_float32(F.linear(hidden, head.weight[rows], head.bias[rows]))

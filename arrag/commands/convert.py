@@ -10,7 +10,7 @@ from arrag.commands import command, group
 
 
 def add(commands: Any) -> None:
-    """Add ``convert mask2former``, ``convert pipeline`` and ``samples grid``."""
+    """Add the converters and ``samples grid``."""
     example = "arrag convert mask2former mask2former_swin-s.pth --out checkpoints/mask2former"
     converters = group(commands, "convert", "convert checkpoints of other projects", example)
     mask2former = command(
@@ -32,6 +32,31 @@ def add(commands: Any) -> None:
     )
     pipeline.add_argument("folder", type=Path, help="folder with model_index.json")
     pipeline.add_argument("--out", type=Path, required=True, help="folder to write")
+    example = "arrag convert janus Janus-Pro-1B --out checkpoints/janus-pro-1b"
+    janus = command(
+        converters,
+        "janus",
+        "an official Janus checkpoint (deepseek-ai/Janus-Pro-1B) as a folder for transformers",
+        example,
+        run_janus,
+    )
+    janus.add_argument("checkpoint", type=Path, help="the official folder, or its weights file")
+    janus.add_argument("--out", type=Path, required=True, help="folder to write")
+    example = (
+        "arrag convert llamagen t2i_XL_stage1_256.pt --tokenizer vq_ds16_t2i.pt --image-size 256 "
+        "--out checkpoints/llamagen-xl-256"
+    )
+    llamagen = command(
+        converters,
+        "llamagen",
+        "LlamaGen's published files as one folder; its text encoder goes to t5 in there",
+        example,
+        run_llamagen,
+    )
+    llamagen.add_argument("checkpoint", type=Path, help="the .pt file of the language model")
+    llamagen.add_argument("--tokenizer", type=Path, required=True, help="the .pt file of the VQ")
+    llamagen.add_argument("--image-size", type=int, required=True, help="pixels a side: 256 or 512")
+    llamagen.add_argument("--out", type=Path, required=True, help="folder to write")
     example = "arrag samples grid results/samples/dpg/daid-0123456789 --out grids"
     samples = group(commands, "samples", "samples in the layouts of other projects", example)
     grid = command(
@@ -57,6 +82,20 @@ def run_pipeline(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.baselines.convert import convert_pipeline
 
     return convert_pipeline(args.folder, args.out)
+
+
+def run_janus(args: argparse.Namespace) -> dict[str, Any]:
+    """Convert one checkpoint."""
+    from arrag.backbones.janus_import import convert_janus
+
+    return convert_janus(args.checkpoint, args.out)
+
+
+def run_llamagen(args: argparse.Namespace) -> dict[str, Any]:
+    """Convert one checkpoint."""
+    from arrag.backbones.llamagen_import import convert_llamagen
+
+    return convert_llamagen(args.checkpoint, args.tokenizer, args.out, args.image_size)
 
 
 def run_grid(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,0 +1,240 @@
+"""aMUSEd: diffusers' masked transformer over a CLIP text encoder.
+
+Nothing of diffusers' pipeline is used but its networks; the loop is ours, whose schedule is the
+same as its scheduler's with linear annealing. A code is unknown as the mask token. Guidance is
+u + g (c - u), the unconditional row that of the empty prompt. Source: aMUSEd (arXiv 2401.01808)
+and diffusers' AmusedPipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import UVit2DModel
+from torch import nn
+from transformers import AutoTokenizer, CLIPTextModelWithProjection
+
+from arrag.backbones import Run, Slots
+from arrag.backbones.causal import at_least_float32
+from arrag.backbones.words import check_prompts, warn_of_cuts
+from arrag.errors import ArragError
+from arrag.files import read_json
+from arrag.weights import load_assigned, load_pretrained, read_tensors
+
+AESTHETIC_SCORE = 6
+"""What an image is said to be worth, out of 10; the pipeline's default."""
+
+
+@dataclass
+class State:
+    """A batch of B prompts in decoding: their text, conditional rows first."""
+
+    pooled: torch.Tensor  # [R, projection], R = 2B, or B without guidance
+    hidden: torch.Tensor  # [R, T, text width]
+    guidance_scale: float
+
+
+class AmusedBackbone:
+    """An aMUSEd checkpoint for generation; see :mod:`arrag.backbones` for what it states.
+
+    patch: pixels a side of the square that one code stands for. A prompt longer than the text
+    encoder reads loses its end, as in the original; :meth:`overlong` tells which.
+    """
+
+    context = "full"
+
+    def __init__(
+        self,
+        model: UVit2DModel,
+        text_encoder: CLIPTextModelWithProjection | None,
+        tokenizer,
+        mask_id: int,
+        patch: int = 16,
+    ):
+        self.model = model.eval().requires_grad_(False)
+        self.text_encoder = text_encoder and text_encoder.eval().requires_grad_(False)
+        self.tokenizer, self.mask_id, self.patch = tokenizer, mask_id, patch
+        config = model.config
+        self.grid = (config.sample_size, config.sample_size)
+        self.codebook_size: int = config.codebook_size
+        self.hidden_size: int = config.hidden_size
+        self.slots: Slots | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the transformer, the text encoder's left out."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def sites(self) -> list[Site]:
+        """The transformer's layers, first to last.
+
+        Raises ArragError for a model whose layers hold one state for four codes (amused-512).
+        """
+        if self.model.config.downsample:
+            raise ArragError(
+                "amused: this checkpoint's layers hold one state for four codes, so that no "
+                "feature belongs to one code; use amused-256 for adapters"
+            )
+        return [Site(layer) for layer in self.model.transformer_layers]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    def start(self, prompts: list[str], guidance_scale: float) -> State:
+        """Encode the text of B prompts. Without guidance (1) there is no second row.
+
+        Raises ArragError as :meth:`tokenize` does.
+        """
+        rows = [self._encode(ids) for ids in self.tokenize(prompts)]
+        if guidance_scale != 1:
+            rows += [self._encode(self._ids(""))] * len(prompts)
+        pooled, hidden = (torch.cat(part) for part in zip(*rows, strict=True))
+        return State(pooled, hidden, guidance_scale)
+
+    def logits(
+        self, state: State, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits of the codes at ``positions``, guidance applied: [B, P, V] in at least float32.
+
+        codes: int64 [B, H, W]; known: bool [B, H, W], the others are masked; positions: int64 [P],
+        flat.
+        """
+        logits = self._forward(state, codes, known)[..., positions].mT  # [R, P, V]
+        if len(logits) == len(codes):
+            return logits
+        conditional, unconditional = logits.chunk(2)
+        return unconditional + state.guidance_scale * (conditional - unconditional)
+
+    def teacher_forced(
+        self, prompts: list[str], codes: torch.Tensor, known: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits of every code of B images given the known ones: [B, N, V], no guidance.
+
+        codes, known: [B, H, W] or [B, N], as for :meth:`logits`. Differentiable.
+        """
+        shape = (len(codes), *self.grid)
+        return self._forward(self.start(prompts, 1.0), codes.view(shape), known.view(shape)).mT
+
+    def tokenize(self, prompts: Sequence[str]) -> list[torch.Tensor]:
+        """Ids int64 [1, T] of each prompt, padded on the right.
+
+        Raises ArragError for a prompt that is empty or holds a marker.
+        """
+        check_prompts(self.tokenizer, prompts)
+        warn_of_cuts(self.overlong(prompts), self._length)
+        return [self._ids(prompt) for prompt in prompts]
+
+    def overlong(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts whose end is left out."""
+        lengths = [len(self.tokenizer(prompt, verbose=False).input_ids) for prompt in prompts]
+        return [p for p, length in zip(prompts, lengths, strict=True) if length > self._length]
+
+    def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """int64 codes [...] -> what the layers would hold for them alone, [..., D].
+
+        What stands between embedding and layers looks at neighbours and at the text, and is left
+        out.
+        """
+        model = self.model
+        embedded = model.embed(codes.reshape(-1, 1, 1))[..., 0, 0]  # [n, channels]
+        states = model.project_to_hidden(model.project_to_hidden_norm(embedded))
+        return states.view(*codes.shape, -1)
+
+    @property
+    def _length(self) -> int:
+        limit = self.text_encoder.config.max_position_embeddings
+        return min(self.tokenizer.model_max_length, limit)
+
+    def _ids(self, prompt: str) -> torch.Tensor:
+        return self.tokenizer(
+            prompt, max_length=self._length, padding="max_length", padding_side="right",
+            truncation=True, return_tensors="pt",
+        ).input_ids.to(self.device)  # fmt: skip
+
+    @torch.no_grad()
+    def _encode(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pooled [1, projection] and hidden [1, T, width] text; rounding depends on the batch."""
+        text = self.text_encoder(ids, output_hidden_states=True)
+        return text.text_embeds, text.hidden_states[-2]
+
+    def _forward(self, state: State, codes: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """Logits of all codes in all rows: [R, V, N] in at least float32."""
+        rows, (height, width) = len(state.pooled), self.grid
+        tokens = torch.where(known, codes, self.mask_id).repeat(rows // len(codes), 1, 1)
+        about = [width * self.patch, height * self.patch, 0, 0, AESTHETIC_SCORE]
+        about = torch.tensor(about, device=self.device, dtype=state.hidden.dtype)
+        everything = Run(0, 0, height * width)
+        self.slots = Slots(len(codes), everything, everything)
+        logits = self.model(
+            tokens,
+            encoder_hidden_states=state.hidden,
+            pooled_text_emb=state.pooled,
+            micro_conds=about.expand(rows, -1),
+        )  # [R, V, H, W]
+        return at_least_float32(logits.flatten(2))
+
+
+class Site:
+    """A layer whose self-attention gives a bare tensor, for hooks that expect a tuple."""
+
+    def __init__(self, layer: nn.Module):
+        self.layer, self.self_attn = layer, _Attention(layer.attn1)
+        self.register_forward_hook = layer.register_forward_hook
+
+
+class _Attention:
+    def __init__(self, attention: nn.Module):
+        self.attention = attention
+
+    def register_forward_hook(self, hook, with_kwargs: bool):
+        def bare(module, args, kwargs, output):
+            changed = hook(module, args, kwargs, (output,))
+            return None if changed is None else changed[0]
+
+        return self.attention.register_forward_hook(bare, with_kwargs=with_kwargs)
+
+
+def load_amused(checkpoint: str | Path, dtype: str = "float32", device: str = "cpu"):
+    """Load a checkpoint folder of diffusers (amused/amused-256) as :class:`AmusedBackbone`.
+
+    Raises ArragError for missing or damaged files, keys or shapes that differ (naming them), and
+    a tokenizer or mask token that is not the networks'.
+    """
+    checkpoint = Path(checkpoint)
+    folder = checkpoint / "transformer"
+    config = read_json(folder / "config.json")
+    tensors = read_tensors(folder)
+    model = load_assigned(lambda: UVit2DModel.from_config(config), tensors, folder, dtype)
+    text = checkpoint / "text_encoder"
+    try:
+        encoder = load_pretrained(CLIPTextModelWithProjection, text, dtype)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint / "tokenizer", local_files_only=True)
+    except ArragError:
+        raise
+    except Exception as error:  # transformers raises a dozen types here
+        raise ArragError(
+            f"{checkpoint}: its text_encoder or tokenizer cannot be read ({error}); fetch it again"
+        ) from error
+    mask = read_json(checkpoint / "scheduler" / "scheduler_config.json").get("mask_token_id")
+    vocabulary, words = model.config.vocab_size, encoder.config.vocab_size
+    if mask is None or not model.config.codebook_size <= mask < vocabulary:
+        raise ArragError(
+            f"{checkpoint / 'scheduler'}: mask_token_id is {mask}, expected one of the "
+            f"transformer's {vocabulary} ids that is none of its {model.config.codebook_size} "
+            "codes; restore it"
+        )
+    if len(tokenizer) != words or tokenizer.eos_token_id != encoder.config.eos_token_id:
+        raise ArragError(
+            f"{checkpoint / 'tokenizer'}: has {len(tokenizer)} tokens and ends a text with id "
+            f"{tokenizer.eos_token_id}, the text encoder has {words} and "
+            f"{encoder.config.eos_token_id}; use the tokenizer that it was trained with"
+        )
+    levels = len(read_json(checkpoint / "vqvae" / "config.json")["block_out_channels"])
+    model, encoder = model.to(device), encoder.to(device)
+    return AmusedBackbone(model, encoder, tokenizer, mask, 2 ** (levels - 1))

@@ -1,0 +1,178 @@
+"""Emu3 on transformers' own class: an autoregressive model whose rows of codes end with a token.
+
+A prompt names the grid, ``{bos}{text}{boi}{H}*{W}{image}``, and every row of codes is followed by
+one token that ends it. It is fed, never drawn: with the last code of a row it makes two inputs of
+one step, so that the decoding loop sees codes alone. The unconditional row is a negative prompt.
+Source: Emu3 (arXiv 2409.18869), its public code and transformers' Emu3Processor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoTokenizer, Cache, Emu3ForConditionalGeneration
+
+from arrag.backbones.causal import CausalBackbone, State, run_decoder
+from arrag.backbones.words import check_ids, check_lengths, check_prompts
+from arrag.errors import ArragError
+from arrag.weights import load_pretrained
+
+POSITIVE = " masterpiece, film grained, best quality."
+NEGATIVE = (
+    "lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit, fewer digits, "
+    "cropped, worst quality, low quality, normal quality, jpeg artifacts, signature, watermark, "
+    "username, blurry."
+)
+"""What the original adds to a prompt, and its unconditional row."""
+
+IMAGE_AREA = 720 * 720
+BOS, BOI, IMAGE = "<|extra_203|>", "<|image start|>", "<|image token|>"
+ROW_END, CODE = "<|extra_200|>", "<|visual token {:06d}|>"
+
+
+class Emu3Backbone(CausalBackbone):
+    """An Emu3 checkpoint for generation; see :mod:`arrag.backbones` for what it states.
+
+    positive: added to each prompt; negative: the unconditional row's prompt.
+    """
+
+    def __init__(
+        self,
+        model: Emu3ForConditionalGeneration,
+        tokenizer,
+        positive: str = POSITIVE,
+        negative: str = NEGATIVE,
+    ):
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer, self.positive, self.negative = tokenizer, positive, negative
+        config = model.config
+        vq, side = config.vq_config, grid_side(config.to_dict())
+        super().__init__((side, side), vq.codebook_size, config.text_config.hidden_size)
+        self.row = side
+        words = config.vocabulary_map
+        self.row_end: int = words[ROW_END]
+        ids = [words[CODE.format(code)] for code in range(self.codebook_size)]
+        self._ids = torch.tensor(ids, device=model.device)  # of the codes, [V]
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the language model; the paper's Params."""
+        parts = (self.model.model.text_model, self.model.lm_head)
+        return sum(p.numel() for part in parts for p in part.parameters())
+
+    @property
+    def sites(self) -> list[nn.Module]:
+        """The decoder layers, first to last."""
+        return list(self.model.model.text_model.layers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    def start(self, prompts: list[str], guidance_scale: float) -> State:
+        """Tokenise B prompts into guidance pairs; nothing is run yet.
+
+        Raises ArragError as :meth:`tokenize` does.
+        """
+        check_prompts(self.tokenizer, prompts)
+        texts = [prompt + self.positive for prompt in prompts]
+        ids, mask = self._rows([*texts, *[self.negative] * len(prompts)])  # [2B, T]
+        self._check_lengths(prompts, mask)
+        return self._begin(self.model.get_input_embeddings()(ids), mask, guidance_scale)
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask, both int64 [B, T], of prompts with their markers, padded on the left.
+
+        Raises ArragError for a prompt that is empty, holds a marker, or is longer than the
+        context.
+        """
+        check_prompts(self.tokenizer, prompts)
+        ids, mask = self._rows([prompt + self.positive for prompt in prompts])
+        self._check_lengths(prompts, mask)
+        return ids, mask
+
+    def overlong(self, prompts: Sequence[str]) -> list[str]:
+        """None: what is not read whole is refused, as :meth:`tokenize` does."""
+        for prompt in prompts:
+            self.tokenize([prompt])
+        return []
+
+    def teacher_forced(
+        self, prompts: list[str] | tuple[torch.Tensor, torch.Tensor], codes: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits of every code of B images given the codes before it: [B, N, V], no guidance.
+
+        prompts: B texts, or their ids and mask as :meth:`tokenize` gives them. codes: int64
+        [B, H, W] or [B, N]. Differentiable.
+        """
+        ids, mask = self.tokenize(prompts) if isinstance(prompts, list) else prompts
+        return self._forced(self.model.get_input_embeddings()(ids), mask, codes)
+
+    def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """int64 codes [...] -> what the language model reads for them, [..., D]."""
+        return self.model.get_input_embeddings()(self._ids[codes])
+
+    def _rows(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        height, width = self.grid
+        whole = [f"{BOS}{text}{BOI}{height}*{width}{IMAGE}" for text in texts]
+        rows = self.tokenizer(whole, padding=True, padding_side="left", return_tensors="pt")
+        return rows.input_ids.to(self.device), rows.attention_mask.to(self.device)
+
+    def _check_lengths(self, prompts: Sequence[str], mask: torch.Tensor) -> None:
+        lengths = mask[: len(prompts)].sum(1).tolist()
+        context = self.model.config.text_config.max_position_embeddings
+        check_lengths(prompts, lengths, self.image_tokens, context)
+
+    def _between(self, batch: int) -> torch.Tensor:
+        ends = torch.full((batch, 1), self.row_end, device=self.device)
+        return self.model.get_input_embeddings()(ends)
+
+    def _hidden(
+        self, inputs: torch.Tensor, mask: torch.Tensor, cache: Cache | None = None
+    ) -> torch.Tensor:
+        return run_decoder(self.model.model.text_model, inputs, mask, cache)
+
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.linear(hidden, self.model.lm_head.weight[self._ids])
+
+
+def grid_side(raw: dict[str, Any]) -> int:
+    """Codes a side of the images that a checkpoint's ``config.json`` draws: 90 if it is silent.
+
+    ``image_area`` is in pixels, as in the original's own configuration.
+    """
+    patch = 2 ** (len(raw["vq_config"]["channel_multiplier"]) - 1)
+    return round((raw.get("image_area") or IMAGE_AREA) ** 0.5) // patch
+
+
+def load_emu3(
+    checkpoint: str | Path, dtype: str = "float32", device: str = "cpu", **settings
+) -> Emu3Backbone:
+    """Load a checkpoint folder of transformers as :class:`Emu3Backbone`, with its ``settings``.
+
+    Raises ArragError if it cannot be read, for keys or shapes that are not its config's (naming
+    them), and for a tokenizer whose special ids are not the checkpoint's.
+    """
+    checkpoint = Path(checkpoint)
+    try:
+        model = load_pretrained(Emu3ForConditionalGeneration, checkpoint, dtype)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    except ArragError:
+        raise
+    except Exception as error:  # transformers, safetensors and json raise a dozen types here
+        raise ArragError(
+            f"{checkpoint}: cannot be read as an Emu3 checkpoint ({error}); fetch its files "
+            "(config.json, weights, tokenizer) in transformers' format again"
+        ) from error
+    names = [BOS, BOI, IMAGE, ROW_END]
+    names += [CODE.format(code) for code in (0, model.config.vq_config.codebook_size - 1)]
+    expected = {name: (model.config.vocabulary_map or {}).get(name, "an id") for name in names}
+    found = tokenizer.get_vocab()
+    check_ids(checkpoint, expected, {name: found.get(name) for name in names})
+    return Emu3Backbone(model.to(device), tokenizer, **settings)
