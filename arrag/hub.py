@@ -8,6 +8,8 @@ folder; whatever reads it knows nothing of hubs.
     hub:owner/name@revision#model.bin,*.pt       and further files by name (a pickle must be named)
     hub:datasets/owner/name@revision#images.zip  the same of a data set; a named zip is unpacked
     hub:owner/name@revision:text_encoder         a folder or file inside
+
+Of a repository that is no single model, as a data set is none, only what is named is fetched.
 """
 
 from __future__ import annotations
@@ -112,13 +114,16 @@ def wanted(names: Iterable[str], also: Sequence[str] = ()) -> list[str]:
 
     Of a pipeline of diffusers the parts' own weights, without a second copy at another precision
     or in one file; of any other model its safetensors, settings and tokenizer; and what ``also``
-    names, which may be patterns. Raises ArragError when a named file is not there, or nothing is.
+    names, which may be patterns. Of a repository that is no single model (no config.json at its
+    top), only what is named, if anything is. Raises ArragError when a named file is not there, or nothing is.
     """
     names = sorted(names)
     chosen = [name for name in names if _plain(PurePosixPath(name))]
     if INDEX in names:
         chosen = [n for n in chosen if n == INDEX or len(PurePosixPath(n).parts) == 2]
     chosen = [name for name in chosen if not _second_copy(name, set(names))]
+    if also and not {INDEX, "config.json"} & set(names):
+        chosen = []
     for pattern in also:
         found = [name for name in names if fnmatch(name, pattern)]
         if not found:

@@ -52,6 +52,13 @@ def test_no_pickle_unless_it_is_named():
         wanted(["model.bin", ".gitattributes"])
 
 
+def test_of_a_repository_of_many_models_only_what_is_named_is_fetched():
+    names = ["a/model.safetensors", "a/config.json", "b/model.safetensors", "images.zip"]
+    assert wanted(names, ["a/*"]) == ["a/config.json", "a/model.safetensors"]
+    assert wanted(names, ["images.zip"]) == ["images.zip"]
+    assert len(wanted(names)) == 3
+
+
 def test_a_pipeline_is_fetched_once_not_in_each_of_its_forms():
     names = {
         "model_index.json",
