@@ -115,7 +115,8 @@ def wanted(names: Iterable[str], also: Sequence[str] = ()) -> list[str]:
     Of a pipeline of diffusers the parts' own weights, without a second copy at another precision
     or in one file; of any other model its safetensors, settings and tokenizer; and what ``also``
     names, which may be patterns. Of a repository that is no single model (no config.json at its
-    top), only what is named, if anything is. Raises ArragError when a named file is not there, or nothing is.
+    top), only what is named, if anything is. Raises ArragError when a named file is not there, or
+    nothing is.
     """
     names = sorted(names)
     chosen = [name for name in names if _plain(PurePosixPath(name))]

@@ -25,6 +25,7 @@ def bare(tmp_path, root):
     return Project(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_paper_profile_is_planned_without_weights_and_data(bare):
     planned = bare.plan("--configfile", "config/paper.yaml", "--", "all")
     config = load_config(bare.path / "config/paper.yaml")
