@@ -7,8 +7,10 @@ min_version("9.20")
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/inputs.smk"
+include: "workflow/rules/hub.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/database.smk"
+include: "workflow/rules/corpora.smk"
 include: "workflow/rules/adapt.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/generate.smk"

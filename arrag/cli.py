@@ -19,7 +19,11 @@ from arrag.errors import ArragError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 2 the user's mistake, 130 interrupted."""
+    """Run one command; returns the exit status.
+
+    0: done; 1: done, and what it looked at is not as it must be; 2: the user's mistake; 130:
+    interrupted.
+    """
     parser = build_parser()
     args = parser.parse_args(argv)
     bound_threads()
@@ -34,8 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("arrag: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    print(json.dumps(result, default=str, ensure_ascii=False) if args.json else describe(result))
-    return 0
+    text = getattr(result, "text", None) or describe(result)
+    print(json.dumps(result, default=str, ensure_ascii=False) if args.json else text)
+    return getattr(result, "status", 0)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,12 +48,16 @@ def build_parser() -> argparse.ArgumentParser:
     from arrag.commands import (
         config,
         convert,
+        corpus,
         data,
         distance,
+        doctor,
+        download,
         draw,
         faid,
         index,
         micro,
+        prepare,
         report,
         score,
         train,
@@ -62,7 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"arrag {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    stages = (data, index, train, faid, draw, score, distance, report, micro, convert, config)
+    stages = (data, download, corpus, index, train, faid, draw, score, distance, report)
+    stages += (micro, convert, config, prepare, doctor)
     for module in stages:
         module.add(commands)
     return parser

@@ -18,6 +18,7 @@ from arrag.config_checks import check_methods
 from arrag.config_database import Database, Index
 from arrag.config_methods import CEILING_LABELS, Method
 from arrag.config_model import Model, Name
+from arrag.config_prepare import Prepared
 from arrag.config_resolved import Resolved, resolve
 from arrag.config_training import Training
 from arrag.files import sha256_json
@@ -52,6 +53,10 @@ class Config(Model):
     judge: Judge = Field(description="the models that score")
     training: Training | None = Field(default=None, description="how adapters are trained")
     methods: dict[Name, Method] = Field(min_length=1, description="the rows, in the table's order")
+    prepare: dict[str, Prepared] = Field(
+        default_factory=dict,
+        description="files and folders that are made before anything else, by their paths",
+    )
     not_run: dict[str, str] = Field(
         default_factory=dict,
         description="rows of the paper that are left out, and why; the tables print it",
@@ -149,9 +154,10 @@ def load_config(path: str | Path) -> Config:
     """
     from pydantic import ValidationError
 
-    from arrag.config_errors import explain, read_yaml
+    from arrag.config_base import read_config
+    from arrag.config_errors import explain
 
-    document = read_yaml(path)
+    document = read_config(path)
     try:
         return Config.model_validate(document)
     except ValidationError as error:
@@ -161,4 +167,6 @@ def load_config(path: str | Path) -> Config:
 def config_schema() -> dict[str, Any]:
     """JSON schema of a configuration file, for editors and for ``workflow/schemas``."""
     schema = Config.model_json_schema()
+    base = {"type": "string", "description": "a file beside this one, which this one changes"}
+    schema["properties"] = {"base": base, **schema["properties"]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

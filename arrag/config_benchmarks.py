@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from arrag.config_model import FilePath, Model
+from arrag.config_model import FilePath, Model, Place
 
 KINDS = ("geneval", "dpg", "distribution")  # of Tables 1, 2, 3
 MPLUG = "mplug"  # the judge of DPG-Bench's published numbers, which modelscope downloads
@@ -50,13 +50,13 @@ class Dpg(Model):
 class Cmmd(Model):
     """CLIP maximum mean discrepancy."""
 
-    extractor: str = Field(min_length=1, description="`clip`, or the folder of a CLIP")
+    extractor: Place = Field(description="`clip`, or the folder of a CLIP")
 
 
 class Fid(Model):
     """Fréchet distance of features."""
 
-    extractor: str = Field(min_length=1, description="inception, mobilenetv2:WIDTH, or a file")
+    extractor: Place = Field(description="inception, mobilenetv2:WIDTH, or a file")
     mode: Literal["clean", "legacy_pytorch"] = Field(
         default="clean", description="how images are resized for the network"
     )
@@ -97,8 +97,8 @@ class Distribution(Model):
 
     kind: Literal["distribution"]
     prompts: FilePath = Field(description="JSON lines with `prompt`, or MJHQ-30K's meta_data.json")
-    reference: str = Field(
-        min_length=1, description="folder of images, or `micro:reference`: the prompts' own scenes"
+    reference: Place = Field(
+        description="folder of images, or `micro:reference`: the prompts' own scenes"
     )
     images_per_prompt: int = Field(default=1, ge=1, description="images drawn for a prompt, >= 1")
     metrics: Metrics = Field(description="the distances")
@@ -118,9 +118,8 @@ class Judge(Model):
 
     detector: FilePath = Field(description="folder of the object detector")
     color: FilePath = Field(description="folder of the open_clip model that names colours")
-    vqa: str | None = Field(
+    vqa: Place | None = Field(
         default=None,
-        min_length=1,
         description="what answers DPG's questions: a model's folder, `mplug` (the official one), "
         "or null = rules over detector and colours, for the micro world's questions",
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
 
-from arrag.config_model import FilePath, Model
+from arrag.config_model import FilePath, Model, Place
 from arrag.hops import checked_hops
+from arrag.patterns import files_of
 
 _HOP = {"type": "integer", "minimum": 1}
 Hops = Annotated[
@@ -25,21 +29,77 @@ def _checked_mode(mode: str) -> str:
     return mode
 
 
+@lru_cache(maxsize=64)
+def _repeated(sources: tuple[str, ...]) -> str | None:
+    """A file name that occurs twice in some sources, None if none does."""
+    names = Counter(Path(file).name for source in sources for file in files_of(source))
+    return next((name for name, count in names.items() if count > 1), None)
+
+
+class Sample(Model):
+    """A number of images from a corpus, chosen by a hash of their names."""
+
+    source: Place = Field(description="a source of `arrag encode`; tars by a brace pattern")
+    images: int | None = Field(default=None, ge=1, description="how many; null = all")
+    seed: int = Field(default=0, ge=0, description="of the choice, >= 0")
+
+    @property
+    def name(self) -> str:
+        """For folders: that of the corpus's own."""
+        path = Path(self.source)
+        return path.parent.name if path.suffix else path.name
+
+
 class Database(Model):
     """The images whose patches can be retrieved."""
 
-    source: str = Field(
-        min_length=1,
+    source: Place | None = Field(
+        default=None,
         description="`micro`, or a source of `arrag encode`: a folder of images, tars by a brace "
         "pattern, a folder of Hugging Face datasets, Parquet files",
     )
     images: int | None = Field(default=None, ge=1, description="take the first N; null = all")
-    exclude: list[Annotated[str, Field(min_length=1)]] = Field(
+    sources: list[Sample] | None = Field(
+        default=None,
+        min_length=1,
+        description="in place of `source`: samples of several corpora, encoded in many jobs",
+    )
+    images_per_job: int = Field(
+        default=100_000, ge=1, description="of `sources`: about how many a job encodes"
+    )
+    exclude: list[Place] = Field(
         default=[],
         description="sources of test images; images of the database that are like one of them are "
         "left out, and listed with the reason in excluded.json beside the codes",
     )
     shard_size: int = Field(default=1000, ge=1, description="images in one shard file")
+
+    @property
+    def name(self) -> str:
+        """For folders of results."""
+        if self.sources is None:
+            return Path(self.source).name
+        return "joined-" + "+".join(dict.fromkeys(sample.name for sample in self.sources))
+
+    @property
+    def samples(self) -> dict[str, Sample]:
+        """Its corpora, by field; of one ``source`` the first images are taken, not a choice."""
+        if self.sources is None:
+            return {"database.source": Sample(source=self.source, images=self.images)}
+        return {f"database.sources[{i}]": sample for i, sample in enumerate(self.sources)}
+
+    @model_validator(mode="after")
+    def _one_kind_of_source(self) -> Database:
+        if (self.source is None) == (self.sources is None):
+            raise ValueError("source, sources: give one of them")
+        if self.sources is not None and self.images is not None:
+            raise ValueError("images: of `sources`, each has its own number; write it there")
+        if twice := _repeated(tuple(sample.source for sample in self.sources or ())):
+            raise ValueError(
+                f"sources: two files are called {twice}, and images are named after their file; "
+                "rename the files of one corpus"
+            )
+        return self
 
     @model_validator(mode="after")
     def _the_micro_world_has_no_end(self) -> Database:
@@ -109,7 +169,7 @@ class PlacedIndex(Index):
 
 def without_unused(part: Model, unused: set[str]) -> dict[str, Any]:
     """As JSON; what is optional and off leaves no trace, so that a new option renames nothing."""
-    for field in ("exclude", "published", "masked_distance"):
+    for field in ("exclude", "sources", "published", "masked_distance"):
         if not getattr(part, field, None):
             unused = unused | {field}
     return part.model_dump(mode="json", exclude=unused)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from arrag.config_backbones import Generator
+from arrag.config_base import over
 from arrag.config_database import Database, Index, PlacedIndex, without_unused
 from arrag.config_methods import Method
 from arrag.config_model import Model
@@ -57,7 +58,7 @@ class Resolved:
     def database_identity(self) -> dict[str, Any]:
         """What shapes the database's contents: not how it is cut into shards."""
         assert self.database is not None
-        return without_unused(self.database, {"shard_size"})
+        return without_unused(self.database, {"shard_size", "images_per_job"})
 
     def index_identity(self) -> dict[str, Any]:
         """What shapes a search's answer; ``nprobe`` and ``nlist`` only when there are lists."""
@@ -129,16 +130,6 @@ def _changed(
         return block
     given = block.model_dump(exclude_unset=True) if block else {}
     try:
-        return model.model_validate(_merged(given, changes))
+        return model.model_validate(over(given, changes))
     except ValidationError as error:
         raise ValueError("; ".join(sentences(error, model, at))) from None
-
-
-def _merged(given: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``given`` with ``changes``; of a block in both, field by field."""
-    both = {
-        field: _merged(given[field], value)
-        for field, value in changes.items()
-        if isinstance(value, dict) and isinstance(given.get(field), dict)
-    }
-    return given | changes | both

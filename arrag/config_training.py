@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from arrag.config_model import FilePath, Model
+from arrag.config_model import FilePath, Model, Place
 
 Adapter = Annotated[
     FilePath | None,
@@ -65,9 +65,7 @@ class FaidTraining(Model):
 class Training(Model):
     """How adapters are trained; the defaults are the paper's."""
 
-    source: str = Field(
-        min_length=1, description="`micro`, or images with captions: a folder, or tars"
-    )
+    source: Place = Field(description="`micro`, or images with captions: a folder, or tars")
     pairs: int = Field(default=50_000, ge=1, description="images with captions trained on")
     held_out: int = Field(default=500, ge=1, description="further ones the loss is measured on")
     epochs: float = Field(default=1.0, gt=0, description="times each pair is seen, > 0")

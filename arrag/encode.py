@@ -11,10 +11,12 @@ import numpy as np
 from tqdm import tqdm
 
 from arrag.codec import Codec, load_codec
+from arrag.corpora import Choice
 from arrag.errors import ArragError
 from arrag.files import disk_space, read_json, sha256_json, write_json
 from arrag.images import Decoded, decode_all
 from arrag.leakage import TestImages
+from arrag.patterns import is_tars
 from arrag.sources import ADVICE, Items, open_source
 from arrag.store import StoreWriter
 
@@ -33,6 +35,7 @@ def encode_source(
     exclude: Sequence[str | Path] = (),
     workers: int = 0,
     only: Collection[str] | None = None,
+    choice: Choice | None = None,
 ) -> dict:
     """Encode every image of a source (see ``open_source``) into a store.
 
@@ -40,13 +43,16 @@ def encode_source(
     the others. An unreadable image is skipped and listed in ``skipped.json``; one like an image of
     the sources ``exclude`` is left out and listed in ``excluded.json``, with the reason. workers:
     processes that decode; their number changes nothing in the store. only: keys of the images
-    wanted; the others are not read. Returns counts; raises ArragError for a source or test images
-    that cannot be used.
+    wanted; choice: a sample of a corpus that they must be in; the others are not read. Returns
+    counts; raises ArragError for a source or test images that cannot be used.
     """
     codec = load_codec(checkpoint)
     items = open_source(source, limit, assets)
     if only is not None:
         items = ((key, load) for key, load in items if key in only)
+    if choice is not None:
+        tars = is_tars(source)
+        items = ((key, load) for key, load in items if choice.takes(key, tars))
     tests = TestImages.load(exclude) if exclude else None
     with (
         disk_space(out),
@@ -55,7 +61,7 @@ def encode_source(
             tokenizer_digest=codec.digest,
             grid=codec.grid,
             codebook=codec.codebook.numpy(),
-            source=_described(source, limit, tests, only),
+            source=_described(source, limit, tests, only, choice),
             shard_size=shard_size,
         ) as writer,
     ):
@@ -167,9 +173,15 @@ def _after(items: Items, writer: StoreWriter, omitted: _Omitted) -> Items:
 
 
 def _described(
-    source: str, limit: int | None, tests: TestImages | None, only: Collection[str] | None
+    source: str,
+    limit: int | None,
+    tests: TestImages | None,
+    only: Collection[str] | None,
+    choice: Choice | None,
 ) -> str:
     text = f"{source} ({limit} images)" if limit else source
     if only is not None:
         text = f"{text}, {len(only)} of them {sha256_json(sorted(only))}"
+    if choice is not None:
+        text = f"{text}, of a sample of {choice.images} from {choice.of} by seed {choice.seed}"
     return f"{text} without {len(tests.names)} test images {tests.digest}" if tests else text

@@ -90,6 +90,16 @@ def disk_space(path: str | Path) -> Iterator[None]:
         ) from None
 
 
+def link(source: Path, target: Path) -> None:
+    """Let ``target`` be the file ``source`` without a copy: a hard link, else a symbolic one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = source.resolve()
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        target.symlink_to(source)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_path(path) as temporary:

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ ROUGH = 1e-5
 
 def build_image_index(
     store: TokenStore,
-    source: str,
+    source: str | Sequence[str],
     clip: OpenClip,
     out: str | Path,
     *,
@@ -49,13 +49,17 @@ def build_image_index(
 ) -> dict[str, Any]:
     """Write the features of a store's images, read from the source that they were encoded from.
 
-    source, limit, assets: see ``open_source``. Each image is scaled and cropped as for the
-    tokenizer, at the model's size. Goes on after a kill behind the last whole shard of the store;
-    until all is done the features lie in a hidden folder beside ``out``, and what was at ``out``
-    stays. How often it was killed changes nothing. Returns the meta data. Raises ArragError if the
-    source lacks an image of the store, or one cannot be read.
+    source, limit, assets: see ``open_source``; several sources in the order of the store. Each
+    image is scaled and cropped as for the tokenizer, at the model's size. Goes on after a kill
+    behind the last whole shard of the store; until all is done the features lie in a hidden folder
+    beside ``out``, and what was at ``out`` stays. How often it was killed changes nothing. Returns
+    the meta data. Raises ArragError if the source lacks an image of the store, or one cannot be
+    read.
     """
-    items = _stored(open_source(source, limit, assets), store, source)
+    sources = [source] if isinstance(source, str) else source
+    source = ", ".join(sources)
+    opened = chain.from_iterable(open_source(one, limit, assets) for one in sources)
+    items = _stored(opened, store, source)
     with disk_space(out):
         work = _Features(Path(out), store, clip, batch_size)
         images = decode_all(islice(items, work.done, None), clip.image_size, workers=workers)

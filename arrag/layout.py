@@ -8,12 +8,16 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from arrag.config import Config
+from arrag.config_database import Database
 from arrag.config_methods import CEILING_LABELS
+from arrag.config_model import Model
+from arrag.config_prepare import identity_of
 from arrag.errors import ArragError
 from arrag.files import sha256_json
 from arrag.layout_digests import (
@@ -74,7 +78,14 @@ class Layout:
         return self._checkpoint_digest(settings.checkpoint, f"generators.{name}.checkpoint")
 
     def _checkpoint_digest(self, folder: Path, field: str) -> str:
-        return self._once(("checkpoint", folder), checkpoint_digest, folder, field)
+        return self.made_digest(folder) or self._once(
+            ("checkpoint", folder), checkpoint_digest, folder, field
+        )
+
+    def made_digest(self, path: Path | str) -> str | None:
+        """Digest of what a path is made from, if it is the hub's or ``prepare``'s: none is read."""
+        identity = identity_of(Path(path), self.config.prepare)
+        return identity and sha256_json(identity)
 
     @cached_property
     def judge_digests(self) -> dict[str, str]:
@@ -89,7 +100,8 @@ class Layout:
         """SHA-256 of a benchmark's prompt file; ArragError if it is not there."""
         name = self._name(benchmark)
         drawn = self.config.benchmark(name)
-        return self._once(("prompts", name), prompts_digest, drawn, name)
+        made = self.made_digest(drawn.prompts)
+        return made or self._once(("prompts", name), prompts_digest, drawn, name)
 
     def _name(self, benchmark: str | None) -> str:
         return self.config.main_benchmark if benchmark is None else benchmark
@@ -113,10 +125,9 @@ class Layout:
         if resolved.database is None:
             raise ArragError("database: missing, but something retrieves; add that block")
         identity = resolved.database_identity()
-        if exclude := resolved.database.exclude:
-            key = ("listing", *exclude)
-            identity["excluded_files"] = self._once(key, listing_digest, exclude)
-        corpus = _key(Path(resolved.database.source).name, identity)
+        if resolved.database.exclude:
+            identity["excluded_files"] = self.excluded_digest(resolved.database)
+        corpus = _key(resolved.database.name, identity)
         return self.results / "codes" / self.tokenizer(method) / corpus
 
     def tokenizer(self, method: str) -> str:
@@ -125,7 +136,14 @@ class Layout:
         field = "tokenizer" if hasattr(resolved.generator, "tokenizer") else "checkpoint"
         at = f"generators.{resolved.generator_name}.{field}"
         digest = self._checkpoint_digest(resolved.tokenizer, at)[:KEY_LENGTH]
-        return f"{resolved.tokenizer.name}-{digest}"
+        return f"{_plain(resolved.tokenizer.name)}-{digest}"
+
+    def excluded_digest(self, database: Database) -> str:
+        """Digest of the test images that a database is kept free of."""
+        made = [self.made_digest(source) for source in database.exclude]
+        listed = [s for s, digest in zip(database.exclude, made, strict=True) if digest is None]
+        found = self._once(("listing", *listed), listing_digest, listed)
+        return sha256_json([found, made]) if any(made) else found
 
     def index(self, method: str) -> Path:
         """The index over ``codes``."""
@@ -235,10 +253,21 @@ class Layout:
         return {
             metric: _key(
                 metric,
-                [settings.model_dump(mode="json"), extractor_digest(settings, metric), reference],
+                [settings.model_dump(mode="json"), self._extractor(settings, metric), reference],
             )
             for metric, settings in drawn.metrics.wanted.items()
         }
+
+    def statistics(self, benchmark: str, metric: str) -> Path | None:
+        """Statistics of a reference that is the hub's, computed once; None for other references."""
+        if self.made_digest(self.config.benchmark(benchmark).reference) is None:
+            return None
+        judge = self.judges(benchmark)[metric]
+        return self.results / "reference-statistics" / benchmark / f"{judge}.npz"
+
+    def _extractor(self, settings: Model, metric: str) -> str | None:
+        made = self.made_digest(getattr(settings, "extractor", ""))
+        return made or extractor_digest(settings, metric)
 
     def _answerer(self) -> object:
         """What identifies the judge that answers questions."""
@@ -258,4 +287,9 @@ class Layout:
 
 
 def _key(name: str, identity: object) -> str:
-    return f"{name}-{sha256_json(identity)[:KEY_LENGTH]}"
+    return f"{_plain(name)}-{sha256_json(identity)[:KEY_LENGTH]}"
+
+
+def _plain(name: str) -> str:
+    """A name without what shells and Snakemake read as their own, as a brace pattern has it."""
+    return re.sub(r"[^\w.+@~-]+", "_", name)

@@ -19,10 +19,12 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from arrag.errors import ArragError
-from arrag.files import sha256_json
+from arrag.files import atomic_path, disk_space, sha256_json
 
 NEAR = 6
 """Bits of 64 in which the perceptual hashes of copies may differ; strangers differ in about 32."""
+PRINTS = ".prints.npz"
+"""Fingerprints of test images, in the place of the images: many jobs then hash them only once."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,14 @@ class TestImages:
     __test__ = False  # not a class of tests, whatever pytest makes of its name
 
     def __init__(self, names: list[str], prints: list[Fingerprint], mirrored: list[int]) -> None:
-        self.names = names
+        self.names, self._prints, self._mirrored = names, prints, mirrored
         self._exact = {p.sha256: i for i, p in reversed(list(enumerate(prints)))}
         self._looks = np.array([p.look for p in prints] + mirrored, np.uint64)  # [2 M]
         self.digest = sha256_json([sorted(self._exact), NEAR])
 
     @classmethod
     def load(cls, sources: Sequence[str | Path]) -> TestImages:
-        """Read the test images of some sources (see ``open_source``): folders, tars, files.
+        """Read the test images of some sources (see ``open_source``), or what ``save`` wrote.
 
         Raises ArragError for a source that is missing or empty, and for an image that cannot be
         read: its copies would pass unseen.
@@ -57,6 +59,9 @@ class TestImages:
         names, prints, mirrored = [], [], []
         for source in sources:
             before = len(names)
+            if str(source).endswith(PRINTS):
+                names, prints, mirrored = _more(source, names, prints, mirrored)
+                continue
             items = open_source(str(source), None, None)
             for key, load in tqdm(items, desc=f"test images {source}", unit="image"):
                 try:
@@ -74,6 +79,21 @@ class TestImages:
                 raise ArragError(f"{source}: no images there to exclude; name test images")
         return cls(names, prints, mirrored)
 
+    def save(self, path: str | Path) -> None:
+        """Write the fingerprints, to be a source of ``load``; the name must end in .prints.npz."""
+        if not str(path).endswith(PRINTS):
+            raise ArragError(
+                f"{path}: fingerprints are known by their name; let it end in {PRINTS}"
+            )
+        with disk_space(path), atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(
+                file,
+                names=np.array(self.names, dtype=str),
+                sha256=np.array([p.sha256 for p in self._prints], dtype=str),
+                look=np.array([p.look for p in self._prints], np.uint64),
+                mirrored=np.array(self._mirrored, np.uint64),
+            )
+
     def match(self, found: Fingerprint) -> dict[str, Any] | None:
         """Why an image is left out: the test image, the reason, the bits that differ; or None."""
         if found.sha256 in self._exact:
@@ -90,6 +110,21 @@ class TestImages:
             "reason": reason,
             "bits": int(differing[nearest]),
         }
+
+
+def _more(path, names: list, prints: list, mirrored: list) -> tuple[list, list, list]:
+    """The lists and what ``save`` wrote to ``path``."""
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            found = {name: held[name].tolist() for name in ("names", "sha256", "look", "mirrored")}
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise ArragError(f"{path}: cannot be read ({error}); make the fingerprints again") from None
+    pairs = zip(found["sha256"], found["look"], strict=True)
+    return (
+        names + found["names"],
+        prints + [Fingerprint(*p) for p in pairs],
+        mirrored + found["mirrored"],
+    )
 
 
 def fingerprint(image: Image.Image) -> Fingerprint:

@@ -15,10 +15,9 @@ from pathlib import Path
 
 from arrag.errors import ArragError
 from arrag.images import SUFFIXES, MicroScene, Payload
+from arrag.patterns import PARQUET, TARS, files_of
 
 Items = Iterator[tuple[str, Callable[[], Payload]]]
-TARS = (".tar", ".tar.gz", ".tgz")
-PARQUET = ".parquet"
 ADVICE = (
     "give a folder of images, tars (`data-{000..099}.tar`), a folder of Hugging Face datasets, "
     "Parquet files or `micro:database`"
@@ -77,9 +76,7 @@ def _files(folder: Path) -> Items:
 
 
 def _matching(pattern: str) -> list[Path]:
-    from webdataset.shardlists import expand_urls
-
-    files = [Path(name) for name in expand_urls(pattern)]
+    files = [Path(name) for name in files_of(pattern)]
     for file in files:
         if not file.is_file():
             raise ArragError(f"{file}: no such file; {ADVICE}")

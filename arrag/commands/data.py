@@ -50,6 +50,9 @@ def _add_encode(commands: Any) -> None:
     encode.add_argument("--tokenizer", type=Path, required=True, help="folder of a checkpoint")
     encode.add_argument("--out", type=Path, required=True, help="folder of the store")
     encode.add_argument("--images", type=count, help="take only the first N")
+    encode.add_argument(
+        "--choice", type=Path, help="take only a sample, as `arrag corpus choose` drew it"
+    )
     encode.add_argument("--shard-size", type=count, default=1000, help="images a shard file")
     encode.add_argument("--batch-size", type=count, default=64, help="images at a time")
     encode.add_argument(
@@ -60,8 +63,8 @@ def _add_encode(commands: Any) -> None:
         action="append",
         default=[],
         metavar="SOURCE",
-        help="test images: a source as above; images like one of them are left out (may be given "
-        "several times)",
+        help="test images: a source as above, or what `arrag corpus prints` made of some; images "
+        "like one of them are left out (may be given several times)",
     )
     encode.add_argument(
         "--assets", type=Path, default=MICRO_ASSETS, help="for micro sources (%(default)s)"
@@ -83,6 +86,7 @@ def run_fetch(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_encode(args: argparse.Namespace) -> dict[str, Any]:
     """Encode a source into a store."""
+    from arrag.corpora import Choice
     from arrag.encode import encode_source
 
     return encode_source(
@@ -95,4 +99,5 @@ def run_encode(args: argparse.Namespace) -> dict[str, Any]:
         assets=args.assets,
         exclude=args.exclude,
         workers=args.workers,
+        choice=Choice.read(args.choice) if args.choice else None,
     )

@@ -139,7 +139,9 @@ def _add_images(inner: Any) -> None:
         "--out results/index/images",
         run_images,
     )
-    images.add_argument("source", help="what the store was encoded from, as for `arrag encode`")
+    images.add_argument(
+        "source", nargs="+", help="what the store was encoded from, as for `arrag encode`"
+    )
     images.add_argument("--codes", type=Path, required=True, help="folder of the store")
     images.add_argument("--clip", required=True, help="folder or name of an open_clip model")
     images.add_argument("--pretrained", help="tag or file of the weights of a model named by name")

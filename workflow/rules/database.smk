@@ -12,6 +12,8 @@ rule encode_database:
         str(RESULTS / "codes/{tokenizer}/{corpus}/manifest.json"),
     log:
         "logs/encode_database/{tokenizer}-{corpus}.log",
+    wildcard_constraints:
+        corpus="(?!joined-)[^/]+",
     priority: 10  # the longest chain starts here
     threads: CONFIG.resources.threads + WORKERS
     resources:

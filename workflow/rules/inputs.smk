@@ -5,7 +5,7 @@ PUBLISHED = ("faiss_ivf_pq_opq.index", "next_codes.npy")
 
 def prompts_of(wildcards):
     """The prompt file of a benchmark, whose digest is in every name made from it."""
-    return ancient(str(CONFIG.benchmarks[wildcards.benchmark].prompts))
+    return made_path(CONFIG.benchmarks[wildcards.benchmark].prompts)
 
 
 def database_of(wildcards):
@@ -25,13 +25,17 @@ def source_inputs(database):
 
 def source_name(database):
     """A database's source as the command line has it."""
+    if getattr(database, "sources", None):
+        return [sample.source for sample in database.sources]
     return "micro:database" if database.source == MICRO else database.source
 
 
 def encode_inputs(wildcards):
     resolved = database_of(wildcards)
-    tokenizer = {"tokenizer": ancient(str(resolved.tokenizer))}
-    return source_inputs(resolved.database) | tokenizer
+    inputs = {"tokenizer": made_path(resolved.tokenizer)}
+    if made := fetched(resolved.database):
+        inputs["fetched"] = made
+    return source_inputs(resolved.database) | inputs
 
 
 def encode_options(wildcards):
@@ -53,8 +57,11 @@ def images_of(wildcards):
 
 
 def image_inputs(wildcards):
-    codes = {"codes": last_file_of("codes", method_for("image_index", wildcards.images))}
-    return codes | source_inputs(images_of(wildcards).database)
+    resolved = images_of(wildcards)
+    inputs = {"codes": last_file_of("codes", method_for("image_index", wildcards.images))}
+    if made := fetched(resolved.generator, resolved.method):
+        inputs["fetched"] = made
+    return inputs | source_inputs(resolved.database)
 
 
 def adapters_wanted(wildcards):
@@ -66,7 +73,7 @@ def adapters_wanted(wildcards):
 
 def pairs_inputs(wildcards):
     resolved = CONFIG.resolved(method_for("pairs", wildcards.pairs))
-    tokenizer = {"tokenizer": ancient(str(resolved.generator.checkpoint))}
+    tokenizer = {"tokenizer": made_path(resolved.generator.checkpoint)}
     return source_inputs(resolved.training) | tokenizer
 
 
@@ -80,7 +87,7 @@ def adapter_inputs(wildcards):
     name = f"{wildcards.kind}-{wildcards.key}"
     inputs = inputs_for("trained_adapter", name, *TRAINS_ON[wildcards.kind])
     generator = CONFIG.resolved(method_for("trained_adapter", name)).generator
-    return inputs | {"checkpoint": ancient(str(generator.checkpoint))}
+    return inputs | {"checkpoint": made_path(generator.checkpoint)}
 
 
 def sample_inputs(wildcards):
@@ -88,11 +95,13 @@ def sample_inputs(wildcards):
     method = method_of(wildcards)
     resolved = CONFIG.resolved(method)
     inputs = {
-        "checkpoint": ancient(str(resolved.generator.checkpoint)),
+        "checkpoint": made_path(resolved.generator.checkpoint),
         "prompts": prompts_of(wildcards),
     }
+    if made := fetched(resolved.generator, resolved.method):
+        inputs["fetched"] = made
     if named := getattr(resolved.generator, "named_paths", None):
-        inputs["named"] = [ancient(str(path)) for path in named.values()]
+        inputs["named"] = weights(*named.values())
     retriever = resolved.retriever
     if retriever is None:
         return inputs
@@ -100,7 +109,7 @@ def sample_inputs(wildcards):
         inputs[part] = last_file_of(part, method)
     if resolved.method.is_trained_here:
         inputs["adapter"] = last_file_of("trained_adapter", method)
-    elif hasattr(retriever, "adapter"):
+    elif hasattr(retriever, "adapter") and not placed(retriever.adapter, CONFIG.prepare):
         inputs["adapter"] = ancient(f"{retriever.adapter}/config.json")
     return inputs
 
@@ -137,15 +146,25 @@ def metric_of(wildcards):
     return CONFIG.benchmarks[wildcards.benchmark].metrics.wanted[wildcards.metric]
 
 
+def reference_of_score(wildcards):
+    """What a row is compared with: a folder of images, or statistics that are made of one first."""
+    found = told_plainly(LAYOUT.statistics, wildcards.benchmark, wildcards.metric)
+    return str(found or path_of("reference", wildcards.benchmark))
+
+
 def distance_inputs(wildcards):
-    """Samples, the reference if it is rendered here, and the network if it is fetched or local."""
+    """Samples, the reference if it is made here, and the network if it is fetched or local."""
     inputs = {"run": str(RESULTS / f"samples/{wildcards.benchmark}/{wildcards.run}/run.json")}
     if CONFIG.benchmarks[wildcards.benchmark].reference == MICRO_REFERENCE:
         inputs["reference"] = f"{path_of('reference', wildcards.benchmark)}/meta_data.json"
+    if told_plainly(LAYOUT.statistics, wildcards.benchmark, wildcards.metric):
+        inputs["statistics"] = reference_of_score(wildcards)
+    if made := fetched(metric_of(wildcards)):
+        inputs["fetched"] = made
     extractor = getattr(metric_of(wildcards), "extractor", "")
     if extractor.startswith("mobilenetv2:"):
         inputs["network"] = str(FEATURE_NETWORK / "manifest.json")
-    elif extractor and Path(extractor).exists():
+    elif extractor and not placed(extractor, CONFIG.prepare) and Path(extractor).exists():
         inputs["network"] = ancient(extractor)
     return inputs
 

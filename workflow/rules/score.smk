@@ -7,8 +7,8 @@ rule score_geneval:
     input:
         run=str(RESULTS / "samples/{benchmark}/{run}/run.json"),
         prompts=prompts_of,
-        detector=ancient(str(CONFIG.judge.detector)),
-        color=ancient(str(CONFIG.judge.color)),
+        detector=made_path(CONFIG.judge.detector),
+        color=made_path(CONFIG.judge.color),
     output:
         score=str(RESULTS / "scores/{benchmark}/geneval-{judge}/{run}.json"),
         records=str(RESULTS / "scores/{benchmark}/geneval-{judge}/{run}.jsonl"),
@@ -27,7 +27,7 @@ rule score_dpg:
     input:
         run=str(RESULTS / "samples/{benchmark}/{run}/run.json"),
         questions=prompts_of,
-        models=[ancient(str(path)) for path in CONFIG.judge.question_models],
+        models=weights(*CONFIG.judge.question_models),
     output:
         score=str(RESULTS / "scores/{benchmark}/dpg-{judge}/{run}.json"),
         answers=str(RESULTS / "scores/{benchmark}/dpg-{judge}/{run}.answers.csv"),
@@ -74,6 +74,30 @@ rule render_reference:
         "arrag micro reference --prompts {input.prompts:q} --out {params.out:q} > {log:q} 2>&1"
 
 
+# Of a reference that is downloaded: thirty thousand images need not be looked at for every row.
+rule reference_statistics:
+    input:
+        lambda wildcards: fetched(
+            metric_of(wildcards), {"": CONFIG.benchmarks[wildcards.benchmark].reference}
+        ),
+    output:
+        str(RESULTS / "reference-statistics/{benchmark}/{metric}-{judge}.npz"),
+    log:
+        "logs/reference_statistics/{benchmark}-{metric}-{judge}.log",
+    wildcard_constraints:
+        metric="|".join(METRICS),
+        judge="[0-9a-f]+",
+    threads: CONFIG.resources.threads
+    params:
+        reference=lambda wildcards: path_of("reference", wildcards.benchmark),
+        settings=lambda wildcards: options(
+            metric_of(wildcards).model_dump(exclude={"allow_rank_deficient"})
+        ),
+    shell:
+        "arrag stats {params.reference:q} --metric {wildcards.metric} {params.settings}"
+        " --out {output:q} > {log:q} 2>&1"
+
+
 rule score_distance:
     input:
         unpack(distance_inputs),
@@ -86,7 +110,7 @@ rule score_distance:
     threads: CONFIG.resources.threads
     params:
         images=lambda wildcards, input: Path(input.run).parent,
-        reference=lambda wildcards: path_of("reference", wildcards.benchmark),
+        reference=reference_of_score,
         settings=lambda wildcards: options(metric_of(wildcards).model_dump()),
     shell:
         "arrag score {wildcards.metric} {params.images:q} {params.reference:q} {params.settings}"

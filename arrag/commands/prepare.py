@@ -1,0 +1,34 @@
+"""``arrag prepare``: make one of the files and folders of a configuration's block ``prepare``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from arrag.commands import command, config_option
+
+
+def add(commands: Any) -> None:
+    """Add ``prepare``."""
+    prepare = command(
+        commands,
+        "prepare",
+        "make a file or folder of a configuration's block `prepare`: download, convert, assemble",
+        "arrag prepare data/geneval/evaluation_metadata.jsonl --config config/paper.yaml",
+        run_prepare,
+    )
+    prepare.add_argument("path", help="one of the block's paths")
+    config_option(prepare)
+
+
+def run_prepare(args: argparse.Namespace) -> dict[str, Any]:
+    """Make it."""
+    from arrag.config import load_config
+    from arrag.config_errors import unknown_choice
+    from arrag.prepare import make
+
+    entries = load_config(args.config).prepare
+    if args.path not in entries:
+        raise unknown_choice("path in prepare", args.path, list(entries))
+    return {"made": args.path, **make(Path(args.path), entries[args.path])}
