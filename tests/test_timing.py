@@ -1,0 +1,116 @@
+"""The clock's arithmetic, with rows that take a known time; no assertion on the machine's speed."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats as scipy_stats
+
+from arrag.errors import ArragError
+from arrag.metrics import timing
+from arrag.metrics.timing import best_batch, overhead, seconds_of, time_rows
+
+
+class Clock:
+    """A time that passes only when a row draws."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.calls = 0.0, []
+        monkeypatch.setattr(timing.time, "perf_counter", lambda: self.now)
+
+    def row(self, name, once, each):
+        def draw(prompts):
+            self.calls.append((name, list(prompts)))
+            self.now += once + each * len(prompts)
+
+        return draw
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def test_every_row_draws_the_same_prompts_in_turn(clock):
+    rows = {name: clock.row(name, 1.0, each) for name, each in zip("abc", (1, 2, 4), strict=True)}
+    prompts = ["p", "q", "r"]
+    seconds = time_rows(rows, prompts, {"a": 1, "b": 2, "c": 3}, rounds=4)
+    assert seconds == {"a": [6.0] * 4, "b": [8.0] * 4, "c": [13.0] * 4}
+    warm, timed = clock.calls[:3], clock.calls[3:]
+    assert warm == [("a", ["p"]), ("b", ["p", "q"]), ("c", prompts)]
+    order = [name for name, _ in itertools.groupby(name for name, _ in timed)]
+    # Each round begins with another row.
+    assert "".join(order[:9]) == "abcbcacab"
+    for name in rows:
+        drawn = [prompt for row, some in timed if row == name for prompt in some]
+        assert drawn == prompts * 4
+
+
+def test_the_batch_is_doubled_until_no_faster(clock):
+    found = best_batch(clock.row("a", 8.0, 1.0), ["p"], most=1024)
+    # 8 / n + 1: halving what is shared pays until it is 3 % of an image.
+    assert found.tried[1] == 9 and found.tried[4] == 3
+    assert found.best == max(found.tried) // 2 or found.tried[found.best] == min(
+        found.tried.values()
+    )
+    assert found.end == f"{max(found.tried)} is no faster"
+    flat = best_batch(clock.row("a", 0.0, 1.0), ["p", "q"], most=64)
+    assert (flat.best, flat.end) == (1, "2 is no faster")
+    capped = best_batch(clock.row("a", 8.0, 0.0), ["p", "q"], most=16)
+    assert (capped.best, capped.end) == (16, "the largest tried, 16")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
+def test_memory_ends_the_search(clock, error):
+    row = clock.row("a", 8.0, 0.0)
+
+    def draw(prompts):
+        if len(prompts) > 4:
+            raise error
+        row(prompts)
+
+    found = best_batch(draw, ["p"], most=64)
+    assert (found.best, found.end, list(found.tried)) == (4, "no memory for 8", [1, 2, 4])
+
+    def nothing(prompts):
+        raise error
+
+    with pytest.raises(ArragError, match="no memory for one image"):
+        best_batch(nothing, ["p"], most=64)
+
+
+def test_another_error_is_not_taken_for_a_full_memory():
+    def draw(prompts):
+        raise RuntimeError("a mistake of ours")
+
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        best_batch(draw, ["p"], most=2)
+
+
+def test_overheads_are_paired_and_geometric():
+    drift = np.array([1.0, 3.0, 0.5, 2.0])  # the machine's, common to both rows
+    found = overhead(1.36 * drift, drift)
+    assert np.allclose(found, [36, 36, 36])
+    seconds, base = np.array([1.1, 1.2, 1.3]), np.ones(3)
+    low, high = scipy_stats.t.interval(
+        0.95, 2, loc=np.log(seconds).mean(), scale=scipy_stats.sem(np.log(seconds))
+    )
+    want = [np.exp(np.log(seconds).mean()), np.exp(low), np.exp(high)]
+    assert np.allclose(overhead(seconds, base), 100 * (np.array(want) - 1))
+    one = overhead([2.0], [1.0])
+    assert one.value == pytest.approx(100) and math.isnan(one.low) and math.isnan(one.high)
+
+
+def test_a_batch_of_zero_is_all_at_once(clock):
+    row = clock.row("a", 1.0, 1.0)
+    assert seconds_of(row, ["p"] * 5) == 6
+    assert seconds_of(row, ["p"] * 5, batch=2) == 8
