@@ -139,11 +139,12 @@ def point_name(method: str, settings: Settings) -> str:
 
     It holds an @, which no name in a file may: a point cannot be mistaken for a method.
     """
-    parts = [f"{short(path)}={value}" for path, value in sorted(settings.items())]
-    text = "+".join(parts)
-    slug = re.sub(r"[^A-Za-z0-9.=+]+", "-", text)[:60]
-    exact = slug == text and len({short(path) for path in settings}) == len(settings)
-    return f"{method}@{slug}" if exact else f"{method}@{slug}-{sha256_json(settings)[:6]}"
+    parts = [f"{short(path)}={value_text(value)}" for path, value in sorted(settings.items())]
+    text = "+".join(parts) or "unchanged"
+    slug = re.sub(r"[^A-Za-z0-9_.=+]+", "-", text)[:60]
+    plain = all(isinstance(value, int | float | str) for value in settings.values())
+    same = plain and slug == text and len({short(path) for path in settings}) == len(settings)
+    return f"{method}@{slug}" if same else f"{method}@{slug}-{sha256_json(settings)[:6]}"
 
 
 def derive(config: Config) -> dict[str, Derived]:

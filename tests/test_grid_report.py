@@ -189,10 +189,12 @@ def test_a_point_s_name_is_its_settings():
         {"index.mode": "faiss:IVF64,PQ4x8"},
         {"index.mode": "faiss:IVF64-PQ4x8"},
         {"augment.k": 1, "training.faid.k": 1},
+        {"training.faid.hops": 12},
+        {},
     ]
     names = [point_name("faid", settings) for settings in listed]
     assert len(set(names)) == len(names)
-    assert all(set(n) <= set("abcdefghijklmnopqrstuvwxyzIVFPQ0123456789@=.+-") for n in names)
+    assert all(set(n) <= set("abcdefghijklmnopqrstuvwxyzIVFPQ0123456789@=.+-_") for n in names)
 
 
 def test_hops_are_written_as_the_paper_does():

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from arrag.config import Config
     from arrag.config_grids import Timing
     from arrag.generate import Drawer
+    from arrag.layout import Layout
     from arrag.metrics.timing import Draw
 
 UPSTREAM = "upstream"
@@ -38,6 +39,56 @@ def add(commands: Any) -> None:
     )
 
 
+def add_table4(reports: Any) -> None:
+    """Add ``report table4``."""
+    parser = command(
+        reports,
+        "table4",
+        "Table 4 (cost) as Markdown, CSV and LaTeX from a timing run",
+        "arrag report table4 timing.json --out reports/table4.md",
+        run_table4,
+    )
+    parser.add_argument(
+        "timing", nargs="?", type=Path, help="what `arrag time` wrote (where the workflow has it)"
+    )
+    config_option(parser)
+    parser.add_argument("--out", type=Path, default=Path("reports/table4.md"), help="%(default)s")
+
+
+def run_table4(args: argparse.Namespace) -> dict[str, Any]:
+    """Write the table, with the labels that the rows have now."""
+    from arrag.config import load_config
+    from arrag.files import read_json
+    from arrag.layout import Layout
+    from arrag.report.table4 import write_table4
+
+    config = load_config(args.config)
+    timing = read_json(args.timing or timing_path(Layout(config)))
+    for key, row in timing.get("rows", {}).items():
+        if key in config.methods:
+            method = config.method(key)
+            row |= {"label": method.label, "paper_key": method.paper_key}
+    write_table4({**timing, "not_run": config.not_run}, args.out.with_suffix(""))
+    return {"table": args.out, "rows": list(timing["rows"])}
+
+
+def timed_methods(config: Config) -> list[str]:
+    """The methods that Table 4 times."""
+    return config.timing.methods or list(config.methods)
+
+
+def timing_path(layout: Layout) -> Path:
+    """Where the workflow has a timing run, by what was timed; ArragError as of ``Layout.run``."""
+    from arrag.files import sha256_json
+    from arrag.layout import KEY_LENGTH
+
+    config = layout.config
+    benchmark = config.timing.benchmark
+    runs = [layout.run(name, benchmark) for name in timed_methods(config)]
+    identity = [config.timing.model_dump(mode="json"), timed_methods(config), runs]
+    return layout.results / "timing" / f"timing-{sha256_json(identity)[:KEY_LENGTH]}.json"
+
+
 def run_time(args: argparse.Namespace) -> dict[str, Any]:
     """Load every row, look for their best batches, time them, write the file."""
     from arrag.config import load_config
@@ -49,7 +100,8 @@ def run_time(args: argparse.Namespace) -> dict[str, Any]:
     benchmark = settings.benchmark or config.main_benchmark
     texts = [prompt["prompt"] for prompt in load_prompt_set(config.benchmark(benchmark))]
     prompts = _spread(texts, settings.images)
-    drawers = _load(config, settings.methods or list(config.methods))
+    methods = settings.methods or timed_methods(config)
+    drawers = {name: opened(config, name, args.config) for name in methods}
     rows = _rows(config, drawers)
     draws = {key: row.pop("draw") for key, row in rows.items()}
     machine = _machine()
@@ -66,7 +118,6 @@ def run_time(args: argparse.Namespace) -> dict[str, Any]:
         "prompts_sha256": sha256_json(prompts),
         "machine": machine,
         "versions": _versions(),
-        "not_run": config.not_run,
         "rows": rows,
     }
     write_json(args.out, timing)
@@ -96,16 +147,17 @@ def _spread(texts: list[str], images: int) -> list[str]:
     return [texts[i * len(texts) // images % len(texts)] for i in range(images)]
 
 
-def _load(config: Config, methods: list[str]) -> dict[str, Drawer]:
+def opened(config: Config, method: str, path: Path) -> Any:
+    """A method ready to draw, with what it needs where the workflow has it.
+
+    path: of the configuration, for messages. ArragError if something is not there.
+    """
     from arrag.commands.draw import sources_of
     from arrag.generate import open_method
 
-    drawers = {}
-    for name in methods:
-        none = dict.fromkeys(("codes", "index", "image_index", "adapter"))
-        args = argparse.Namespace(method=name, config=None, **none)
-        drawers[name] = open_method(config, name, sources_of(config, args))
-    return drawers
+    given = dict.fromkeys(("codes", "index", "image_index", "adapter"))
+    args = argparse.Namespace(method=method, config=path, **given)
+    return open_method(config, method, sources_of(config, args))
 
 
 def _rows(config: Config, drawers: dict[str, Drawer]) -> dict[str, dict[str, Any]]:
