@@ -51,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         micro,
         report,
         score,
+        timing,
         train,
     )
 
@@ -62,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"arrag {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    stages = (data, index, train, faid, draw, score, distance, report, micro, convert, config)
+    stages = (data, index, train, faid, draw, score, distance, timing)
+    stages += (report, micro, convert, config)
     for module in stages:
         module.add(commands)
     return parser

@@ -150,32 +150,42 @@ def point_name(method: str, settings: Settings) -> str:
 def derive(config: Config) -> dict[str, Derived]:
     """Every point of every grid as a method, by its name; equal settings are one.
 
-    Raises ValueError naming the grid, the field, what was found and what to do.
+    The grids' own names are checked before. Raises ValueError naming the grid, the field, what was
+    found and what to do.
     """
     found: dict[str, Derived] = {}
     for grid_name, grid in config.grids.items():
-        at = f"grids.{grid_name}"
-        _check_names(config, grid, at)
         base = config.methods[grid.method]
+        at = f"grids.{grid_name}.{'points' if grid.points else 'values'}"
         for label, settings in grid.settings():
             name = point_name(grid.method, settings)
             if name not in found:
-                where = f"{at}.{'points' if grid.points else 'values'}"
-                found[name] = Derived(where, label, _changed(base, settings, where))
+                found[name] = Derived(at, label, _changed(base, settings, at))
     return found
 
 
-def _check_names(config: Config, grid: Grid, at: str) -> None:
+def check_reports(config: Config) -> None:
+    """Raises ValueError for a grid, timing or figures that name what there is not."""
+    for name, grid in config.grids.items():
+        _check_name(config.methods, "method", grid.method, f"grids.{name}.method")
+        _check_name(config.methods, "method", grid.baseline, f"grids.{name}.baseline")
+        _check_name(config.benchmarks, "benchmark", grid.benchmark, f"grids.{name}.benchmark")
+    _check_name(config.benchmarks, "benchmark", config.timing.benchmark, "timing.benchmark")
+    for method in config.timing.methods or ():
+        _check_name(config.methods, "method", method, "timing.methods")
+    for name in config.figures.maps or ():
+        _check_name(config.grids, "grid", name, "figures.maps")
+        if len(axes := config.grids[name].axes) != 2:
+            raise ValueError(
+                f"figures.maps: grid '{name}' has {len(axes)} paths; a map needs one of two paths"
+            )
+
+
+def _check_name(known: dict, what: str, found: str | None, field: str) -> None:
     from arrag.config_errors import unknown_choice
 
-    for field, what, known in (
-        ("method", "method", config.methods),
-        ("baseline", "method", config.methods),
-        ("benchmark", "benchmark", config.benchmarks),
-    ):
-        found = getattr(grid, field)
-        if found is not None and found not in known:
-            raise ValueError(f"{at}.{field}: {unknown_choice(what, found, list(known))}")
+    if found is not None and found not in known:
+        raise ValueError(f"{field}: {unknown_choice(what, found, list(known))}")
 
 
 def _changed(base: Method, settings: Settings, at: str) -> Method:
@@ -231,6 +241,8 @@ def _paths(model: type[Model], at: str) -> list[str]:
 def _no_path(path: str, known: list[str]) -> str:
     import difflib
 
-    near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    return f"no such setting{hint} (known: {', '.join(known)})"
+    same = [one for one in known if short(one) == short(path)]
+    near = same or difflib.get_close_matches(path, known, n=1, cutoff=0.5)
+    if near:
+        return f"no such setting; did you mean '{near[0]}'?"
+    return f"no such setting (known: {', '.join(known)})"

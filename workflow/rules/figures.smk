@@ -62,9 +62,7 @@ rule figure5:
         config=CONFIG_FILE,
     params:
         shown=CONFIG.figures.copying_prompts,
-        runs=lambda wildcards: [
-            told_plainly(LAYOUT.run, name) for name in methods_copying(CONFIG)
-        ],
+        runs=lambda wildcards: [told_plainly(LAYOUT.run, name) for name in methods_copying(CONFIG)],
         labels=[CONFIG.method(name).label for name in methods_copying(CONFIG)],
     shell:
         "arrag report figure5 --config {resources.config:q} --out {output[0]:q} > {log:q} 2>&1"
@@ -89,9 +87,7 @@ rule figure6:
 
 rule figure7:
     input:
-        lambda wildcards: [
-            f"reports/ablation_{name}.csv" for name in shown_in("figure7", maps)
-        ],
+        lambda wildcards: [f"reports/ablation_{name}.csv" for name in shown_in("figure7", maps)],
     output:
         forms(7),
     log:

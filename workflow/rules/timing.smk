@@ -30,7 +30,9 @@ rule table4:
     resources:
         config=CONFIG_FILE,
     params:
-        rows=[[n, CONFIG.method(n).label, CONFIG.method(n).paper_key] for n in timed_methods(CONFIG)],
+        rows=[
+            [n, CONFIG.method(n).label, CONFIG.method(n).paper_key] for n in timed_methods(CONFIG)
+        ],
         not_run=sorted(CONFIG.not_run.items()),
     shell:
         "arrag report table4 {input.timing:q} --config {resources.config:q} --out {output.md:q}"
