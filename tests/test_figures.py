@@ -2,14 +2,18 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
+from arrag.cli import main
 from arrag.errors import ArragError
 from arrag.index import build_index, open_index
+from arrag.layout import Layout
 from arrag.metrics.copying import found_share
 from arrag.neighborhood import Neighborhood
 from arrag.report import figure_copying, figure_distances
@@ -191,3 +195,36 @@ def test_figure_4_without_its_samples_names_the_file(runs, tmp_path):
         figure4(runs, [1], tmp_path / "figure4")
     with pytest.raises(ArragError, match="figure 4: 0 methods, 1 prompts"):
         figure4({}, [1], tmp_path / "figure4")
+
+
+def test_the_page_shows_the_figures_and_says_why_one_is_missing(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    document = yaml.safe_load((root / "config/micro-ci.yaml").read_text(encoding="utf-8"))
+    del document["methods"]["racm3"]
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(document), encoding="utf-8")
+    out = tmp_path / "reports" / "figures.md"
+    assert main(["report", "figures", "--config", str(config), "--out", str(out)]) == 0
+    page = out.read_text(encoding="utf-8")
+    shown = re.findall(r"!\[\w+\]\(figures/([\w-]+)\.png\)", page)
+    assert shown == ["figure4", "figure6", "figure7"] and "Micro scale" in page
+    assert "Not made: methods: needs one with augment.kind racm3" in page
+
+
+def test_a_figure_that_cannot_be_is_one_line(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    document = yaml.safe_load((root / "config/micro-ci.yaml").read_text(encoding="utf-8"))
+    document |= {"grids": {}, "figures": {}}
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(document), encoding="utf-8")
+    out = str(tmp_path / "figures" / "figure7.png")
+    assert main(["report", "figure7", "--config", str(config), "--out", out]) == 2
+    assert f"{config}: figure7: grids: needs one of two paths" in capsys.readouterr().err
+    ci = str(root / "config/micro-ci.yaml")
+    assert main(["report", "figure7", "--config", ci, "--out", out]) == 2  # before its grid
+    assert "ablation_daid.csv: cannot be read; make it with" in capsys.readouterr().err
+    arguments = ["report", "ablation", "daid", "--config", ci, "--out", out]
+    monkeypatch.setattr(Layout.__init__, "__defaults__", (tmp_path,))  # where nothing was made
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "grids.daid: no score" in error and "reports/ablation_daid.md" in error

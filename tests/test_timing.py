@@ -1,14 +1,18 @@
 """The clock's arithmetic, with rows that take a known time; no assertion on the machine's speed."""
 
 import itertools
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from scipy import stats as scipy_stats
 
+from arrag.cli import main
 from arrag.errors import ArragError
+from arrag.files import read_json
 from arrag.metrics import timing
 from arrag.metrics.timing import best_batch, overhead, seconds_of, time_rows
 
@@ -112,3 +116,45 @@ def test_a_batch_of_zero_is_all_at_once(clock):
     row = clock.row("a", 1.0, 1.0)
     assert seconds_of(row, ["p"] * 5) == 6
     assert seconds_of(row, ["p"] * 5, batch=2) == 8
+
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory, tiny_janus, root):
+    """A configuration of the bare model alone, and what `arrag time` says of it."""
+    folder = tmp_path_factory.mktemp("timed")
+    document = yaml.safe_load((root / "config/micro-ci.yaml").read_text(encoding="utf-8"))
+    document["generators"]["janus"] |= {"checkpoint": str(tiny_janus), "dtype": "float32"}
+    document["benchmarks"]["geneval"]["prompts"] = str(folder / "prompts.jsonl")
+    clause = {"tag": "single_object", "include": [{"class": "dog", "count": 1}]}
+    line = json.dumps(clause | {"prompt": "a photo of a dog"})
+    (folder / "prompts.jsonl").write_text(line + "\n", encoding="utf-8")
+    document["methods"] = {"bare": document["methods"]["vanilla"]}
+    document |= {"grids": {}, "figures": {}}
+    document["timing"] = {"images": 1, "rounds": 1, "max_batch": 1, "weights": "random"}
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(document), encoding="utf-8")
+    assert main(["time", "--config", str(config), "--out", str(folder / "timing.json")]) == 0
+    return config, folder / "timing.json"
+
+
+def test_a_run_times_our_loop_and_upstream_s(timed, tmp_path):
+    config, path = timed
+    found = read_json(path)
+    assert list(found["rows"]) == ["bare", "upstream"]
+    for row in found["rows"].values():
+        assert row["bare"] == "bare" and row["dtype"] == "float32"
+        for run in row["runs"].values():
+            assert run["batch"] == 1 and len(run["seconds"]) == 1 and run["seconds"][0] > 0
+    assert found["machine"]["threads"] == 1 and found["machine"]["device"] == "cpu"
+    assert found["weights"] == "random" and set(found["versions"]) >= {"torch", "transformers"}
+    out = tmp_path / "table4.md"
+    assert main(["report", "table4", str(path), "--config", str(config), "--out", str(out)]) == 0
+    page = out.read_text(encoding="utf-8")
+    assert "transformers generate" in page and "Random weights" in page
+    assert (tmp_path / "table4.csv").is_file() and (tmp_path / "table4.tex").is_file()
+
+
+def test_an_unknown_row_is_one_line(timed, capsys):
+    arguments = ["time", "--config", str(timed[0]), "--out", "x.json", "--methods", "bear"]
+    assert main(arguments) == 2
+    assert "no such method 'bear'; did you mean 'bare'?" in capsys.readouterr().err

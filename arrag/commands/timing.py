@@ -104,7 +104,7 @@ def run_time(args: argparse.Namespace) -> dict[str, Any]:
     drawers = {name: opened(config, name, args.config) for name in methods}
     rows = _rows(config, drawers)
     draws = {key: row.pop("draw") for key, row in rows.items()}
-    machine = _machine()
+    machine = _machine(next(iter(drawers.values())))
     runs = _measure(draws, prompts, settings, args.batch_size)
     for key, row in rows.items():
         row["runs"] = runs[key]
@@ -241,17 +241,19 @@ def _measure(
     return runs
 
 
-def _machine() -> dict[str, Any]:
-    """Where this runs, and how busy it was."""
+def _machine(drawer: Drawer) -> dict[str, Any]:
+    """Where the weights are, which is where this runs, and how busy it was."""
     import os
     import platform
 
     import torch
 
-    gpu = torch.cuda.is_available()
-    name = torch.cuda.get_device_name() if gpu else _processor() or platform.machine()
+    backbone = getattr(drawer, "backbone", None)
+    device = getattr(backbone, "device", None) or torch.device(getattr(drawer, "device", "cpu"))
+    gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if gpu else _processor() or platform.machine()
     return {
-        "device": "cuda" if gpu else "cpu",
+        "device": device.type,
         "name": name,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
