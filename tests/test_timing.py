@@ -144,7 +144,8 @@ def test_a_run_times_our_loop_and_upstream_s(timed, tmp_path):
     for row in found["rows"].values():
         assert row["bare"] == "bare" and row["dtype"] == "float32"
         for run in row["runs"].values():
-            assert run["batch"] == 1 and len(run["seconds"]) == 1 and run["seconds"][0] > 0
+            assert run["batch"] == run["images"] == len(run["seconds"]) == 1
+            assert run["seconds"][0] > 0
     assert found["machine"]["threads"] == 1 and found["machine"]["device"] == "cpu"
     assert found["weights"] == "random" and set(found["versions"]) >= {"torch", "transformers"}
     out = tmp_path / "table4.md"

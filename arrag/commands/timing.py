@@ -113,7 +113,6 @@ def run_time(args: argparse.Namespace) -> dict[str, Any]:
         "scale": config.scale,
         "weights": settings.weights,
         "benchmark": benchmark,
-        "images": settings.images,
         "rounds": settings.rounds,
         "prompts_sha256": sha256_json(prompts),
         "machine": machine,
@@ -122,7 +121,7 @@ def run_time(args: argparse.Namespace) -> dict[str, Any]:
     }
     write_json(args.out, timing)
     each = {
-        key: {name: _mean(run["seconds"]) / settings.images for name, run in found.items()}
+        key: {name: _mean(run["seconds"]) / run["images"] for name, run in found.items()}
         for key, found in runs.items()
     }
     return {"timing": args.out, "seconds_per_image": each}
@@ -213,32 +212,42 @@ def upstream(drawer: Any) -> Draw:
 def _measure(
     draws: dict[str, Draw], prompts: list[str], settings: Timing, batch: int | None
 ) -> dict[str, dict[str, Any]]:
-    """{row: {"one" or "best": batch, seconds a round, ...}}."""
+    """{row: {"one" or "best": batch, images, seconds a round, ...}}."""
     from tqdm import tqdm
 
-    from arrag.metrics.timing import best_batch, time_rows
+    from arrag.metrics.timing import best_batch
 
-    runs: dict[str, dict[str, Any]] = {key: {} for key in draws}
-    total = len(draws) * (settings.rounds + 1)
-    with tqdm(total=total, desc="one at a time", unit="row") as bar:
-        ones = dict.fromkeys(draws, 1)
-        seconds = time_rows(draws, prompts, ones, settings.rounds, lambda name: bar.update())
-    for key, values in seconds.items():
-        runs[key]["one"] = {"batch": 1, "seconds": values}
-    best = {}
-    for key in (bar := tqdm(draws, desc="best batch", unit="row")):
+    ones = _in_turn(draws, prompts, dict.fromkeys(draws, 1), settings.rounds, "one at a time")
+    best: dict[str, dict[str, Any]] = {}
+    for key in (bar := tqdm(draws, desc="looking for the best batch", unit="row")):
         bar.set_postfix_str(key)
         if batch is None:
-            found = best_batch(draws[key], prompts, min(settings.max_batch, len(prompts)))
+            found = best_batch(draws[key], prompts, settings.max_batch)
             best[key] = {"batch": found.best, "tried": found.tried, "end": found.end}
         else:
             best[key] = {"batch": batch, "end": "as asked for"}
-    with tqdm(total=total, desc="best batch", unit="row") as bar:
-        sizes = {key: found["batch"] for key, found in best.items()}
-        seconds = time_rows(draws, prompts, sizes, settings.rounds, lambda name: bar.update())
-    for key, values in seconds.items():
-        runs[key]["best"] = {**best[key], "seconds": values}
-    return runs
+    sizes = {key: found["batch"] for key, found in best.items()}
+    # All rows draw the same prompts in whole batches: sizes are powers of two, or all the same.
+    most = max(sizes.values())
+    several = [prompts[i % len(prompts)] for i in range(-(-len(prompts) // most) * most)]
+    found = _in_turn(draws, several, sizes, settings.rounds, "the best batch")
+    return {key: {"one": ones[key], "best": best[key] | found[key]} for key in draws}
+
+
+def _in_turn(
+    draws: dict[str, Draw], prompts: list[str], batches: dict[str, int], rounds: int, what: str
+) -> dict[str, dict[str, Any]]:
+    """{row: its batch, the images of a round, and seconds a round}."""
+    from tqdm import tqdm
+
+    from arrag.metrics.timing import time_rows
+
+    with tqdm(total=len(draws) * (rounds + 1), desc=what, unit="row") as bar:
+        seconds = time_rows(draws, prompts, batches, rounds, lambda name: bar.update())
+    return {
+        key: {"batch": batches[key], "images": len(prompts), "seconds": values}
+        for key, values in seconds.items()
+    }
 
 
 def _machine(drawer: Drawer) -> dict[str, Any]:

@@ -83,9 +83,16 @@ def overhead_of(timing: Mapping[str, Any], key: str, run: str) -> Estimate | Non
     return overhead(rows[key]["runs"][run]["seconds"], rows[bare]["runs"][run]["seconds"])
 
 
-def _measured(timing: Mapping[str, Any], key: str, run: str) -> list[Cell]:
+def each_image(timing: Mapping[str, Any], key: str, run: str) -> Estimate | None:
+    """Seconds for one image of a row."""
     total = seconds(timing, key, run)
-    each = Estimate(*(x / timing["images"] for x in total)) if total else None
+    if total is None:
+        return None
+    return Estimate(*(x / timing["rows"][key]["runs"][run]["images"] for x in total))
+
+
+def _measured(timing: Mapping[str, Any], key: str, run: str) -> list[Cell]:
+    total, each = seconds(timing, key, run), each_image(timing, key, run)
     extra = overhead_of(timing, key, run)
     if timing["rows"][key]["bare"] == key:
         added = Cell("0", "the bare row")
@@ -113,12 +120,17 @@ HEADER = ["Seconds in total", "Seconds an image", "Overhead, %"]
 def _one(timing: Mapping[str, Any], keys: list[str]) -> Block:
     lines = [[_label(timing, key), *_measured(timing, key, "one")] for key in keys]
     notes = [
-        f"Total: {timing['images']} images, from text to pixels, a mean over {timing['rounds']} "
-        "rounds. Model load and a warm-up are outside the clock.",
+        f"Total: {_images(timing, 'one')} images, from text to pixels, a mean over "
+        f"{timing['rounds']} rounds. Model load and a warm-up are outside the clock.",
         "Overhead: against the bare row of the same generator, round by round (geometric mean). "
         f"Intervals: Student's {LEVEL:.0%} over rounds. Bold: it does not hold 0.",
     ]
     return Block("One image at a time, as in the paper", ["Method", *HEADER], lines, notes)
+
+
+def _images(timing: Mapping[str, Any], run: str) -> str:
+    found = {row["runs"][run]["images"] for row in timing["rows"].values() if run in row["runs"]}
+    return " or ".join(map(str, sorted(found)))
 
 
 def _best(timing: Mapping[str, Any], keys: list[str]) -> list[Block]:
@@ -131,8 +143,9 @@ def _best(timing: Mapping[str, Any], keys: list[str]) -> list[Block]:
     if not lines:
         return []
     notes.append(
-        "The best batch of each row: doubled until an image got no faster, memory ended, or the "
-        "largest that was allowed; under it stands what ended the search."
+        f"Total: {_images(timing, 'best')} images. The best batch of each row: doubled until an "
+        "image got no faster, memory ended, or the largest that was allowed; under it stands what "
+        "ended the search."
     )
     return [Block("The best batch", ["Method", "Batch", *HEADER], lines, notes)]
 
@@ -189,7 +202,7 @@ def _csv_rows(timing: Mapping[str, Any], key: str, name: str) -> Iterator[list[A
     row, scale = timing["rows"][key], timing["scale"]
     found = {
         "total_seconds": total,
-        "seconds_per_image": Estimate(*(x / timing["images"] for x in total)),
+        "seconds_per_image": each_image(timing, key, name),
         "overhead_percent": overhead_of(timing, key, name),
     }
     for column, estimate in found.items():
