@@ -1,6 +1,7 @@
 """Table 4 from made-up times: the paper's order, overheads within rounds, the paper's block."""
 
 import csv
+import math
 
 import pytest
 from test_tables import blocks_of
@@ -41,7 +42,8 @@ def a_timing(**changed):
             "pipeline": row("p", bare=None, one={"batch": 1, "images": 4, "seconds": [40.0]}),
         },
     }  # fmt: skip
-    return timing | changed
+    order = ["vanilla", "upstream", "faid", "daid", "pipeline"]  # as they were timed
+    return timing | {"order": order} | changed
 
 
 def write(tmp_path, timing):
@@ -61,14 +63,14 @@ def numbers(lines, block, key):
 
 def test_rows_stand_in_the_papers_order():
     order = ["vanilla", "daid", "faid", "upstream", "pipeline"]
-    assert in_paper_order(a_timing()["rows"]) == order
+    assert in_paper_order(a_timing()) == order
 
 
 def test_totals_seconds_an_image_and_overheads(tmp_path):
     page, lines = write(tmp_path, a_timing())
     for block, share, images in (("one", 1, 4), ("best", 1 / 4, 8)):
         found = numbers(lines, block, "daid")
-        mean = sum(SECONDS["daid"]) / 3 * share
+        mean = math.prod(SECONDS["daid"]) ** (1 / 3) * share
         assert found["total_seconds"][0] == pytest.approx(mean)
         assert found["seconds_per_image"][0] == pytest.approx(mean / images)
         # 10 % in every round, however the rounds differ
@@ -112,7 +114,7 @@ def test_the_machine_and_random_weights_are_stated(tmp_path):
     assert "a CPU (cpu), 2 threads" in page and "torch 2.13.0" in page
     assert "Micro scale" in page and "Random weights" not in page
     page, _ = write(tmp_path, a_timing(weights="random", scale="paper"))
-    assert "> Random weights of the full size." in page and "Weights: random." in page
+    assert "> Random weights." in page and "Weights: random." in page
 
 
 def test_another_file_is_refused(tmp_path):

@@ -14,7 +14,7 @@ from arrag.cli import main
 from arrag.errors import ArragError
 from arrag.files import read_json
 from arrag.metrics import timing
-from arrag.metrics.timing import best_batch, overhead, seconds_of, time_rows
+from arrag.metrics.timing import best_batch, overhead, seconds_of, time_rows, typical
 
 
 class Clock:
@@ -112,6 +112,12 @@ def test_overheads_are_paired_and_geometric():
     assert one.value == pytest.approx(100) and math.isnan(one.low) and math.isnan(one.high)
 
 
+def test_no_time_can_be_negative():
+    found = typical([1.0, 100.0])
+    assert found.value == pytest.approx(10) and 0 < found.low < 1 and found.high > 100
+    assert np.allclose(typical([3.0, 3.0, 3.0]), 3)
+
+
 def test_a_batch_of_zero_is_all_at_once(clock):
     row = clock.row("a", 1.0, 1.0)
     assert seconds_of(row, ["p"] * 5) == 6
@@ -133,14 +139,15 @@ def timed(tmp_path_factory, tiny_janus, root):
     document["timing"] = {"images": 1, "rounds": 1, "max_batch": 1, "weights": "random"}
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(document), encoding="utf-8")
-    assert main(["time", "--config", str(config), "--out", str(folder / "timing.json")]) == 0
+    out = str(folder / "timing.json")
+    assert main(["time", "--config", str(config), "--batch-size", "1", "--out", out]) == 0
     return config, folder / "timing.json"
 
 
 def test_a_run_times_our_loop_and_upstream_s(timed, tmp_path):
     config, path = timed
     found = read_json(path)
-    assert list(found["rows"]) == ["bare", "upstream"]
+    assert found["order"] == list(found["rows"]) == ["bare", "upstream"]
     for row in found["rows"].values():
         assert row["bare"] == "bare" and row["dtype"] == "float32"
         for run in row["runs"].values():

@@ -117,6 +117,7 @@ def run_time(args: argparse.Namespace) -> dict[str, Any]:
         "prompts_sha256": sha256_json(prompts),
         "machine": machine,
         "versions": _versions(),
+        "order": list(rows),
         "rows": rows,
     }
     write_json(args.out, timing)

@@ -112,16 +112,22 @@ def time_rows(
 
 
 def overhead(seconds: Sequence[float], base: Sequence[float]) -> Estimate:
-    """Percent that a row takes longer than ``base``, both float [rounds], paired by round.
+    """Percent that a row takes longer than ``base``, both float [rounds], paired by round."""
+    ratios = np.asarray(seconds, np.float64) / np.asarray(base, np.float64)
+    return Estimate(*(100 * (ratio - 1) for ratio in typical(ratios)))
 
-    The mean is that of the logarithms of the ratios, and so is Student's 95 % interval; one round
-    has no interval (NaN).
+
+def typical(values: Sequence[float]) -> Estimate:
+    """Geometric mean of some positive numbers, with Student's 95 % interval for logarithms.
+
+    Times and their ratios are never negative, and neither is this interval. A single number has
+    none (NaN).
     """
-    logs = np.log(np.asarray(seconds, np.float64) / np.asarray(base, np.float64))
+    logs = np.log(np.asarray(values, np.float64))
     middle, n = float(logs.mean()), len(logs)
     if n < 2:
-        return Estimate(100 * math.expm1(middle), math.nan, math.nan)
+        return Estimate(math.exp(middle), math.nan, math.nan)
     from scipy.stats import t
 
     half = float(t.ppf(0.5 + LEVEL / 2, n - 1) * logs.std(ddof=1) / math.sqrt(n))
-    return Estimate(*(100 * math.expm1(x) for x in (middle, middle - half, middle + half)))
+    return Estimate(*(math.exp(x) for x in (middle, middle - half, middle + half)))

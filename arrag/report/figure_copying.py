@@ -117,7 +117,7 @@ def figure5(
 
 def _note(copying: Copying, heading: str, i: int) -> str:
     if heading not in copying.values:
-        return f"image {copying.references[i]} of the database"
+        return f"database image {copying.references[i]}"
     return f"{copying.values[heading]['share']['reference'][i]:.0%} found in it"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.ticker import MaxNLocator
 
 from arrag.errors import ArragError
 from arrag.index import PatchIndex
@@ -93,6 +94,7 @@ def figure6(distances: Distances, out_stem: str | Path, about: str) -> None:
         axes.set_title(about)
         axes.margins(y=0.15)
         axes.set_xlim(min(1, k - 1), k + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         save(figure, out_stem)
     rows = [["retrieved", rank, *e] for rank, e in enumerate(ranks, 1)]
     rows += [[text, "", *e] for text, e in levels.items()]

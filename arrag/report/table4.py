@@ -9,12 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from arrag.errors import ArragError
 from arrag.files import write_text
 from arrag.metrics.stats import LEVEL, Estimate
-from arrag.metrics.timing import overhead
+from arrag.metrics.timing import overhead, typical
 from arrag.report import paper, render
 from arrag.report.render import Block, Cell, Page, interval_cell, number_text
 
@@ -27,7 +25,7 @@ HEAD = {
     "in a block of their own; only the overheads in percent can be compared, and only roughly.",
 }
 RANDOM = (
-    "Random weights of the full size. A forward costs the same whatever the weights are; the time "
+    "Random weights. A forward costs the same whatever the weights are; the time "
     "of a search depends on how the database's codes are spread, which here are random too."
 )
 FIELDS = ("scale", "block", "key", "method", "batch", "column", "value", "low", "high")
@@ -40,7 +38,7 @@ def write_table4(timing: Mapping[str, Any], out_stem: str | Path) -> None:
     """
     if timing.get("kind") != "timing" or not timing.get("rows"):
         raise ArragError("Table 4: not a timing run; make one with `arrag time --out FILE`")
-    keys = in_paper_order(timing["rows"])
+    keys = in_paper_order(timing)
     blocks = [_one(timing, keys), *_best(timing, keys), _reported(timing)]
     head = HEAD[timing["scale"]]
     if timing["weights"] == "random":
@@ -52,26 +50,18 @@ def write_table4(timing: Mapping[str, Any], out_stem: str | Path) -> None:
     write_text(stem.with_name(stem.name + ".csv"), _csv(timing, keys))
 
 
-def in_paper_order(rows: Mapping[str, Any]) -> list[str]:
-    """Keys of rows: those of the paper's in its order, then the others as they come."""
-    order = paper.paper_rows(TABLE)
-    listed = [k for name in order for k, row in rows.items() if row["paper_key"] == name]
-    return listed + [key for key in rows if key not in listed]
+def in_paper_order(timing: Mapping[str, Any]) -> list[str]:
+    """Keys of rows: those of the paper's in its order, then the others as they were timed."""
+    rows, order = timing["rows"], timing["order"]
+    names = paper.paper_rows(TABLE)
+    listed = [key for name in names for key in order if rows[key]["paper_key"] == name]
+    return listed + [key for key in order if key not in listed]
 
 
 def seconds(timing: Mapping[str, Any], key: str, run: str) -> Estimate | None:
-    """Seconds for all images of a row, the mean over rounds with Student's interval."""
+    """Seconds for all images of a row in a round; None if that was not timed."""
     found = timing["rows"][key]["runs"].get(run)
-    if found is None:
-        return None
-    values = np.asarray(found["seconds"], np.float64)
-    mean, n = float(values.mean()), len(values)
-    if n < 2:
-        return Estimate(mean, math.nan, math.nan)
-    from scipy.stats import t
-
-    half = float(t.ppf(0.5 + LEVEL / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
-    return Estimate(mean, mean - half, mean + half)
+    return typical(found["seconds"]) if found else None
 
 
 def overhead_of(timing: Mapping[str, Any], key: str, run: str) -> Estimate | None:
@@ -120,10 +110,10 @@ HEADER = ["Seconds in total", "Seconds an image", "Overhead, %"]
 def _one(timing: Mapping[str, Any], keys: list[str]) -> Block:
     lines = [[_label(timing, key), *_measured(timing, key, "one")] for key in keys]
     notes = [
-        f"Total: {_images(timing, 'one')} images, from text to pixels, a mean over "
-        f"{timing['rounds']} rounds. Model load and a warm-up are outside the clock.",
-        "Overhead: against the bare row of the same generator, round by round (geometric mean). "
-        f"Intervals: Student's {LEVEL:.0%} over rounds. Bold: it does not hold 0.",
+        f"Total: {_images(timing, 'one')} images, from text to pixels, the geometric "
+        f"mean of {timing['rounds']} rounds. Model load and a warm-up are outside the clock.",
+        "Overhead: against the bare row of the same generator, round by round. Intervals: "
+        f"Student's {LEVEL:.0%} over rounds, of logarithms. Bold: it does not hold 0.",
     ]
     return Block("One image at a time, as in the paper", ["Method", *HEADER], lines, notes)
 
