@@ -169,7 +169,8 @@ class Layout:
         else:
             settings = [self.config.config_hash(method, benchmark), self.generator_digest(method)]
             settings += self._adapter_digests(method) + self._named_digests(method)
-        return _key(method, [*settings, self.prompts_digest(benchmark)])
+        # A point of a grid, METHOD@SETTINGS, shares what its method makes with equal settings.
+        return _key(method.partition("@")[0], [*settings, self.prompts_digest(benchmark)])
 
     def _adapter_digests(self, method: str) -> list[str]:
         """Digests of the folders that a method's ``augment`` names."""

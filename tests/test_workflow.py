@@ -103,7 +103,8 @@ def template(tmp_path_factory, root):
     for name in ("geneval_micro", "geneval_micro_ci"):
         prompt = {"tag": "colors", "prompt": f"a photo of a red dog, {name}"}
         (path / f"benchmarks/{name}.jsonl").write_text(json.dumps(prompt) + "\n")
-    for name in ("dpg_micro.csv", "dpg_micro_ci.csv", "mjhq_micro.jsonl", "mjhq_micro_ci.jsonl"):
+    captions = ("mjhq_micro.jsonl", "mjhq_micro_ci.jsonl", "mjhq_micro_grid.jsonl")
+    for name in ("dpg_micro.csv", "dpg_micro_ci.csv", *captions):
         (path / "benchmarks" / name).write_text(f"{name}\n")
     return path
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from arrag.commands import command, config_option, count, group, verdicts
+from arrag.commands import command, config_option, count, figures, grid, group, timing, verdicts
 
 # Table -> the kind of benchmark it shows, and its help.
 TABLES = {
@@ -17,7 +17,7 @@ TABLES = {
 
 
 def add(commands: Any) -> None:
-    """Add ``report table1`` to ``table3`` and ``report gallery``."""
+    """Add the tables, the figures, the ablations and the contact sheet."""
     reports = group(
         commands, "report", "tables and pictures from scores and samples", "arrag report table1"
     )
@@ -50,6 +50,9 @@ def add(commands: Any) -> None:
     gallery.add_argument("--images", type=count, default=4, help="images a prompt (%(default)s)")
     config_option(gallery)
     verdicts.add_verdicts(reports)
+    timing.add_table4(reports)
+    grid.add_ablation(reports)
+    figures.add_figures(reports)
 
 
 def run_table(args: argparse.Namespace) -> dict[str, Any]:
