@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from arrag.commands import command, config_option, count, group, verdicts
+from arrag.commands import command, config_option, count, group, page, verdicts
 
 # Table -> the kind of benchmark it shows, and its help.
 TABLES = {
@@ -50,6 +50,7 @@ def add(commands: Any) -> None:
     gallery.add_argument("--images", type=count, default=4, help="images a prompt (%(default)s)")
     config_option(gallery)
     verdicts.add_verdicts(reports)
+    page.add_page(reports)
 
 
 def run_table(args: argparse.Namespace) -> dict[str, Any]:
