@@ -16,6 +16,7 @@ LEAD = {
     "paper": "Patch-level retrieval inside autoregressive image generation: the paper's methods, "
     "measured again.",
 }
+SHOWN = {"kind", "prompts", "questions", "images_per_prompt"}  # of a benchmark
 BANNER = {
     "micro": "Micro scale. Images, prompts, generator and judge are small and this project's own. "
     "None of the measured numbers is a number of the paper or comparable with one; what the paper "
@@ -49,7 +50,7 @@ def about_section(config: Config, name: str, columns: list[Column]) -> str:
         if block := getattr(config, field):
             facts.append((field.capitalize(), _settings(block.model_dump(mode="json"))))
     for key, drawn in config.benchmarks.items():
-        chosen = drawn.model_dump(mode="json", include={"kind", "prompts", "images_per_prompt"})
+        chosen = drawn.model_dump(mode="json", include=SHOWN)
         facts.append((f"Benchmark {key}", _settings(chosen)))
     for key, method in config.methods.items():
         augment = method.augment.model_dump(mode="json") if method.augment else {}
@@ -77,8 +78,12 @@ def _code(digest: str) -> str:
 
 def _settings(block: dict[str, Any]) -> str:
     """``kind janus, guidance_scale 2.0``: settings that are set."""
-    said = [f"{key} {_value(value)}" for key, value in block.items() if value not in (None, [], {})]
+    said = [f"{key} {_value(value)}" for key, value in block.items() if _is_set(value)]
     return text(", ".join(said))
+
+
+def _is_set(value: Any) -> bool:
+    return value is not None and value is not False and value not in ([], {})
 
 
 def _value(value: Any) -> str:

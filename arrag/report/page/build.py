@@ -10,7 +10,7 @@ from typing import Any
 import arrag
 from arrag.config import Config
 from arrag.files import write_text
-from arrag.layout import Layout
+from arrag.layout import RESULTS, Layout
 from arrag.prompt_sets import load_prompt_set
 from arrag.report.page import markup
 from arrag.report.page.about import LEAD, about_section, banner
@@ -21,7 +21,7 @@ from arrag.report.page.tables import csv_section, interval_chart, table_section
 from arrag.report.rows import read_scores, table_rows
 from arrag.report.tables import make_table
 
-TITLE = "Where retrieval helps, and where its patches come from"
+TITLE = {"micro": "AR-RAG in the micro world", "paper": "AR-RAG, measured again"}
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,19 @@ def write_page(
     *,
     tables: Sequence[tuple[str, str]],
     benchmark: str | None = None,
+    results: Path = RESULTS,
     reports: Path = Path("reports"),
     options: Options = Options(),
     redrawer: Redrawer | None = None,
 ) -> dict[str, Any]:
     """Write one HTML file that needs no other, and say what is in it.
 
-    name: of the configuration file. tables: (name, kind of benchmark) in order. reports: the
-    folder with figures and ablation tables. redrawer: draws samples whose files hold no codes
-    again. The same results give the same bytes. Raises ArragError for damaged results; what is
-    not there yet is left out, and the page says so.
+    name: of the configuration file. tables: (name, kind of benchmark) in order. results: where
+    the workflow has them. reports: the folder with figures and ablation tables. redrawer: draws
+    samples again whose files hold no codes. The same results give the same bytes. Raises
+    ArragError for damaged results; what is not there yet is left out, and the page says so.
     """
-    run = Run(config, Layout(config), benchmark or config.main_benchmark)
+    run = Run(config, Layout(config, results), benchmark or config.main_benchmark)
     shown, missing = columns(run)
     sections: list[tuple[str, str, str]] = []  # identity, name in the navigation, HTML
     for table, kind in tables:
@@ -123,7 +124,7 @@ def _page(config: Config, sections: list[tuple[str, str, str]], data: dict[str, 
     return markup.fill(
         markup.source("template.html"),
         {
-            "title": text(TITLE),
+            "title": text(TITLE[config.scale]),
             "lead": text(LEAD[config.scale]),
             "scale": text(config.scale),
             "generator": text(f"arrag {arrag.__version__}"),
@@ -219,12 +220,11 @@ def _viewer(data: dict[str, Any]) -> str:
         )
         for i, sample in enumerate(data["samples"])
     )
-    count = max(base["images"] for base in data["bases"])
     explained = (
         "At every patch the method looked for the patches of the database whose surroundings are "
         "nearest to what was drawn so far. Choose a sample, then point at a patch, tap it, or walk "
-        f"with the arrow keys. Its {count} database images are kept as codes; shown are their "
-        "reconstructions by the tokenizer. The search is repeated from the sample's own codes."
+        "with the arrow keys. The database keeps its images as codes; shown are what the tokenizer "
+        "makes of them. The searches are those of the drawing, repeated from the sample's codes."
     )
     legend = (
         '<p class="legend"><span class="key patch"></span> patch &nbsp; '

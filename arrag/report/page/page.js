@@ -54,7 +54,7 @@ function mark(svg, base, position) {
 }
 
 const number = (value) => String(Number(value.toPrecision(3)));
-const percent = (value) => `${(100 * value).toFixed(value < 0.0995 ? 1 : 0)} %`;
+const percent = (value) => `${(100 * value).toFixed(value < 0.0995 ? 1 : 0)}\u00a0%`;
 let current = null; // the sample that is looked at
 let stageMarks = null;
 
@@ -107,7 +107,8 @@ function showPatch(position) {
   $(".said", viewer).textContent = patch ? said(patch) : "Nothing was retrieved here: the "
     + "neighbourhood leaves the picture, and such patches are left to the model alone.";
   $(".neighbours", viewer).replaceChildren(
-    ...(patch ? patch[2] : []).map((found, i) => neighbour(found, i, base, current.codes[position])),
+    ...(patch ? patch[2] : []).map((found, i, list) => (
+      neighbour(found, i, list, base, current.codes[position]))),
   );
 }
 
@@ -125,7 +126,7 @@ function said([agreeing, drawnWeight, nearest]) {
     + (rest > 0.0005 ? `; the others share a weight of ${percent(rest)}.` : ".");
 }
 
-function neighbour([entry, code, distance, weight], i, base, drawn) {
+function neighbour([entry, code, distance, weight], i, list, base, drawn) {
   const size = base.grid[0] * base.grid[1];
   const image = Math.floor(entry / size), position = entry % size;
   const picture = make("img", { src: base.pictures[image], alt: "" });
@@ -138,9 +139,13 @@ function neighbour([entry, code, distance, weight], i, base, drawn) {
     make("b", { textContent: `${i + 1}. distance ${number(distance)}` }),
   );
   if (weight !== null) {
-    item.append(make("div", { textContent: `weight ${percent(weight)}` }));
-    const bar = make("meter", { min: 0, max: 1, value: weight });
-    bar.setAttribute("aria-hidden", "true");
+    // Of patches with one code the nearest speaks for all.
+    const before = weight === 0 ? list.findIndex((other) => other[1] === code) : i;
+    item.append(make("div", {
+      textContent: before < i ? `counted with no. ${before + 1}` : `weight ${percent(weight)}`,
+    }));
+    const bar = make("div", { className: "bar" }, make("i"));
+    bar.firstChild.style.width = `${100 * weight}%`;
     item.append(bar);
   }
   item.append(

@@ -50,7 +50,6 @@ class Base:
         return {
             "grid": list(store.grid),
             "steps": sorted(set(self.index.neighborhood.offsets)),
-            "images": len(store),
             "names": [store.keys(int(image)) for image in images],
             "pictures": pictures,
         }

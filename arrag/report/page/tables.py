@@ -11,7 +11,7 @@ from arrag.report.page.markup import element, listing, text
 from arrag.report.render import Block, Cell, Page, number_text
 
 FOLDED = ("What produced each row",)  # blocks that few readers want at once
-ROW, LEFT, WIDTH, RIGHT = 26, 210, 640, 110  # pixels of a chart
+ROW, LEFT, WIDTH, RIGHT = 26, 195, 480, 62  # pixels of a chart
 
 
 def table_section(page: Page, identity: str, chart: str = "") -> str:
@@ -105,7 +105,7 @@ def interval_chart(title: str, rows: list[tuple[str, Estimate, bool]], digits: i
             f'<text x="{LEFT - 12}" y="{y + 4}" text-anchor="end">{text(label)}</text>'
             f'<line class="bar" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/>'
             f'<circle cx="{middle}" cy="{y}" r="4.5"/>'
-            f'<text class="number" x="{WIDTH - RIGHT + 16}" y="{y + 4}">{number}</text></g>'
+            f'<text class="number" x="{WIDTH - RIGHT + 14}" y="{y + 4}">{number}</text></g>'
         )
     spoken = "; ".join(f"{label} {number_text(e.value, digits)}" for label, e, _ in rows)
     drawing = (
