@@ -6,19 +6,10 @@ min_version("9.20")
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/inputs.smk"
 include: "workflow/rules/data.smk"
-
-
-if CONFIG.database and CONFIG.index:
-
-    include: "workflow/rules/database.smk"
-
-
-if CONFIG.training and CONFIG.index:
-
-    include: "workflow/rules/adapt.smk"
-
-
+include: "workflow/rules/database.smk"
+include: "workflow/rules/adapt.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/score.smk"

@@ -1,8 +1,8 @@
-"""The block of a configuration about the generator: one class a kind of backbone."""
+"""The block of a configuration about generators: one class a kind."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from arrag.config_model import FilePath, Model
 class Backbone(Model):
     """What every generator's settings hold; the rest of a kind's are its decoding loop's."""
 
-    context: ClassVar[str]  # which neighbours its decoding can know
+    context: ClassVar[Literal["causal", "full"] | None]  # neighbours that its decoding can know
     takes: ClassVar[tuple[str, ...]]  # kinds of augmentation
     trained_here: ClassVar[bool]  # whether `training` can make adapters for it
 
@@ -51,3 +51,6 @@ class Showo(Backbone):
     choice_temperature: float = Field(
         default=1.0, ge=0, description="noise in the choice of codes to keep, >= 0; falls to 0"
     )
+
+
+Generator = Annotated[Janus | Showo, Field(discriminator="kind")]

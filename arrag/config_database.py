@@ -59,15 +59,14 @@ class Index(Model):
     published: FilePath | None = Field(
         default=None, description="mode official: folder of the authors' two files"
     )
-    context: Literal["causal", "full"] = Field(
-        default="causal", description="neighbours in a key: those decoded before, or all"
-    )
     key_hop: Hops = Field(
         default=1,
         description="radius h of the key's window, >= 1; several, as in [1, 2], are joined",
     )
-    border: Literal["skip", "zero"] = Field(
-        default="skip", description="leave patches at the edge out, or pad their key with zeros"
+    border: Literal["skip", "zero"] | None = Field(
+        default=None,
+        description="leave patches at the edge out, or pad their key with zeros; null = skip for "
+        "a generator that decodes in raster order, zero for one that decodes all codes at once",
     )
     masked_distance: bool = Field(
         default=False, description="only the known neighbours of a query contribute to a distance"
@@ -94,6 +93,18 @@ class Index(Model):
                 f"nprobe {self.nprobe} exceeds nlist {self.nlist}; lower nprobe or raise nlist"
             )
         return self
+
+
+class PlacedIndex(Index):
+    """An index of a certain generator, whose order of decoding says which neighbours are known."""
+
+    context: Literal["causal", "full"]  # those decoded before, or all
+
+    @classmethod
+    def of(cls, index: Index, context: Literal["causal", "full"]) -> PlacedIndex:
+        """``index`` with what follows from the order of decoding."""
+        border = index.border or {"causal": "skip", "full": "zero"}[context]
+        return cls(**index.model_dump() | {"context": context, "border": border})
 
 
 def without_unused(part: Model, unused: set[str]) -> dict[str, Any]:

@@ -69,6 +69,15 @@ def unknown_choice(what: str, found: str, known: list[str]) -> ArragError:
 
 def explain(error: ValidationError, path: Path, model: type[BaseModel]) -> ArragError:
     """One ArragError for all mistakes that pydantic found in the file ``path``."""
+    lines = sentences(error, model)
+    if len(lines) == 1:
+        return ArragError(f"{path}: {lines[0]}")
+    numbered = "; ".join(f"({i}) {line}" for i, line in enumerate(lines, start=1))
+    return ArragError(f"{path}: {len(lines)} mistakes: {numbered}")
+
+
+def sentences(error: ValidationError, model: type[BaseModel], at: str = "") -> list[str]:
+    """A sentence for each mistake in a ``model``, which stands at ``at`` in the file."""
     details = error.errors(include_url=False)
     # A misspelt key is also a missing one: tell it once.
     respelt = set()
@@ -77,20 +86,16 @@ def explain(error: ValidationError, path: Path, model: type[BaseModel]) -> Arrag
             parent = _model_at(model, detail["loc"][:-1])
             near = _nearest(str(detail["loc"][-1]), list(parent.model_fields) if parent else [])
             respelt.add((*detail["loc"][:-1], near))
-    lines = [
-        _sentence(detail, model)
+    return [
+        _sentence(detail, model, at)
         for detail in details
         if not (detail["type"] == "missing" and tuple(detail["loc"]) in respelt)
     ]
-    if len(lines) == 1:
-        return ArragError(f"{path}: {lines[0]}")
-    numbered = "; ".join(f"({i}) {line}" for i, line in enumerate(lines, start=1))
-    return ArragError(f"{path}: {len(lines)} mistakes: {numbered}")
 
 
-def _sentence(detail: Any, model: type[BaseModel]) -> str:
+def _sentence(detail: Any, model: type[BaseModel], at: str) -> str:
     location = [part for part in detail["loc"] if part != "[key]"]
-    field = ".".join(_written(model, location))
+    field = ".".join([at] * bool(at) + _written(model, location))
     kind, found = detail["type"], detail.get("input")
     if kind == "value_error":  # written by a validator of ours: it already says what to do
         message = str(detail["ctx"]["error"])

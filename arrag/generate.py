@@ -8,9 +8,10 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -31,8 +32,34 @@ NO_SOURCES = Sources()
 PACKAGES = ("arrag", "torch", "transformers", "numpy", "numba", "pillow")
 
 
-class Kind(NamedTuple):
-    """What ``backbone.kind`` stands for: how it is loaded and which loop draws with it.
+class Drawer(Protocol):
+    """A method ready to draw.
+
+    weights: digests of all that was loaded, by its role; parameters: their number; index: digest of
+    what is retrieved from, None if nothing is.
+    """
+
+    weights: dict[str, str]
+    parameters: int
+    index: str | None
+
+    def overlong(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts of which the generator reads only the beginning."""
+
+    def draw(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> np.ndarray:
+        """One image for each pair of prompt and sample number: uint8 [B, S, S, 3]."""
+
+
+class Kind(Protocol):
+    """What the ``kind`` of a generator stands for."""
+
+    def open(self, config: Config, method: str, sources: Sources) -> Drawer:
+        """Load a method whose generator is of this kind."""
+
+
+@dataclass(frozen=True)
+class CodeKind:
+    """A generator of codes: how it is loaded and which loop draws with it.
 
     shape: of an image's random numbers, given the settings and the number of codes. The other
     settings of the kind are the loop's keyword arguments.
@@ -42,27 +69,44 @@ class Kind(NamedTuple):
     decode: Callable[..., torch.Tensor]
     shape: Callable[[Any, int], tuple[int, ...]]
 
+    def open(self, config: Config, method: str, sources: Sources) -> Sampler:
+        """Load generator, codec and what the method adds."""
+        return Sampler(config, method, sources)
 
-KINDS = {
-    "janus": Kind(load_janus, decode_raster, lambda settings, count: (count,)),
-    "showo": Kind(load_showo, decode_masked, lambda settings, count: (settings.steps, 2, count)),
+
+KINDS: dict[str, Kind] = {
+    "janus": CodeKind(load_janus, decode_raster, lambda settings, count: (count,)),
+    "showo": CodeKind(
+        load_showo, decode_masked, lambda settings, count: (settings.steps, 2, count)
+    ),
 }
 
 
+def open_method(config: Config, method: str, sources: Sources = NO_SOURCES) -> Drawer:
+    """Load a method; ArragError when something it needs is missing or of another generator."""
+    return KINDS[config.generator_of(method)[1].kind].open(config, method, sources)
+
+
 class Sampler:
-    """A method ready to draw: backbone, codec and, if it has any, adapter and index.
+    """A method of a generator of codes, ready to draw: a ``Drawer``.
 
     Raises ArragError when something it needs is missing or belongs to another generator.
     """
 
     def __init__(self, config: Config, method: str, sources: Sources = NO_SOURCES):
-        self.config = config
-        settings = config.backbone
-        self.kind = KINDS[settings.kind]
+        self.settings = settings = config.generator_of(method)[1]
+        self.kind: CodeKind = KINDS[settings.kind]
         backbone = self.kind.load(settings.checkpoint, settings.dtype)
         self.codec: Codec = load_codec(settings.checkpoint)
-        self.equipped = equip(config, method, backbone, self.codec.digest, sources)
-        self.backbone, self.augment = self.equipped.backbone, self.equipped.augment
+        equipped = equip(config, method, backbone, self.codec.digest, sources)
+        self.backbone, self.augment = equipped.backbone, equipped.augment
+        self.index = equipped.index
+        self.parameters = self.backbone.parameters + equipped.parameters
+        self.weights = {
+            "backbone": tree_digest(settings.checkpoint),
+            "tokenizer": self.codec.digest,
+            **(equipped.weights or {}),
+        }
 
     def overlong(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of which the backbone reads only the beginning; most read all of any."""
@@ -75,7 +119,7 @@ class Sampler:
 
     def draw_codes(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> torch.Tensor:
         """The same as codes: int64 [B, H, W]."""
-        settings = self.config.backbone
+        settings = self.settings
         shape = self.kind.shape(settings, self.backbone.grid[0] * self.backbone.grid[1])
         pairs = zip(prompts, samples, strict=True)
         draws = [uniforms(seed, prompt, sample, math.prod(shape)) for prompt, sample in pairs]
@@ -99,7 +143,7 @@ def generate_images(
     batch_size: int = 16,
 ) -> list[np.ndarray]:
     """Draw ``samples_per_prompt`` images of each prompt: uint8 [S, S, 3], prompt by prompt."""
-    sampler = Sampler(config, method, sources)
+    sampler = open_method(config, method, sources)
     jobs = [(p, i) for p in prompts for i in range(samples_per_prompt)]
     images: list[np.ndarray] = []
     for start in tqdm(range(0, len(jobs), batch_size), desc=method, unit="batch"):
@@ -127,19 +171,15 @@ def sample_benchmark(
     out = Path(out)
     drawn = config.benchmark(benchmark)
     prompts = load_prompt_set(drawn)
-    sampler = Sampler(config, method, sources)
+    sampler = open_method(config, method, sources)
     run = {
         "method": method,
         "config_hash": config.config_hash(method, benchmark),
         "seed": config.seed,
         "prompt_set_sha256": sha256_file(drawn.prompts),
-        "weights": {
-            "backbone": tree_digest(config.backbone.checkpoint),
-            "tokenizer": sampler.codec.digest,
-            **(sampler.equipped.weights or {}),
-        },
-        "parameters": sampler.backbone.parameters + sampler.equipped.parameters,
-        "index": sampler.equipped.index,
+        "weights": sampler.weights,
+        "parameters": sampler.parameters,
+        "index": sampler.index,
         "images_per_prompt": drawn.images_per_prompt,
         "prompts": len(prompts),
     }

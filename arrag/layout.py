@@ -8,21 +8,48 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from arrag.config import CEILING_LABELS, Config
-from arrag.config_benchmarks import Benchmark
-from arrag.config_model import Model
+from arrag.config import Config
+from arrag.config_methods import CEILING_LABELS
 from arrag.errors import ArragError
-from arrag.files import sha256_file, sha256_json, tree_digest
+from arrag.files import sha256_json
+from arrag.layout_digests import (
+    checkpoint_digest,
+    extractor_digest,
+    listing_digest,
+    prompts_digest,
+)
 
 RESULTS = Path("results")
 MICRO_ASSETS = Path("data/micro")
 MICRO = "micro"  # a database source
 MICRO_REFERENCE = "micro:reference"  # a reference: the scenes that the prompts describe
 KEY_LENGTH = 10  # hexadecimal digits: enough for a folder of a few thousand
+
+# The file of a stage's folder that is written last.
+LAST_FILES = {
+    "codes": "manifest.json",
+    "index": "meta.json",
+    "image_index": "meta.json",
+    "pairs": "pairs.json",
+    "neighbours": "manifest.json",
+    "references": "manifest.json",
+    "trained_adapter": "config.json",
+}
+# What sampling reads of them, and what training reads, by the kind of augmentation.
+RETRIEVES = {
+    "daid": ("codes", "index"),
+    "faid": ("codes", "index"),
+    "racm3": ("codes", "image_index"),
+}
+TRAINS_ON = {
+    "finetune": ("pairs",),
+    "faid": ("pairs", "index", "neighbours"),
+    "racm3": ("pairs", "image_index", "references"),
+}
 
 
 class Layout:
@@ -31,53 +58,76 @@ class Layout:
     def __init__(self, config: Config, results: Path = RESULTS) -> None:
         self.config = config
         self.results = results
-        self._digests: dict[str, str] = {}
+        self._digests: dict[tuple, str] = {}
 
-    @cached_property
-    def backbone_digest(self) -> str:
-        """Digest of the generator's checkpoint; ArragError if the folder is not there."""
-        return checkpoint_digest(self.config.backbone.checkpoint, "backbone.checkpoint")
+    def _once(self, key: tuple, digest: Any, *args: Any) -> str:
+        """``digest(*args)``, which reads files, computed once."""
+        if key not in self._digests:
+            self._digests[key] = digest(*args)
+        return self._digests[key]
+
+    def generator_digest(self, method: str | None = None) -> str:
+        """Digest of a method's generator (None: the first); ArragError if it is not there."""
+        name, settings = self.config.generator_of(method)
+        return self._checkpoint_digest(settings.checkpoint, f"generators.{name}.checkpoint")
+
+    def _checkpoint_digest(self, folder: Path, field: str) -> str:
+        return self._once(("checkpoint", folder), checkpoint_digest, folder, field)
 
     @cached_property
     def judge_digests(self) -> dict[str, str]:
         """Digests of the models that see objects and colours, by field name."""
         judge = self.config.judge
         return {
-            "detector": checkpoint_digest(judge.detector, "judge.detector"),
-            "color": checkpoint_digest(judge.color, "judge.color"),
+            "detector": self._checkpoint_digest(judge.detector, "judge.detector"),
+            "color": self._checkpoint_digest(judge.color, "judge.color"),
         }
 
     def prompts_digest(self, benchmark: str | None = None) -> str:
         """SHA-256 of a benchmark's prompt file; ArragError if it is not there."""
         name = self._name(benchmark)
-        if name not in self._digests:
-            self._digests[name] = _prompts_digest(self.config.benchmark(name), name)
-        return self._digests[name]
+        drawn = self.config.benchmark(name)
+        return self._once(("prompts", name), prompts_digest, drawn, name)
 
     def _name(self, benchmark: str | None) -> str:
         return self.config.main_benchmark if benchmark is None else benchmark
 
-    @property
-    def codes(self) -> Path:
-        """The token store of the database: ``codes/{tokenizer}/{corpus}``."""
-        database = self.config.database
-        if database is None:
+    def made_for(self, method: str) -> dict[str, Path]:
+        """The folders that stages make for a method's samples or its adapter, by their names here.
+
+        The adapter and what it is trained on are among them even if the method names the folder of
+        a trained one.
+        """
+        resolved = self.config.resolved(method)
+        kind = getattr(resolved.method.augment, "kind", None)
+        parts = RETRIEVES.get(kind, ())
+        if resolved.training and resolved.generator.trained_here and kind in TRAINS_ON:
+            parts += (*TRAINS_ON[kind], "trained_adapter")
+        return {part: getattr(self, part)(method) for part in parts}
+
+    def codes(self, method: str) -> Path:
+        """The token store of a method's database: ``codes/{tokenizer}/{corpus}``."""
+        resolved = self.config.resolved(method)
+        if resolved.database is None:
             raise ArragError("database: missing, but something retrieves; add that block")
-        tokenizer = f"{self.config.backbone.checkpoint.name}-{self.backbone_digest[:KEY_LENGTH]}"
-        identity = self.config.database_identity()
-        if database.exclude:
-            identity["excluded_files"] = listing_digest(database.exclude)
-        corpus = _key(Path(database.source).name, identity)
+        digest = self.generator_digest(method)[:KEY_LENGTH]
+        tokenizer = f"{resolved.generator.checkpoint.name}-{digest}"
+        identity = resolved.database_identity()
+        if exclude := resolved.database.exclude:
+            key = ("listing", *exclude)
+            identity["excluded_files"] = self._once(key, listing_digest, exclude)
+        corpus = _key(Path(resolved.database.source).name, identity)
         return self.results / "codes" / tokenizer / corpus
 
-    @property
-    def index(self) -> Path:
+    def index(self, method: str) -> Path:
         """The index over ``codes``."""
-        if self.config.index is None:
+        resolved = self.config.resolved(method)
+        if resolved.index is None:
             raise ArragError("index: missing, but something retrieves; add that block")
-        kind = self.config.index.mode.partition(":")[0]  # a factory string is no name of a folder
-        name = f"{kind}-{self.config.index.context}"
-        return self.results / "index" / _key(name, [str(self.codes), self.config.index_identity()])
+        # A factory string is no name of a folder.
+        name = f"{resolved.index.mode.partition(':')[0]}-{resolved.index.context}"
+        identity = [str(self.codes(method)), resolved.index_identity()]
+        return self.results / "index" / _key(name, identity)
 
     def run(self, method: str, benchmark: str | None = None) -> str:
         """Folder name of a method's (or ceiling's) samples: its name and a digest."""
@@ -89,9 +139,9 @@ class Layout:
             }
             settings = [self.config.seed, identity]
             if method == "reconstructions":
-                settings.append(self.backbone_digest)
+                settings.append(self.generator_digest())
         else:
-            settings = [self.config.config_hash(method, benchmark), self.backbone_digest]
+            settings = [self.config.config_hash(method, benchmark), self.generator_digest(method)]
             settings += self._adapter_digests(method)
         return _key(method, [*settings, self.prompts_digest(benchmark)])
 
@@ -99,48 +149,49 @@ class Layout:
         """Digests of the folders that a method's ``augment`` names."""
         augment = self.config.method(method).augment
         return [
-            checkpoint_digest(folder, f"methods.{method}.augment.{field}")
+            self._checkpoint_digest(folder, f"methods.{method}.augment.{field}")
             for field in ("adapter", "clip")
             if (folder := getattr(augment, field, None)) is not None
         ]
 
-    @property
-    def pairs(self) -> Path:
-        """The images with captions that adapters are trained on."""
-        if self.config.training is None:
+    def pairs(self, method: str) -> Path:
+        """The images with captions that a method's adapter is trained on."""
+        resolved = self.config.resolved(method)
+        if resolved.training is None:
             raise ArragError("training: missing, but an adapter is to be trained; add that block")
-        identity = [self.backbone_digest, self.config.pairs_identity()]
-        return self.results / "pairs" / _key(Path(self.config.training.source).name, identity)
+        identity = [self.generator_digest(method), resolved.pairs_identity()]
+        return self.results / "pairs" / _key(Path(resolved.training.source).name, identity)
 
-    @property
-    def neighbours(self) -> Path:
+    def neighbours(self, method: str) -> Path:
         """What every position of ``pairs`` retrieves from ``index``."""
-        k = self.config.training.faid.k
-        return self.results / "neighbours" / _key(f"k{k}", [str(self.pairs), str(self.index)])
+        k = self.config.resolved(method).training.faid.k
+        identity = [str(self.pairs(method)), str(self.index(method))]
+        return self.results / "neighbours" / _key(f"k{k}", identity)
 
-    def image_index(self, clip: Path) -> Path:
-        """The index of whole images over ``codes``, made with the model ``clip``."""
-        identity = [str(self.codes), checkpoint_digest(clip, "clip")]
-        return self.results / "image-index" / _key(clip.name, identity)
+    def image_index(self, method: str) -> Path:
+        """The index of whole images over ``codes``, made with the method's ``clip``."""
+        clip = self.config.method(method).augment.clip
+        digest = self._checkpoint_digest(clip, f"methods.{method}.augment.clip")
+        return self.results / "image-index" / _key(clip.name, [str(self.codes(method)), digest])
 
-    def references(self, clip: Path) -> Path:
-        """The image that each caption of ``pairs`` retrieves."""
-        identity = [str(self.pairs), str(self.image_index(clip))]
+    def references(self, method: str) -> Path:
+        """The image that each caption of ``pairs`` retrieves from ``image_index``."""
+        identity = [str(self.pairs(method)), str(self.image_index(method))]
+        clip = self.config.method(method).augment.clip
         return self.results / "references" / _key(clip.name, identity)
 
-    def trained_adapter(self, kind: str, clip: Path | None = None) -> Path:
-        """The adapter that ``training`` makes of a kind; ``clip``: of kind racm3, its model."""
-        identity = [self.config.training_identity(kind), str(self.pairs)]
+    def trained_adapter(self, method: str) -> Path:
+        """The adapter that ``training`` makes for a method."""
+        kind = self.config.method(method).augment.kind
+        identity = [self.config.resolved(method).training_identity(), str(self.pairs(method))]
         if kind == "racm3":
-            identity.append(str(self.references(clip)))
+            identity.append(str(self.references(method)))
         return self.results / "adapters" / _key(kind, identity)
 
     def adapter(self, method: str) -> Path:
         """The adapter of a method that has one: the folder it names, or the one trained for it."""
-        augment = self.config.method(method).augment
-        if augment.adapter is not None:
-            return augment.adapter
-        return self.trained_adapter(augment.kind, getattr(augment, "clip", None))
+        named = self.config.method(method).augment.adapter
+        return self.trained_adapter(method) if named is None else named
 
     def samples(self, method: str, benchmark: str | None = None) -> Path:
         """The folder of a method's images; ``run.json`` in it says that they are complete.
@@ -167,7 +218,7 @@ class Layout:
         return {
             metric: _key(
                 metric,
-                [settings.model_dump(mode="json"), _weights(settings, metric), reference],
+                [settings.model_dump(mode="json"), extractor_digest(settings, metric), reference],
             )
             for metric, settings in drawn.metrics.wanted.items()
         }
@@ -178,7 +229,7 @@ class Layout:
         if judge.vqa is None:
             return self.judge_digests
         folders = judge.question_models
-        return [checkpoint_digest(path, "judge.vqa") for path in folders] or judge.vqa
+        return [self._checkpoint_digest(path, "judge.vqa") for path in folders] or judge.vqa
 
     def scores(self, method: str, benchmark: str | None = None) -> dict[str, Path]:
         """The JSON files with a method's scores, {metric: path}."""
@@ -187,58 +238,6 @@ class Layout:
             metric: folder / judge / f"{run}.json"
             for metric, judge in self.judges(benchmark).items()
         }
-
-
-def _prompts_digest(benchmark: Benchmark, name: str) -> str:
-    path = benchmark.prompts
-    field = f"benchmarks.{name}.{'questions' if benchmark.kind == 'dpg' else 'prompts'}"
-    if not path.is_file():
-        raise ArragError(
-            f"{field}: no file {path}; for the built-in world run `arrag micro prompts`, else "
-            "correct the path"
-        )
-    if not path.read_bytes().strip():
-        raise ArragError(
-            f"{field}: {path} is empty; for the built-in world run `arrag micro prompts`, else "
-            "name another file"
-        )
-    return sha256_file(path)
-
-
-def _weights(settings: Model, metric: str) -> str | None:
-    """Digest of an extractor's weights when they lie in a folder or file of the user's."""
-    path = Path(getattr(settings, "extractor", ""))
-    if path.is_dir() and path != Path():
-        return checkpoint_digest(path, f"metrics.{metric}.extractor")
-    return sha256_file(path) if path.is_file() else None
-
-
-def checkpoint_digest(folder: Path, field: str) -> str:
-    """Digest of a checkpoint folder's files, model cards and plots left out."""
-    if not folder.is_dir():
-        raise ArragError(
-            f"{field}: no folder {folder}; the micro checkpoints come with the repository (run "
-            "from its root), others must be downloaded there, or correct the path"
-        )
-    return tree_digest(folder)
-
-
-def listing_digest(sources: Sequence[str]) -> str:
-    """Digest of the names and sizes of the files of ``database.exclude``.
-
-    A test set is too large to be read at every start; the codes' manifest names its pixels.
-    ArragError for a source that is not there.
-    """
-    from webdataset.shardlists import expand_urls
-
-    found = []
-    for source in sources:
-        for path in map(Path, expand_urls(source)):
-            if not path.exists():
-                raise ArragError(f"database.exclude: no file or folder {path}; correct the path")
-            files = sorted(path.rglob("*")) if path.is_dir() else [path]
-            found.append([[str(f), f.stat().st_size] for f in files if f.is_file()])
-    return sha256_json(found)
 
 
 def _key(name: str, identity: object) -> str:

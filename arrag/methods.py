@@ -54,7 +54,8 @@ def equip(
     tokenizer_digest: of the generator's codec. Raises ArragError for a source that is missing, or
     was made with another tokenizer, backbone or model.
     """
-    augment = config.method(method).augment
+    resolved = config.resolved(method)
+    augment = resolved.method.augment
     if augment is None:
         return Equipped(backbone)
     store = None
@@ -72,7 +73,7 @@ def equip(
         raise ArragError(
             f"method '{method}': give the folder of its adapter, which `training` makes"
         )
-    digest = tree_digest(config.backbone.checkpoint)
+    digest = tree_digest(resolved.generator.checkpoint)
     tuned = _tuned(digest, augment.kind, backbone, folder)
     if augment.kind == "finetune":
         return tuned

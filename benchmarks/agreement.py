@@ -96,8 +96,8 @@ def agreement(
             backbone,
             some,
             draws,
-            guidance_scale=config.backbone.guidance_scale,
-            temperature=config.backbone.temperature,
+            guidance_scale=config.generators["janus"].guidance_scale,
+            temperature=config.generators["janus"].temperature,
             augment=beside,
         )
         same.append(beside.same)
@@ -132,8 +132,8 @@ def main() -> None:
     daid = config.method("daid").augment
     prompts = [prompt["prompt"] for prompt in load_prompts(config.benchmark().prompts)]
     prompts = [prompts[i * len(prompts) // args.images] for i in range(args.images)]
-    backbone = load_janus(config.backbone.checkpoint, config.backbone.dtype)
-    store = TokenStore.open(args.codes or Layout(config).codes)
+    backbone = load_janus(config.generators["janus"].checkpoint, config.generators["janus"].dtype)
+    store = TokenStore.open(args.codes or Layout(config).codes("daid"))
     with tempfile.TemporaryDirectory() as folder:
         exact, lists = both_indexes(store, Path(folder), nprobe=config.index.nprobe)
         options = {"k": daid.k, "lam": daid.lam, "tau": daid.tau}

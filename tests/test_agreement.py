@@ -29,7 +29,12 @@ def place(root, micro_janus, assets, script, tmp_path_factory):
     indexes = {n: script.both_indexes(store, path / str(n), nprobe=n) for n in (1, 12, 10**6)}
     config = load_config(root / "config/micro.yaml")
     prompts = [prompt["prompt"] for prompt in load_prompts(root / config.benchmark().prompts)]
-    return load_janus(micro_janus, config.backbone.dtype), indexes, prompts[::40][:4], config
+    return (
+        load_janus(micro_janus, config.generators["janus"].dtype),
+        indexes,
+        prompts[::40][:4],
+        config,
+    )
 
 
 def measured(script, place, nprobe, lam, images=4):

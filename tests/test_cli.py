@@ -1,6 +1,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -58,6 +59,20 @@ def test_json_is_one_object_and_nothing_else(root, capsys):
     assert main(["config", "check", str(root / "config/micro.yaml"), "--json"]) == 0
     out = capsys.readouterr().out
     assert set(json.loads(out)["methods"]) >= {"vanilla", "daid", "faid"}
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["faid", "--method", "daid"], r"--method: 'daid' is not of kind faid; .*\(known: faid\)"),
+        (["faid", "--method", "fiad"], r"no such method 'fiad'; did you mean 'faid'\?"),
+        (["references", "--method", "faid"], r"is not of kind racm3"),
+        (["pairs", "--method", "vanilla"], r"not of kind finetune or faid or racm3"),
+    ],
+)
+def test_training_is_for_a_method_of_its_kind(root, argv, message, capsys):
+    assert main(["train", *argv, "--config", str(root / "config/micro.yaml")]) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_what_a_stage_prints_goes_to_stderr(monkeypatch, capsys):

@@ -22,9 +22,10 @@ def config_with(tmp_path, old, new):
     return path
 
 
-def changed(**parts):
+def changed(*, janus=None, **parts):
     """The micro configuration with nested values replaced: changed(index={"nprobe": 8})."""
     document = yaml.safe_load(TEXT)
+    document["generators"]["janus"] |= janus or {}
     for name, value in parts.items():
         if isinstance(value, dict):
             document[name] |= value
@@ -57,11 +58,49 @@ MISTAKES = {
     "guidance": (
         "guidance_scale: 2.0",
         "guidance_scale: -1",
-        r"backbone\.guidance_scale: found -1",
+        r"generators\.janus\.guidance_scale: found -1",
     ),
-    "temperature": ("temperature: 1.0", "temperature: 0", r"backbone\.temperature: found 0;"),
+    "temperature": ("temperature: 1.0", "temperature: 0", r"janus\.temperature: found 0;"),
     "images": ("images_per_prompt: 4", "images_per_prompt: 0", r"images_per_prompt: found 0;"),
-    "context": ("context: causal", "context: full", r"index\.context: found 'full'; .*'causal'"),
+    "context": ("key_hop: 1", "context: full", r"index\.context: unknown key"),
+    "old generator": ("generators:", "backbone:", r"generators: missing; .*backbone: unknown key"),
+    "generator": ("  vanilla:", "  vanilla:\n    generator: shwo", r"found 'shwo', no such gener"),
+    "table": (
+        "  daid:",
+        "  daid:\n    benchmarks: [dgp]",
+        r"daid\.benchmarks: found 'dgp', no such",
+    ),
+    "no table": (
+        "  daid:",
+        "  daid:\n    benchmarks: []",
+        r"daid\.benchmarks: found \[\]; .*at least",
+    ),
+    "baseline elsewhere": (
+        "  vanilla:",
+        "  vanilla:\n    benchmarks: [dpg]",
+        r"methods\.finetune\.baseline: 'vanilla' is not in the table of benchmark 'geneval'",
+    ),
+    "changed key": (
+        "  daid:",
+        "  daid:\n    index: {key_hop: 0, nprob: 3}",
+        r"methods\.daid\.index\.key_hop: found 0; use .* methods\.daid\.index\.nprob: unknown key; "
+        r"did you mean 'nprobe'",
+    ),
+    "changed block": (
+        "  daid:",
+        "  daid:\n    index: {published: x}",
+        r"methods\.daid\.index: mode ivf with published x; .*the others none",
+    ),
+    "changed database": (
+        "  daid:",
+        "  daid:\n    database: {images: null}",
+        r"methods\.daid\.database: source 'micro' is endless",
+    ),
+    "changed training": (
+        "  faid:\n    label",
+        "  faid:\n    training: {lora: {r: 0}}\n    label",
+        r"methods\.faid\.training\.lora\.r: found 0; .*rank",
+    ),
     "endless": ("images: 4000", "images: null", r"database: source 'micro' is endless; say"),
     "nprobe": ("nlist: null", "nlist: 4", r"index: nprobe 32 exceeds nlist 4"),
     "old block": ("benchmarks:", "benchmark:", r"benchmark: unknown key; .*'benchmarks'"),
@@ -143,8 +182,8 @@ def test_a_benchmark_shapes_its_own_samples_only():
 
 def test_ceilings_are_rows_of_the_micro_world_only():
     methods = list(changed().methods)
-    assert list(changed().row_labels) == [*methods, "real", "reconstructions"]
-    assert list(changed(scale="paper").row_labels) == methods
+    assert list(changed().row_labels()) == [*methods, "real", "reconstructions"]
+    assert list(changed(scale="paper").row_labels("dpg")) == methods
 
 
 def test_a_benchmark_that_does_not_exist_gets_a_suggestion():
@@ -168,16 +207,87 @@ def test_an_adapter_is_named_or_trained(tmp_path):
 
 def test_an_adapter_is_named_by_what_it_is_trained_with():
     def identity(kind="faid", **parts):
-        return changed(**parts).training_identity(kind)
+        return changed(**parts).resolved(kind).training_identity()
 
-    document = yaml.safe_load(TEXT)
-    methods = document["methods"] | {"daid": document["methods"]["vanilla"]}
-    assert identity() == identity(methods=methods)
+    methods = yaml.safe_load(TEXT)["methods"]
+    assert identity() == identity(methods=methods | {"daid": methods["vanilla"]})
     assert identity() == identity(resources={"train_batch_size": 2, "save_minutes": 1.0})
     assert identity() != identity(training={"learning_rate": 0.5})
     assert identity() != identity(index={"nprobe": 8})
     assert identity("finetune") == identity("finetune", index={"nprobe": 8})
     assert identity("finetune") == identity("finetune", training={"faid": {"k": 3}})
+
+
+SHOWO = {"kind": "showo", "checkpoint": "checkpoints/micro-showo", "guidance_scale": 2.0}
+
+
+def several(**methods):
+    """The micro configuration with a Show-o and changes in its methods, new ones of kind DAiD."""
+    document = yaml.safe_load(TEXT)
+    document["generators"]["showo"] = SHOWO
+    new = {"label": "new", "augment": document["methods"]["daid"]["augment"]}
+    for name, value in methods.items():
+        document["methods"][name] = document["methods"].get(name, new) | value
+    return Config.model_validate(document)
+
+
+def test_the_first_generator_is_meant_when_none_is_named():
+    config = several(other={"generator": "showo"})
+    assert (
+        config.generator_of("vanilla")
+        == config.generator_of()
+        == ("janus", config.generators["janus"])
+    )
+    assert config.generator_of("other")[0] == "showo"
+
+
+def test_the_order_of_decoding_places_the_index():
+    config = several(other={"generator": "showo"}, edges={"index": {"border": "zero"}})
+    found = {name: config.resolved(name).index for name in ("daid", "other", "edges")}
+    placed = {name: (index.context, index.border) for name, index in found.items()}
+    assert placed == {
+        "daid": ("causal", "skip"),
+        "other": ("full", "zero"),
+        "edges": ("causal", "zero"),
+    }
+
+
+def test_a_method_changes_blocks_for_itself_alone():
+    changes = {
+        "database": {"images": 7},
+        "index": {"key_hop": [1, 2], "nprobe": 3},
+        "training": {"epochs": 2.0, "faid": {"hops": [1, 2]}, "lora": None},
+    }
+    config = several(new=changes)
+    new, old = config.resolved("new"), config.resolved("daid")
+    assert (new.database.images, new.database.shard_size) == (7, old.database.shard_size)
+    assert (new.index.key_hop, new.index.mode) == ((1, 2), "ivf")
+    assert new.training.faid == old.training.faid.model_copy(update={"hops": [1, 2]})
+    assert new.training.lora is None and new.training.pairs == old.training.pairs
+    assert hashes(config) == hashes(changed()) | {"new": config.config_hash("new")}
+
+
+def test_equal_settings_are_one_identity_however_they_are_written():
+    block = changed(index={"nprobe": 8}).samples_identity("daid")
+    assert several(daid={"index": {"nprobe": 8}}).samples_identity("daid") == block
+    said = several(new={"index": {"border": "skip"}, "generator": "janus", "benchmarks": ["dpg"]})
+    assert said.config_hash("new") == said.config_hash("daid")
+
+
+def test_a_table_lists_its_own_methods():
+    config = several(new={"benchmarks": ["dpg", "mjhq"]})
+    assert "new" in config.methods_in("dpg") and "new" not in config.methods_in("geneval")
+    assert "new" not in config.row_labels()  # of the main benchmark
+    assert list(config.row_labels("dpg"))[-3:] == ["new", "real", "reconstructions"]
+
+
+def test_a_block_that_only_one_method_has_is_enough():
+    document = yaml.safe_load(TEXT)
+    document["methods"] = {name: document["methods"][name] for name in ("vanilla", "daid")}
+    document["methods"]["daid"] |= {part: document.pop(part) for part in ("database", "index")}
+    config = Config.model_validate(document)
+    assert config.config_hash("daid") == changed().config_hash("daid")
+    assert config.resolved("vanilla").index is None
 
 
 def test_a_missing_file_lists_its_neighbours(tmp_path):
@@ -202,8 +312,8 @@ def hashes(config):
 
 SHARED = [
     {"seed": 1},
-    {"backbone": {"guidance_scale": 4.0}},
-    {"backbone": {"temperature": 0.9}},
+    {"janus": {"guidance_scale": 4.0}},
+    {"janus": {"temperature": 0.9}},
     {"benchmarks": {"geneval": BENCHMARKS["geneval"] | {"images_per_prompt": 2}}},
 ]
 RETRIEVAL = [{"database": {"images": 100}}, {"index": {"nprobe": 8}}, {"index": {"mode": "exact"}}]

@@ -27,7 +27,7 @@ def settings(tmp_path_factory, tiny_janus, root):
         folder / "prompts.jsonl", PROMPT % "a photo of a dog" + PROMPT % "a photo of two cups"
     )
     document = yaml.safe_load((root / "config" / "micro-ci.yaml").read_text())
-    document["backbone"]["checkpoint"] = str(tiny_janus)
+    document["generators"]["janus"]["checkpoint"] = str(tiny_janus)
     document["benchmarks"]["geneval"]["prompts"] = str(folder / "prompts.jsonl")
     write_text(folder / "config.yaml", yaml.safe_dump(document))
     return folder / "config.yaml"
@@ -93,7 +93,7 @@ def test_index_of_another_tokenizer(settings, database, tmp_path):
     document = yaml.safe_load(settings.read_text())
     model, tokenizer = janus.build_model(seed=9)
     janus.save(model, tokenizer, tmp_path / "other")
-    document["backbone"]["checkpoint"] = str(tmp_path / "other")
+    document["generators"]["janus"]["checkpoint"] = str(tmp_path / "other")
     write_text(tmp_path / "config.yaml", yaml.safe_dump(document))
     with pytest.raises(ArragError, match="tokenizer"):
         sample_benchmark(

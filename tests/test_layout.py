@@ -30,7 +30,7 @@ def names(document):
         for name in ("geneval", "dpg", "mjhq")
         for metric, path in layout.scores("daid", name).items()
     }
-    return found | scores | {"codes": layout.codes, "index": layout.index}
+    return found | scores | {"codes": layout.codes("daid"), "index": layout.index("daid")}
 
 
 SCORES = {f"score {metric}" for metric in ("geneval", "dpg", "cmmd", "fid", "fwd")}
@@ -119,6 +119,62 @@ def test_a_reference_of_the_world_follows_its_prompts_and_a_folder_is_itself(pla
     assert str(Layout(Config.model_validate(place)).reference("mjhq")) == "images"
 
 
+def folders(document):
+    """The retrieval folders of each method of kind DAiD."""
+    layout = Layout(Config.model_validate(document))
+    augments = {name: method.augment for name, method in layout.config.methods.items()}
+    daid = [name for name, augment in augments.items() if augment and augment.kind == "daid"]
+    return {name: layout.made_for(name) for name in daid}
+
+
+def test_methods_of_equal_settings_share_their_folders(place):
+    daid = place["methods"]["daid"]
+    place["methods"] |= {
+        "same": daid | {"generator": "janus", "index": {"border": "skip", "nprobe": 32}},
+        "far": daid | {"index": {"key_hop": 2}},
+        "small": daid | {"database": {"images": 7}},
+        "exact": daid | {"index": {"mode": "exact"}},
+    }
+    found = folders(place)
+    assert found["same"] == found["daid"]
+    assert {name for name in found if found[name]["codes"] != found["daid"]["codes"]} == {"small"}
+    assert len({parts["index"] for parts in found.values()}) == 4
+
+
+def test_each_generator_has_a_database_of_its_own(place, tmp_path):
+    (tmp_path / "checkpoints/micro-showo").mkdir()
+    (tmp_path / "checkpoints/micro-showo/model.safetensors").write_text("showo")
+    before, daid = names(place), place["methods"]["daid"]
+    showo = {"kind": "showo", "checkpoint": "checkpoints/micro-showo", "guidance_scale": 1.0}
+    place["generators"]["showo"] = showo
+    place["methods"]["other"] = daid | {"generator": "showo"}
+    found = folders(place)
+    assert found["other"]["codes"].parts[2].startswith("micro-showo-")
+    assert found["other"]["index"].name.startswith("ivf-full-")
+    assert changed_names(before, names(place)) == set()
+    (tmp_path / "checkpoints/micro-showo/model.safetensors").write_text("trained longer")
+    assert folders(place)["other"]["codes"] != found["other"]["codes"]
+    assert folders(place)["daid"] == found["daid"]
+
+
+def test_an_adapter_is_shared_by_all_methods_that_train_it_alike(place, tmp_path):
+    (tmp_path / "checkpoints/micro-retriever").mkdir()
+    faid = {"label": "f", "augment": {"kind": "faid"}}
+    place["methods"] |= {
+        "faid": faid,
+        "fewer": faid | {"augment": {"kind": "faid", "k": 3}},
+        "hops": faid | {"training": {"faid": {"hops": [1, 2]}}},
+    }
+    layout = Layout(Config.model_validate(place))
+    assert layout.made_for("fewer") == layout.made_for("faid")
+    made, other = layout.made_for("faid"), layout.made_for("hops")
+    assert {part for part in made if made[part] != other[part]} == {"trained_adapter"}
+    assert layout.adapter("hops") == other["trained_adapter"]
+    trains = ("codes", "image_index", "pairs", "references", "trained_adapter")
+    assert set(layout.made_for("racm3")) == set(trains)
+    assert set(layout.made_for("finetune")) == {"pairs", "trained_adapter"}
+
+
 def test_batches_and_shards_change_nothing(place):
     before = names(place)
     place["resources"] |= {"batch_size": 1, "threads": 2}
@@ -129,7 +185,10 @@ def test_batches_and_shards_change_nothing(place):
 @pytest.mark.parametrize(
     "part, message",
     [
-        ("checkpoints/micro-janus", r"backbone\.checkpoint: no folder checkpoints/micro-janus"),
+        (
+            "checkpoints/micro-janus",
+            r"generators\.janus\.checkpoint: no folder checkpoints/micro-janus",
+        ),
         ("checkpoints/micro-clip", r"judge\.color: no folder checkpoints/micro-clip"),
         ("benchmarks", r"benchmarks\.geneval\.prompts: no file .*micro prompts"),
     ],

@@ -289,10 +289,10 @@ def settings(tmp_path_factory, tiny_showo, root):
     line = '{"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "%s"}\n'
     write_text(folder / "prompts.jsonl", line % "a photo of a dog" + line % "a photo of a cup")
     document = yaml.safe_load((root / "config" / "micro-ci.yaml").read_text())
-    document["backbone"] = {
+    document["generators"] = {"showo": {
         "kind": "showo", "checkpoint": str(tiny_showo), "guidance_scale": 1.0, "steps": 4,
-    }  # fmt: skip
-    document["index"] = {"mode": "hamming", "context": "full", "border": "zero"}
+    }}  # fmt: skip
+    document["index"] = {"mode": "hamming"}
     document["benchmarks"]["geneval"]["prompts"] = str(folder / "prompts.jsonl")
     document["methods"] = {name: document["methods"][name] for name in ("vanilla", "daid")}
     document.pop("training", None)
@@ -303,7 +303,8 @@ def settings(tmp_path_factory, tiny_showo, root):
 def test_from_configuration_to_images(settings, tiny_showo, assets, tmp_path):
     config = load_config(settings)
     encode_source("micro:database", tiny_showo, tmp_path / "codes", limit=10, assets=assets)
-    around = Neighborhood(config.index.context, border=config.index.border)
+    index = config.resolved("daid").index
+    around = Neighborhood(index.context, border=index.border)
     store = TokenStore.open(tmp_path / "codes")
     build_index(store, tmp_path / "index", neighborhood=around, mode="hamming", progress=False)
     sources = Sources(store=tmp_path / "codes", index=tmp_path / "index")
@@ -315,17 +316,10 @@ def test_from_configuration_to_images(settings, tiny_showo, assets, tmp_path):
     assert image.shape == (1, 48, 48, 3) and image.dtype == np.uint8
 
 
-def test_the_index_must_see_all_neighbours(settings, tmp_path):
-    text = settings.read_text().replace("context: full", "context: causal")
-    write_text(tmp_path / "config.yaml", text)
-    with pytest.raises(ArragError, match="found 'causal'; a showo backbone .* needs 'full'"):
-        load_config(tmp_path / "config.yaml")
-
-
 def test_what_is_not_made_for_it_is_refused(settings, tmp_path):
     document = yaml.safe_load(settings.read_text())
     for augment, message in (
-        ({"kind": "racm3", "clip": "c", "adapter": "a"}, "a showo backbone takes daid, faid"),
+        ({"kind": "racm3", "clip": "c", "adapter": "a"}, "a showo generator takes daid, faid"),
         ({"kind": "faid", "adapter": None, "k": 10}, "`training` makes no adapter for a showo"),
     ):
         document["methods"]["daid"]["augment"] = augment

@@ -227,6 +227,38 @@ def test_a_new_method_is_a_few_lines_and_one_more_row(finished):
     assert finished.plan() == wanted
 
 
+MORE = """  other:
+    label: other
+    generator: showo
+    benchmarks: [geneval]
+    augment: {kind: daid, k: 5, lam: 0.9, tau: 1.0}
+  few:
+    label: few
+    database: {images: 9}
+    benchmarks: [geneval]
+    augment: {kind: daid, k: 5, lam: 0.9, tau: 1.0}
+  strong:
+    label: strong
+    index: {nprobe: 32}
+    augment: {kind: daid, k: 5, lam: 0.9, tau: 1.0}
+"""
+
+
+def test_generators_and_databases_of_methods_make_only_what_is_new(finished):
+    showo = finished.path / "checkpoints/micro-showo"
+    showo.mkdir()
+    (showo / "model.safetensors").write_text("showo")
+    block = f"  showo: {{kind: showo, checkpoint: checkpoints/{showo.name}, guidance_scale: 1.0}}\n"
+    finished.edit("\ndatabase:\n", f"{block}\ndatabase:\n")
+    finished.edit("methods:\n", "methods:\n" + MORE)
+    wanted = {"encode_database": 2, "build_index": 2, "sample": 3, "score_geneval": 3, "table": 1}
+    assert finished.plan("reports/table1.md", "-p") == wanted
+    encoded = sorted(re.findall(r"--tokenizer (\S+) .* --images (\d+)", finished.said))
+    assert encoded == [("checkpoints/micro-janus", "9"), ("checkpoints/micro-showo", "4000")]
+    assert len(re.findall(r"--context full .* --border zero", finished.said)) == 1
+    assert finished.plan("reports/table2.md")["sample"] == 1  # strong
+
+
 def test_other_weights_of_the_judge_recompute_the_scores(finished):
     (finished.path / "checkpoints/micro-clip/model.safetensors").write_text("better")
     assert finished.plan("reports/table1.md") == {"score_geneval": 7, "table": 1}
@@ -261,7 +293,7 @@ def test_a_misspelt_key_is_one_line_without_traceback(project):
 def test_a_missing_checkpoint_is_one_line_without_traceback(project):
     shutil.rmtree(project.path / "checkpoints/micro-janus")
     done = project.snakemake("--dry-run", *TARGETS)
-    assert_one_line(done, r"backbone\.checkpoint: no folder checkpoints/micro-janus")
+    assert_one_line(done, r"generators\.janus\.checkpoint: no folder checkpoints/micro-janus")
 
 
 def test_an_empty_prompt_file_is_one_line_without_traceback(project):
@@ -294,6 +326,19 @@ def test_adapters_are_trained_only_on_demand(project):
     before = ("fetch_assets", "encode_database", "build_index", "index_images", "make_pairs")
     once = (*before, "retrieve_neighbours", "retrieve_references", "train_adapters")
     assert plan == dict.fromkeys(once, 1) | {"train_adapter": 3}
+
+
+def test_each_distinct_adapter_of_the_methods_is_trained_once(project):
+    block = "    label: a\n    augment: {kind: faid, k: 3}\n"
+    hops = "    training: {faid: {hops: [1, 2]}}\n"
+    few = "    database: {images: 9}\n"
+    methods = f"  fewer:\n{block}  hops:\n{hops}{block}  few:\n{few}{block}"
+    project.edit("methods:\n", "methods:\n" + methods)
+    plan = project.plan("train_adapters", "-p")
+    assert plan["train_adapter"] == 3 + 2 and plan["retrieve_neighbours"] == 2
+    assert plan["make_pairs"] == 1 and plan["encode_database"] == 2
+    trained = re.findall(r"arrag train faid .* --method (\w+) ", project.said)
+    assert sorted(trained) == ["few", "fewer", "hops"]  # `faid` is trained as `fewer` is
 
 
 def test_a_method_without_an_adapter_s_folder_trains_it_once(project):

@@ -40,8 +40,13 @@ def run_check(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "config": args.path,
         "scale": config.scale,
+        "generators": {name: settings.kind for name, settings in config.generators.items()},
         "methods": {
-            method: {name: config.config_hash(method, name) for name in config.benchmarks}
+            method: {
+                name: config.config_hash(method, name)
+                for name in config.benchmarks
+                if method in config.methods_in(name)
+            }
             for method in config.methods
         },
     }

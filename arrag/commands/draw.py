@@ -88,7 +88,8 @@ def _save(images: list, out: Path) -> list[Path]:
 
 def run_sample(args: argparse.Namespace) -> dict[str, Any]:
     """The workflow's sampling stage; ``run.json`` is written last."""
-    from arrag.config import CEILING_LABELS, load_config
+    from arrag.config import load_config
+    from arrag.config_methods import CEILING_LABELS
     from arrag.layout import Layout
 
     config = load_config(args.config)
@@ -132,30 +133,32 @@ def sources_of(config: Config, args: argparse.Namespace) -> Sources:
     Raises ArragError with the command that makes them when they are not there.
     """
     from arrag.errors import ArragError
-    from arrag.layout import Layout
+    from arrag.layout import LAST_FILES, RETRIEVES, Layout
     from arrag.methods import Sources
 
     augment = config.method(args.method).augment
-    if augment is None:
-        return Sources()
     layout, found = Layout(config), {}
-    wanted = []  # (field of Sources, what was given, where the workflow has it, a file in it)
-    if "database" in augment.needs:
-        wanted.append(("store", args.codes, lambda: layout.codes, "manifest.json"))
-    if "index" in augment.needs:
-        wanted.append(("index", args.index, lambda: layout.index, "meta.json"))
-    if augment.kind == "racm3":
-        at = (args.image_index, lambda: layout.image_index(augment.clip))
-        wanted.append(("image_index", *at, "meta.json"))
-    if augment.kind != "daid":
-        wanted.append(("adapter", args.adapter, lambda: layout.adapter(args.method), "config.json"))
-    for field, given, usual, file in wanted:
-        found[field] = path = given or usual()
-        if not (path / file).is_file():
-            target = usual() / file
+    given = {"codes": args.codes, "index": args.index, "image_index": args.image_index}
+    wanted = {
+        part: lambda part=part: getattr(layout, part)(args.method)
+        for part in RETRIEVES.get(getattr(augment, "kind", None), ())
+    }
+    if hasattr(augment, "adapter"):
+        given["trained_adapter"] = args.adapter
+        wanted["trained_adapter"] = lambda: layout.adapter(args.method)
+    for part, usual in wanted.items():
+        found[part] = path = given[part] or usual()
+        if not (path / LAST_FILES[part]).is_file():
+            target = usual() / LAST_FILES[part]
+            option = {"trained_adapter": "adapter"}.get(part, part).replace("_", "-")
             raise ArragError(
-                f"{path / file}: method '{args.method}' needs it and it is not there; make it with "
-                f"`snakemake --cores all {target} --configfile {args.config}`, or name another "
-                f"with --{'codes' if field == 'store' else field.replace('_', '-')}"
+                f"{path / LAST_FILES[part]}: method '{args.method}' needs it and it is not there; "
+                f"make it with `snakemake --cores all {target} --configfile {args.config}`, or "
+                f"name another with --{option}"
             )
-    return Sources(**found)
+    return Sources(
+        store=found.get("codes"),
+        index=found.get("index"),
+        image_index=found.get("image_index"),
+        adapter=found.get("trained_adapter"),
+    )

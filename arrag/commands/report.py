@@ -54,8 +54,9 @@ def add(commands: Any) -> None:
 
 
 def run_table(args: argparse.Namespace) -> dict[str, Any]:
-    """The configuration's methods, then the ceilings."""
-    from arrag.config import CEILING_LABELS, load_config
+    """The configuration's methods that the table has, then the ceilings."""
+    from arrag.config import load_config
+    from arrag.config_methods import CEILING_LABELS
     from arrag.errors import ArragError
     from arrag.files import read_json
     from arrag.layout import Layout
@@ -71,11 +72,11 @@ def run_table(args: argparse.Namespace) -> dict[str, Any]:
         )
     rows = [
         RowSpec(name, m.label, paper_key=m.paper_key, baseline=m.baseline)
-        for name, m in config.methods.items()
+        for name, m in config.methods_in(benchmark).items()
     ]
     rows += [
         RowSpec(name, label, kind="ceiling")
-        for name, label in config.row_labels.items()
+        for name, label in config.row_labels(benchmark).items()
         if name in CEILING_LABELS
     ]
     layout = Layout(config)
@@ -97,7 +98,7 @@ def run_gallery(args: argparse.Namespace) -> dict[str, Any]:
     """Every method and the real images, for the first prompts of each task."""
     from PIL import Image
 
-    from arrag.config import CEILING_LABELS, load_config
+    from arrag.config import load_config
     from arrag.layout import Layout
     from arrag.prompt_sets import load_prompt_set
     from arrag.report.gallery import contact_sheet
@@ -105,9 +106,8 @@ def run_gallery(args: argparse.Namespace) -> dict[str, Any]:
     config = load_config(args.config)
     drawn = config.benchmark(name := config.main_benchmark)
     layout = Layout(config)
-    labels = {key: method.label for key, method in config.methods.items()}
-    if config.scale == "micro":
-        labels["real"] = CEILING_LABELS["real"]
+    labels = config.row_labels(name)
+    labels.pop("reconstructions", None)  # hardly different from the real ones
     columns = {label: layout.samples(key, name) for key, label in labels.items()}
     shown = first_of_each_task(load_prompt_set(drawn), args.per_task)
     images = min(args.images, drawn.images_per_prompt)

@@ -71,6 +71,7 @@ def add(commands: Any) -> None:
     parsers = [pairs, retrieve, references, *(_add_kind(inner, *item) for item in KINDS.items())]
     for parser in parsers:
         config_option(parser)
+        parser.add_argument("--method", help="whose adapter it is for (the first that fits)")
         parser.add_argument("--out", type=Path, help="folder; else where the workflow has it")
     compare = command(
         inner,
@@ -114,16 +115,17 @@ def run_pairs(args: argparse.Namespace) -> dict[str, Any]:
     """Make the pairs of the configuration."""
     from arrag.training.pairs import make_pairs
 
-    config, layout = _load(args)
-    training = config.training
+    config, layout, method = _load(args, *KINDS)
+    resolved = config.resolved(method)
+    training = resolved.training
     return make_pairs(
         "micro:database" if training.source == MICRO else training.source,
-        config.backbone.checkpoint,
-        args.out or layout.pairs,
+        resolved.generator.checkpoint,
+        args.out or layout.pairs(method),
         count=training.pairs,
         held_out=training.held_out,
         seed=config.seed,
-        first_held_out=config.first_held_out,
+        first_held_out=resolved.first_held_out,
         assets=args.assets,
         exclude=args.exclude,
         batch_size=config.resources.encode_batch_size,
@@ -136,10 +138,11 @@ def run_retrieve(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.training.neighbours import precompute
     from arrag.training.pairs import Pairs
 
-    config, layout = _load(args)
-    out = args.out or layout.neighbours
-    pairs = Pairs.open(args.pairs or layout.pairs)
-    manifest = precompute(pairs, _index(args, layout), out, args.k or config.training.faid.k)
+    config, layout, method = _load(args, "faid")
+    out = args.out or layout.neighbours(method)
+    pairs = Pairs.open(args.pairs or layout.pairs(method))
+    k = args.k or config.resolved(method).training.faid.k
+    manifest = precompute(pairs, _index(args, layout, method), out, k)
     return {"neighbours": out, **{k: v for k, v in manifest.items() if k != "shards"}}
 
 
@@ -148,11 +151,11 @@ def run_references(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.baselines.racm3 import retrieve_references
     from arrag.training.pairs import Pairs
 
-    config, layout = _load(args)
-    clip = _clip_of(config, args)
-    out = args.out or layout.references(clip)
-    model, index = _image_index(args, layout, clip)
-    manifest = retrieve_references(Pairs.open(args.pairs or layout.pairs), index, model, out)
+    config, layout, method = _load(args, "racm3")
+    out = args.out or layout.references(method)
+    model, index = _image_index(args, config, layout, method)
+    pairs = Pairs.open(args.pairs or layout.pairs(method))
+    manifest = retrieve_references(pairs, index, model, out)
     return {"references": out, **{k: v for k, v in manifest.items() if k != "shards"}}
 
 
@@ -161,14 +164,15 @@ def run_kind(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.training.adapt import train
     from arrag.training.pairs import Pairs
 
-    config, layout = _load(args)
-    clip = _clip_of(config, args) if args.kind == "racm3" else None
-    out = args.out or layout.trained_adapter(args.kind, clip)
+    config, layout, method = _load(args, args.kind)
+    resolved = config.resolved(method)
+    out = args.out or layout.trained_adapter(method)
+    pairs = Pairs.open(args.pairs or layout.pairs(method))
     about = train(
         args.kind,
-        config.backbone.checkpoint,
-        config.training,
-        _data(args, config, layout, Pairs.open(args.pairs or layout.pairs), clip),
+        resolved.generator.checkpoint,
+        resolved.training,
+        _data(args, config, layout, method, pairs),
         out,
         args.work_dir or out.with_name(out.name + ".work"),
         seed=config.seed,
@@ -189,55 +193,62 @@ def run_compare(args: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-def _load(args: argparse.Namespace) -> tuple[Config, Layout]:
+def _load(args: argparse.Namespace, *kinds: str) -> tuple[Config, Layout, str]:
+    """The configuration, its layout, and the method of one of ``kinds`` that is trained for."""
     from arrag.config import load_config
     from arrag.errors import ArragError
     from arrag.layout import Layout
 
     config = load_config(args.config)
-    if config.training is None:
+    fitting = [
+        name
+        for name, method in config.methods.items()
+        if method.augment is not None and method.augment.kind in kinds
+    ]
+    method = args.method or next(iter(fitting), None)
+    if method is not None:
+        config.method(method)  # says so if there is none
+    if method not in fitting:
+        found = f"--method: '{method}' is not" if method else f"{args.config}: methods: none is"
+        among = f" (known: {', '.join(fitting)})" if fitting else ""
+        raise ArragError(f"{found} of kind {' or '.join(kinds)}; name or add one{among}")
+    if config.resolved(method).training is None:
         raise ArragError(f"{args.config}: training: missing; add that block to train adapters")
-    return config, Layout(config)
+    return config, Layout(config), method
 
 
-def _clip_of(config: Config, args: argparse.Namespace) -> Path:
-    """The retriever of the configuration's method of kind racm3."""
-    from arrag.errors import ArragError
-
-    for method in config.methods.values():
-        if method.augment is not None and method.augment.kind == "racm3":
-            return method.augment.clip
-    raise ArragError(f"{args.config}: methods: none is of kind racm3; add one, which names a clip")
-
-
-def _data(args: argparse.Namespace, config: Config, layout: Layout, pairs: Any, clip: Any) -> Any:
+def _data(args: argparse.Namespace, config: Config, layout: Layout, method: str, pairs: Any) -> Any:
     from arrag.baselines.racm3 import References
     from arrag.training.adapt import Data
     from arrag.training.neighbours import Neighbours
 
     if args.kind == "faid":
-        digest = _index(args, layout).digest
-        path = args.neighbours or layout.neighbours
-        return Data(pairs, neighbours=Neighbours(path, pairs, config.training.faid.k, digest))
+        digest = _index(args, layout, method).digest
+        path = args.neighbours or layout.neighbours(method)
+        k = config.resolved(method).training.faid.k
+        return Data(pairs, neighbours=Neighbours(path, pairs, k, digest))
     if args.kind == "racm3":
-        index = _image_index(args, layout, clip)[1]
-        path = args.references or layout.references(clip)
+        index = _image_index(args, config, layout, method)[1]
+        path = args.references or layout.references(method)
         return Data(pairs, references=References(path, pairs, index))
     return Data(pairs)
 
 
-def _index(args: argparse.Namespace, layout: Layout) -> Any:
+def _index(args: argparse.Namespace, layout: Layout, method: str) -> Any:
     from arrag.index import open_index
     from arrag.store import TokenStore
 
-    return open_index(args.index or layout.index, TokenStore.open(args.codes or layout.codes))
+    store = TokenStore.open(args.codes or layout.codes(method))
+    return open_index(args.index or layout.index(method), store)
 
 
-def _image_index(args: argparse.Namespace, layout: Layout, clip: Path) -> tuple[Any, Any]:
+def _image_index(
+    args: argparse.Namespace, config: Config, layout: Layout, method: str
+) -> tuple[Any, Any]:
     from arrag.clip import OpenClip
     from arrag.image_index import ImageIndex
     from arrag.store import TokenStore
 
-    model = OpenClip(clip)
-    store = TokenStore.open(args.codes or layout.codes)
-    return model, ImageIndex(args.image_index or layout.image_index(clip), store, model.digest)
+    model = OpenClip(config.method(method).augment.clip)
+    store = TokenStore.open(args.codes or layout.codes(method))
+    return model, ImageIndex(args.image_index or layout.image_index(method), store, model.digest)

@@ -30,8 +30,8 @@ def write_real(
 def write_reconstructions(
     config: Config, out: str | Path, assets: str | Path, benchmark: str | None = None
 ) -> dict:
-    """The same scenes, encoded and decoded by the tokenizer."""
-    codec = load_codec(config.backbone.checkpoint)
+    """The same scenes, encoded and decoded by the first generator's tokenizer."""
+    codec = load_codec(config.generator_of()[1].checkpoint)
     return _write(config, Path(out), assets, benchmark, codec)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from arrag.config import CEILING_LABELS
+from arrag.config_methods import CEILING_LABELS
 from arrag.metrics import stats
 from arrag.report.measures import DPG_COLUMNS, Scores
 from arrag.report.render import NONE, Block, Cell, number_text

@@ -31,7 +31,7 @@ from arrag.metrics.samples import load_prompts
 
 def ours(sampler: Sampler, prompts: list[str], augment) -> None:
     """One batch through our loop."""
-    settings = sampler.config.backbone
+    settings = sampler.settings
     count = sampler.backbone.grid[0] * sampler.backbone.grid[1]
     decode_raster(
         sampler.backbone,
@@ -64,7 +64,7 @@ def upstream(sampler: Sampler, prompts: list[str]) -> None:
         [TEMPLATE.format(prompt=prompt) for prompt in prompts],
         return_tensors="pt", padding=True, return_token_type_ids=False,
     )  # fmt: skip
-    guidance = sampler.config.backbone.guidance_scale
+    guidance = sampler.settings.guidance_scale
     backbone.model.generate(
         **text, generation_mode="image", guidance_scale=guidance, do_sample=True, top_k=0
     )
@@ -81,7 +81,7 @@ def main() -> None:
     args = parser.parse_args()
     config = load_config(args.config)
     layout = Layout(config)
-    codes, index = args.codes or layout.codes, args.index or layout.index
+    codes, index = args.codes or layout.codes("daid"), args.index or layout.index("daid")
     retrieves = (index / "meta.json").is_file()
     sampler = Sampler(config, "daid" if retrieves else "vanilla", Sources(codes, index))
     runs = {
@@ -92,7 +92,7 @@ def main() -> None:
         runs["daid"] = lambda prompts: ours(sampler, prompts, sampler.augment)
         runs["faid"] = with_adapter(sampler)
     texts = [prompt["prompt"] for prompt in load_prompts(config.benchmark().prompts)]
-    result = {"threads": torch.get_num_threads(), "dtype": config.backbone.dtype, "rows": []}
+    result = {"threads": torch.get_num_threads(), "dtype": sampler.settings.dtype, "rows": []}
     for batch in args.batches:
         prompts = texts[-batch:]
         seconds: dict[str, list[float]] = {name: [] for name in runs}

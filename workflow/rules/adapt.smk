@@ -1,21 +1,20 @@
 # Pairs -> their retrieval -> adapters. A method that names the folder of an adapter needs nothing of
-# this; one that names none is trained here, and `train_adapters` trains every kind there is in the
-# configuration's methods into results/. A killed training goes on from the folder beside its output,
-# which is no output: Snakemake would delete it. Adapters are named by what they are trained with, so
-# that a change of λ, τ or prompts trains nothing.
-MICRO_PAIRS = CONFIG.training.source == MICRO
+# this; one that names none is trained here, and `train_adapters` trains every adapter that there can
+# be for the configuration's methods into results/. A killed training goes on from the folder beside
+# its output, which is no output: Snakemake would delete it. Adapters are named by what they are
+# trained with, so that a change of λ, τ or prompts trains nothing. The method handed on is a
+# resource: any method of the same training will do.
 
 
 rule train_adapters:
     input:
-        lambda wildcards: [f"{adapter_of(kind)}/config.json" for kind in sorted(ADAPTER_KINDS)],
+        adapters_wanted,
     localrule: True
 
 
 rule make_pairs:
     input:
-        assets=rules.fetch_assets.output.assets if MICRO_PAIRS else [],
-        tokenizer=ancient(str(CONFIG.backbone.checkpoint)),
+        unpack(pairs_inputs),
     output:
         str(RESULTS / "pairs/{pairs}/pairs.json"),
     log:
@@ -23,16 +22,17 @@ rule make_pairs:
     threads: CONFIG.resources.threads
     resources:
         config=CONFIG_FILE,
+        method=lambda wildcards: method_for("pairs", wildcards.pairs),
     params:
         out=folder_of_output,
     shell:
-        "arrag train pairs --config {resources.config:q} --out {params.out:q} > {log:q} 2>&1"
+        "arrag train pairs --config {resources.config:q} --method {resources.method}"
+        " --out {params.out:q} > {log:q} 2>&1"
 
 
 rule retrieve_neighbours:
     input:
-        pairs=lambda wildcards: f"{path_of('pairs')}/pairs.json",
-        index=lambda wildcards: f"{path_of('index')}/meta.json",
+        unpack(lambda wildcards: inputs_for("neighbours", wildcards.neighbours, "pairs", "index")),
     output:
         str(RESULTS / "neighbours/{neighbours}/manifest.json"),
     log:
@@ -40,16 +40,21 @@ rule retrieve_neighbours:
     threads: CONFIG.resources.threads
     resources:
         config=CONFIG_FILE,
+        method=lambda wildcards: method_for("neighbours", wildcards.neighbours),
     params:
         out=folder_of_output,
     shell:
-        "arrag train retrieve --config {resources.config:q} --out {params.out:q} > {log:q} 2>&1"
+        "arrag train retrieve --config {resources.config:q} --method {resources.method}"
+        " --out {params.out:q} > {log:q} 2>&1"
 
 
 rule retrieve_references:
     input:
-        pairs=lambda wildcards: f"{path_of('pairs')}/pairs.json",
-        index=lambda wildcards: f"{path_of('image_index', next(iter(CLIPS)))}/meta.json",
+        unpack(
+            lambda wildcards: inputs_for(
+                "references", wildcards.references, "pairs", "image_index"
+            )
+        ),
     output:
         str(RESULTS / "references/{references}/manifest.json"),
     log:
@@ -57,10 +62,12 @@ rule retrieve_references:
     threads: CONFIG.resources.threads
     resources:
         config=CONFIG_FILE,
+        method=lambda wildcards: method_for("references", wildcards.references),
     params:
         out=folder_of_output,
     shell:
-        "arrag train references --config {resources.config:q} --out {params.out:q} > {log:q} 2>&1"
+        "arrag train references --config {resources.config:q} --method {resources.method}"
+        " --out {params.out:q} > {log:q} 2>&1"
 
 
 rule train_adapter:
@@ -71,15 +78,17 @@ rule train_adapter:
     log:
         "logs/train_adapter/{kind}-{key}.log",
     wildcard_constraints:
-        kind="finetune|faid|racm3",
+        kind="|".join(TRAINS_ON),
         key="[0-9a-f]+",
     threads: CONFIG.resources.threads
     resources:
         config=CONFIG_FILE,
+        method=lambda wildcards: method_for("trained_adapter", f"{wildcards.kind}-{wildcards.key}"),
         batch_size=CONFIG.resources.train_batch_size,
     params:
         out=folder_of_output,
         work=lambda wildcards, output: f"{Path(output[0]).parent}.work",
     shell:
-        "arrag train {wildcards.kind} --config {resources.config:q} --out {params.out:q}"
-        " --work-dir {params.work:q} --batch-size {resources.batch_size} > {log:q} 2>&1"
+        "arrag train {wildcards.kind} --config {resources.config:q} --method {resources.method}"
+        " --out {params.out:q} --work-dir {params.work:q} --batch-size {resources.batch_size}"
+        " > {log:q} 2>&1"

@@ -8,13 +8,24 @@ import os
 import shlex
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 from arrag.commands.report import TABLES
-from arrag.config import CEILING_LABELS, load_config
+from arrag.config import load_config
 from arrag.config_benchmarks import METRICS
+from arrag.config_methods import CEILING_LABELS
 from arrag.errors import ArragError
-from arrag.layout import MICRO, MICRO_ASSETS, MICRO_REFERENCE, RESULTS, Layout
+from arrag.layout import (
+    LAST_FILES,
+    MICRO,
+    MICRO_ASSETS,
+    MICRO_REFERENCE,
+    RESULTS,
+    RETRIEVES,
+    TRAINS_ON,
+    Layout,
+)
 
 # `arrag` is this environment's, whether it was activated or called by its path.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
@@ -49,22 +60,7 @@ def configuration_file():
 CONFIG_FILE = configuration_file()
 CONFIG = told_plainly(load_config, CONFIG_FILE)
 LAYOUT = Layout(CONFIG)
-ROWS = list(CONFIG.row_labels)
-SHOWN = [name for name in ROWS if name != "reconstructions"]  # on the contact sheet
 CEILING_RUN = f"({'|'.join(CEILING_LABELS)})-[0-9a-f]+"
-
-
-# Models that retrieve images, and kinds of adapters, of the methods.
-CLIPS = {
-    method.augment.clip
-    for method in CONFIG.methods.values()
-    if method.augment is not None and method.augment.kind == "racm3"
-}
-ADAPTER_KINDS = {
-    method.augment.kind
-    for method in CONFIG.methods.values()
-    if method.augment is not None and method.augment.kind != "daid"
-}
 
 
 wildcard_constraints:
@@ -72,11 +68,14 @@ wildcard_constraints:
     benchmark="[^/]+",
 
 
-def path_of(part, *method):
+def path_of(part, name):
     """A path of the layout as text, computed on demand because it digests checkpoints."""
-    if method:
-        return str(told_plainly(getattr(LAYOUT, part), *method))
-    return str(told_plainly(getattr, LAYOUT, part))
+    return str(told_plainly(getattr(LAYOUT, part), name))
+
+
+def last_file_of(part, method):
+    """The file that completes a folder of the layout."""
+    return f"{path_of(part, method)}/{LAST_FILES[part]}"
 
 
 def folder_of_output(wildcards, output):
@@ -84,20 +83,59 @@ def folder_of_output(wildcards, output):
     return Path(output[0]).parent
 
 
+def by_name(names_of, methods):
+    """{name: the first method that has it}, given a function from a method to its results' names.
+
+    A method without its weights makes nothing; whoever asks for its results is told by ``of_name``.
+    """
+    found, missing = {}, []
+    for method in methods:
+        try:
+            found = {name: method for name in names_of(method)} | found
+        except ArragError as error:
+            missing.append(f"; {error}")
+    return found, missing
+
+
+def of_name(name, found, missing):
+    """What ``by_name`` found under a name."""
+    if name not in found:
+        wanted = "/".join(name)
+        give_up(f"{CONFIG_FILE}: no method of it makes {wanted}{''.join(missing[:1])}")
+    return found[name]
+
+
+@cache
+def methods_of_runs(benchmark):
+    """Methods and ceilings by the folder names of their samples of a benchmark."""
+    rows = CONFIG.row_labels(benchmark) if benchmark in CONFIG.benchmarks else ()
+    return by_name(lambda row: [("samples", benchmark, LAYOUT.run(row, benchmark))], rows)
+
+
 def method_of(wildcards):
     """The method or ceiling whose samples of a benchmark are called ``run``."""
-    if wildcards.benchmark in CONFIG.benchmarks:
-        for name in ROWS:
-            if told_plainly(LAYOUT.run, name, wildcards.benchmark) == wildcards.run:
-                return name
-    give_up(
-        f"{CONFIG_FILE}: no method of it makes samples called {wildcards.benchmark}/{wildcards.run}"
+    name = ("samples", wildcards.benchmark, wildcards.run)
+    return of_name(name, *methods_of_runs(wildcards.benchmark))
+
+
+def name_in(path):
+    """The name of a folder of a stage, which is below ``results/STAGE``."""
+    return "/".join(path.relative_to(RESULTS).parts[1:])
+
+
+@cache
+def methods_of_parts():
+    """Methods by (part of the layout, its folder's name) that they need."""
+    made_for = LAYOUT.made_for
+    return by_name(
+        lambda method: [(part, name_in(path)) for part, path in made_for(method).items()],
+        CONFIG.methods,
     )
 
 
-def prompts_of(wildcards):
-    """The prompt file of a benchmark, whose digest is in every name made from it."""
-    return ancient(str(CONFIG.benchmarks[wildcards.benchmark].prompts))
+def method_for(part, name):
+    """A method for which the folder ``name`` of a part of the layout is made."""
+    return of_name((part, name), *methods_of_parts())
 
 
 def options(settings):
@@ -114,101 +152,3 @@ def options(settings):
                 values = one if isinstance(one, tuple) else () if one is True else (one,)
                 words += [option, *map(str, values)]
     return shlex.join(words)
-
-
-def sample_inputs(wildcards):
-    """The generator, the prompts, and what this method adds to them."""
-    inputs = {
-        "checkpoint": ancient(str(CONFIG.backbone.checkpoint)),
-        "prompts": prompts_of(wildcards),
-    }
-    method = method_of(wildcards)
-    augment = CONFIG.method(method).augment
-    if augment is None:
-        return inputs
-    if "database" in augment.needs:
-        inputs["codes"] = f"{path_of('codes')}/manifest.json"
-    if "index" in augment.needs:
-        inputs["index"] = f"{path_of('index')}/meta.json"
-    if augment.kind == "racm3":
-        inputs["image_index"] = f"{path_of('image_index', augment.clip)}/meta.json"
-    if CONFIG.method(method).is_trained_here:
-        inputs["adapter"] = f"{path_of('adapter', method)}/config.json"
-    elif augment.kind != "daid":
-        inputs["adapter"] = ancient(f"{augment.adapter}/config.json")
-    return inputs
-
-
-def image_retriever(name):
-    """Folder of the open_clip model called ``name`` that some method retrieves images with."""
-    for clip in CLIPS:
-        if clip.name == name:
-            return clip
-    give_up(f"{CONFIG_FILE}: no method of it retrieves images with a model called {name}")
-
-
-def adapter_of(kind):
-    """Folder of the adapter that the configuration trains of a kind."""
-    clip = next(iter(CLIPS)) if kind == "racm3" else None
-    return told_plainly(LAYOUT.trained_adapter, kind, clip)
-
-
-def adapter_inputs(wildcards):
-    """What training a kind of adapter reads."""
-    inputs = {
-        "checkpoint": ancient(str(CONFIG.backbone.checkpoint)),
-        "pairs": f"{path_of('pairs')}/pairs.json",
-    }
-    if wildcards.kind == "faid":
-        inputs["index"] = f"{path_of('index')}/meta.json"
-        inputs["retrieved"] = f"{path_of('neighbours')}/manifest.json"
-    if wildcards.kind == "racm3":
-        clip = next(iter(CLIPS))
-        inputs["index"] = f"{path_of('image_index', clip)}/meta.json"
-        inputs["retrieved"] = f"{path_of('references', clip)}/manifest.json"
-    return inputs
-
-
-def scores_of_table(wildcards):
-    """The score files that a table needs: of its own benchmark and of no other."""
-    kind, _ = TABLES[wildcards.table]
-    benchmark = CONFIG.benchmark_of_kind(kind)
-    if benchmark is None:
-        give_up(
-            f"{CONFIG_FILE}: benchmarks: {wildcards.table} needs one of kind {kind}; add one as in "
-            "config/micro.yaml"
-        )
-    return [
-        str(path) for name in ROWS for path in told_plainly(LAYOUT.scores, name, benchmark).values()
-    ]
-
-
-def metric_of(wildcards):
-    """The settings of a distance."""
-    return CONFIG.benchmarks[wildcards.benchmark].metrics.wanted[wildcards.metric]
-
-
-def distance_inputs(wildcards):
-    """Samples, the reference if it is rendered here, and the network if it is fetched or local."""
-    inputs = {"run": str(RESULTS / f"samples/{wildcards.benchmark}/{wildcards.run}/run.json")}
-    if CONFIG.benchmarks[wildcards.benchmark].reference == MICRO_REFERENCE:
-        inputs["reference"] = f"{path_of('reference', wildcards.benchmark)}/meta_data.json"
-    extractor = getattr(metric_of(wildcards), "extractor", "")
-    if extractor.startswith("mobilenetv2:"):
-        inputs["network"] = str(FEATURE_NETWORK / "manifest.json")
-    elif extractor and Path(extractor).exists():
-        inputs["network"] = ancient(extractor)
-    return inputs
-
-
-def newborn_results():
-    """A file as old as results/, newer than any report that came with a clone.
-
-    Snakemake sees a report, no sign that its inputs changed, and takes it for up to date even when
-    no result exists. Reports therefore depend on this file too.
-    """
-    marker = RESULTS / ".since"
-    if not marker.exists():
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(f"{time.time_ns()}\n")
-    return str(marker)

@@ -1,20 +1,13 @@
-# Images -> codes -> index. The store's folder keeps finished shards when the job is killed.
-# Checkpoints and prompts are ancient inputs: their digest is in the output's name, so their date
-# says nothing.
-MICRO_DATABASE = CONFIG.database.source == MICRO
+# Images -> codes -> index: of each database with each tokenizer that some method needs. The store's
+# folder keeps finished shards when the job is killed. Checkpoints and prompts are ancient inputs:
+# their digest is in the output's name, so their date says nothing.
 WORKERS = CONFIG.resources.encode_workers
-# The authors' two files, whose names are those of arrag.index.faiss_index, which needs FAISS.
-PUBLISHED = (
-    [str(CONFIG.index.published / name) for name in ("faiss_ivf_pq_opq.index", "next_codes.npy")]
-    if CONFIG.index.published
-    else []
-)
+INDEX_KEY = ("published", "context", "key_hop", "border", "masked_distance")
 
 
 rule encode_database:
     input:
-        assets=rules.fetch_assets.output.assets if MICRO_DATABASE else [],
-        tokenizer=ancient(str(CONFIG.backbone.checkpoint)),
+        unpack(encode_inputs),
     output:
         str(RESULTS / "codes/{tokenizer}/{corpus}/manifest.json"),
     log:
@@ -24,13 +17,10 @@ rule encode_database:
     resources:
         batch_size=CONFIG.resources.encode_batch_size,
         workers=options({"workers": WORKERS or None}),
-        shard_size=CONFIG.database.shard_size,
+        shard_size=lambda wildcards: database_of(wildcards).database.shard_size,
     params:
-        source="micro:database" if MICRO_DATABASE else CONFIG.database.source,
-        # One text each: an option that is off must leave the params as they were.
-        options=options(
-            {"images": CONFIG.database.images, "exclude": list(CONFIG.database.exclude)}
-        ),
+        source=lambda wildcards: source_name(database_of(wildcards).database),
+        options=encode_options,
         out=folder_of_output,
     shell:
         "arrag encode {params.source:q} --tokenizer {input.tokenizer:q} --out {params.out:q}"
@@ -40,8 +30,7 @@ rule encode_database:
 
 rule build_index:
     input:
-        codes=lambda wildcards: f"{path_of('codes')}/manifest.json",
-        published=PUBLISHED,
+        unpack(index_inputs),
     output:
         str(RESULTS / "index/{index}/meta.json"),
     log:
@@ -50,13 +39,9 @@ rule build_index:
     threads: CONFIG.resources.threads
     params:
         codes=lambda wildcards, input: Path(input.codes).parent,
-        mode=CONFIG.index.mode,
-        key=options(
-            CONFIG.index.model_dump(
-                include={"context", "key_hop", "border", "masked_distance", "published"}
-            )
-        ),
-        lists=options({"nprobe": CONFIG.index.nprobe, "nlist": CONFIG.index.nlist}),
+        mode=lambda wildcards: index_of(wildcards).mode,
+        key=lambda wildcards: options({f: getattr(index_of(wildcards), f) for f in INDEX_KEY}),
+        lists=lambda wildcards: options(index_of(wildcards).model_dump(include={"nprobe", "nlist"})),
         seed=CONFIG.seed,
         out=folder_of_output,
     shell:
@@ -67,22 +52,19 @@ rule build_index:
 # Whole images, for methods that retrieve by the prompt.
 rule index_images:
     input:
-        codes=lambda wildcards: f"{path_of('codes')}/manifest.json",
-        assets=rules.fetch_assets.output.assets if MICRO_DATABASE else [],
+        unpack(image_inputs),
     output:
-        str(RESULTS / "image-index/{clip}-{key}/meta.json"),
+        str(RESULTS / "image-index/{images}/meta.json"),
     log:
-        "logs/index_images/{clip}-{key}.log",
-    wildcard_constraints:
-        key="[0-9a-f]+",
+        "logs/index_images/{images}.log",
     threads: CONFIG.resources.threads
     resources:
         batch_size=CONFIG.resources.encode_batch_size,
     params:
-        source="micro:database" if MICRO_DATABASE else CONFIG.database.source,
-        images=f"--images {CONFIG.database.images}" if CONFIG.database.images else "",
+        source=lambda wildcards: source_name(images_of(wildcards).database),
+        images=lambda wildcards: options({"images": images_of(wildcards).database.images}),
         codes=lambda wildcards, input: Path(input.codes).parent,
-        clip=lambda wildcards: image_retriever(wildcards.clip),
+        clip=lambda wildcards: images_of(wildcards).method.augment.clip,
         out=folder_of_output,
     shell:
         "arrag index images {params.source:q} --codes {params.codes:q} --clip {params.clip:q}"

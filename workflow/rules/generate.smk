@@ -29,7 +29,7 @@ rule sample:
 rule sample_ceiling:
     input:
         assets=rules.fetch_assets.output.assets,
-        checkpoint=ancient(str(CONFIG.backbone.checkpoint)),
+        checkpoint=ancient(str(CONFIG.generator_of()[1].checkpoint)),
         prompts=prompts_of,
     output:
         str(RESULTS / "samples/{benchmark}/{run}/run.json"),

@@ -17,7 +17,10 @@ rule table:
     resources:
         config=CONFIG_FILE,
     params:
-        rows=[[name, m.label, m.baseline, m.paper_key] for name, m in CONFIG.methods.items()],
+        rows=lambda wildcards: [
+            [name, m.label, m.baseline, m.paper_key]
+            for name, m in CONFIG.methods_in(benchmark_of_table(wildcards)).items()
+        ],
         not_run=sorted(CONFIG.not_run.items()),
         scale=CONFIG.scale,
     shell:
@@ -27,7 +30,7 @@ rule table:
 
 rule gallery:
     input:
-        runs=lambda wildcards: [f"{path_of('samples', name)}/run.json" for name in SHOWN],
+        runs=lambda wildcards: [f"{path_of('samples', name)}/run.json" for name in shown()],
         since=newborn_results(),
     output:
         "reports/samples.png",
@@ -36,6 +39,6 @@ rule gallery:
     resources:
         config=CONFIG_FILE,
     params:
-        labels=[[name, method.label] for name, method in CONFIG.methods.items()],
+        labels=[[name, method.label] for name, method in CONFIG.methods_in().items()],
     shell:
         "arrag report gallery --config {resources.config:q} --out {output:q} > {log:q} 2>&1"

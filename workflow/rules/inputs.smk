@@ -1,0 +1,161 @@
+# What a job reads, and which settings its command gets, found by the name of its output.
+# The names of the authors' two files, those of arrag.index.faiss_index, which needs FAISS.
+PUBLISHED = ("faiss_ivf_pq_opq.index", "next_codes.npy")
+
+
+def prompts_of(wildcards):
+    """The prompt file of a benchmark, whose digest is in every name made from it."""
+    return ancient(str(CONFIG.benchmarks[wildcards.benchmark].prompts))
+
+
+def database_of(wildcards):
+    """The settings of the store {tokenizer}/{corpus}."""
+    return CONFIG.resolved(method_for("codes", f"{wildcards.tokenizer}/{wildcards.corpus}"))
+
+
+def index_of(wildcards):
+    """The settings of the index {index}."""
+    return CONFIG.resolved(method_for("index", wildcards.index)).index
+
+
+def source_inputs(database):
+    """What must be there before a database can be read."""
+    return {"assets": rules.fetch_assets.output.assets} if database.source == MICRO else {}
+
+
+def source_name(database):
+    """A database's source as the command line has it."""
+    return "micro:database" if database.source == MICRO else database.source
+
+
+def encode_inputs(wildcards):
+    resolved = database_of(wildcards)
+    tokenizer = {"tokenizer": ancient(str(resolved.generator.checkpoint))}
+    return source_inputs(resolved.database) | tokenizer
+
+
+def encode_options(wildcards):
+    """One text: an option that is off must leave the params as they were."""
+    database = database_of(wildcards).database
+    return options({"images": database.images, "exclude": list(database.exclude)})
+
+
+def index_inputs(wildcards):
+    inputs = {"codes": last_file_of("codes", method_for("index", wildcards.index))}
+    if published := index_of(wildcards).published:
+        inputs["published"] = [str(published / name) for name in PUBLISHED]
+    return inputs
+
+
+def images_of(wildcards):
+    """The settings of the index of whole images {images}."""
+    return CONFIG.resolved(method_for("image_index", wildcards.images))
+
+
+def image_inputs(wildcards):
+    codes = {"codes": last_file_of("codes", method_for("image_index", wildcards.images))}
+    return codes | source_inputs(images_of(wildcards).database)
+
+
+def adapters_wanted(wildcards):
+    """The adapters of all methods that can have one."""
+    parts = [told_plainly(LAYOUT.made_for, method) for method in CONFIG.methods]
+    folders = {made["trained_adapter"] for made in parts if "trained_adapter" in made}
+    return sorted(f"{folder}/config.json" for folder in folders)
+
+
+def pairs_inputs(wildcards):
+    resolved = CONFIG.resolved(method_for("pairs", wildcards.pairs))
+    tokenizer = {"tokenizer": ancient(str(resolved.generator.checkpoint))}
+    return source_inputs(resolved.training) | tokenizer
+
+
+def inputs_for(part, name, *parts):
+    """The last files of ``parts`` that the method of a folder of ``part`` needs, by part."""
+    return {needed: last_file_of(needed, method_for(part, name)) for needed in parts}
+
+
+def adapter_inputs(wildcards):
+    """The generator, and what training this kind of adapter reads."""
+    name = f"{wildcards.kind}-{wildcards.key}"
+    inputs = inputs_for("trained_adapter", name, *TRAINS_ON[wildcards.kind])
+    generator = CONFIG.resolved(method_for("trained_adapter", name)).generator
+    return inputs | {"checkpoint": ancient(str(generator.checkpoint))}
+
+
+def sample_inputs(wildcards):
+    """The generator, the prompts, and what this method adds to them."""
+    method = method_of(wildcards)
+    resolved = CONFIG.resolved(method)
+    inputs = {
+        "checkpoint": ancient(str(resolved.generator.checkpoint)),
+        "prompts": prompts_of(wildcards),
+    }
+    augment = resolved.method.augment
+    if augment is None:
+        return inputs
+    for part in RETRIEVES.get(augment.kind, ()):
+        inputs[part] = last_file_of(part, method)
+    if resolved.method.is_trained_here:
+        inputs["adapter"] = last_file_of("trained_adapter", method)
+    elif hasattr(augment, "adapter"):
+        inputs["adapter"] = ancient(f"{augment.adapter}/config.json")
+    return inputs
+
+
+def benchmark_of_table(wildcards):
+    """The benchmark that a table shows."""
+    kind, _ = TABLES[wildcards.table]
+    benchmark = CONFIG.benchmark_of_kind(kind)
+    if benchmark is None:
+        give_up(
+            f"{CONFIG_FILE}: benchmarks: {wildcards.table} needs one of kind {kind}; add one as in "
+            "config/micro.yaml"
+        )
+    return benchmark
+
+
+def scores_of_table(wildcards):
+    """The score files that a table needs: of its own benchmark and of no other."""
+    benchmark = benchmark_of_table(wildcards)
+    return [
+        str(path)
+        for name in CONFIG.row_labels(benchmark)
+        for path in told_plainly(LAYOUT.scores, name, benchmark).values()
+    ]
+
+
+def shown():
+    """The rows on the contact sheet."""
+    return [name for name in CONFIG.row_labels() if name != "reconstructions"]
+
+
+def metric_of(wildcards):
+    """The settings of a distance."""
+    return CONFIG.benchmarks[wildcards.benchmark].metrics.wanted[wildcards.metric]
+
+
+def distance_inputs(wildcards):
+    """Samples, the reference if it is rendered here, and the network if it is fetched or local."""
+    inputs = {"run": str(RESULTS / f"samples/{wildcards.benchmark}/{wildcards.run}/run.json")}
+    if CONFIG.benchmarks[wildcards.benchmark].reference == MICRO_REFERENCE:
+        inputs["reference"] = f"{path_of('reference', wildcards.benchmark)}/meta_data.json"
+    extractor = getattr(metric_of(wildcards), "extractor", "")
+    if extractor.startswith("mobilenetv2:"):
+        inputs["network"] = str(FEATURE_NETWORK / "manifest.json")
+    elif extractor and Path(extractor).exists():
+        inputs["network"] = ancient(extractor)
+    return inputs
+
+
+def newborn_results():
+    """A file as old as results/, newer than any report that came with a clone.
+
+    Snakemake sees a report, no sign that its inputs changed, and takes it for up to date even when
+    no result exists. Reports therefore depend on this file too.
+    """
+    marker = RESULTS / ".since"
+    if not marker.exists():
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(f"{time.time_ns()}\n")
+    return str(marker)
