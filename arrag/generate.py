@@ -27,6 +27,7 @@ from arrag.errors import ArragError
 from arrag.files import read_json, sha256_file, tree_digest, write_json
 from arrag.methods import Sources, equip
 from arrag.prompt_sets import load_prompt_set
+from arrag.sample_codes import codes_chunk
 
 NO_SOURCES = Sources()
 PACKAGES = ("arrag", "torch", "transformers", "numpy", "numba", "pillow")
@@ -199,11 +200,21 @@ def sample_benchmark(
         for start in range(0, len(jobs), batch_size):
             chunk = jobs[start : start + batch_size]
             texts = [prompts[i]["prompt"] for i, _ in chunk]
-            images = sampler.draw(texts, [k for _, k in chunk], config.seed)
-            for (i, k), image in zip(chunk, images, strict=True):
-                save_png(image, image_path(out, i, k))
+            images, codes = _drawn(sampler, texts, [k for _, k in chunk], config.seed)
+            for (i, k), image, grid in zip(chunk, images, codes, strict=True):
+                save_png(image, image_path(out, i, k), grid)
             bar.update(len(chunk))
     return finish(out, run)
+
+
+def _drawn(
+    sampler: Drawer, prompts: Sequence[str], samples: Sequence[int], seed: int
+) -> tuple[np.ndarray, Sequence[np.ndarray | None]]:
+    """Images as of ``Drawer.draw``, and the codes [H, W] of each if the generator has codes."""
+    if not isinstance(sampler, Sampler):
+        return sampler.draw(prompts, samples, seed), [None] * len(prompts)
+    codes = sampler.draw_codes(prompts, samples, seed)
+    return sampler.codec.decode(codes), list(codes.cpu().numpy())
 
 
 def image_path(out: Path, prompt: int, sample: int) -> Path:
@@ -239,8 +250,9 @@ def finish(out: Path, run: dict) -> dict:
     return run
 
 
-def save_png(image: np.ndarray, path: Path) -> None:
-    """Write a PNG under a temporary name, then rename."""
+def save_png(image: np.ndarray, path: Path, codes: np.ndarray | None = None) -> None:
+    """Write a PNG under a temporary name, then rename; ``codes`` [H, W] go into it as a text."""
     partial = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(image).save(partial, format="PNG")
+    info = None if codes is None else codes_chunk(codes)
+    Image.fromarray(image).save(partial, format="PNG", pnginfo=info)
     os.replace(partial, path)

@@ -72,7 +72,7 @@ def make_project(path: Path, root: Path, checkpoint: Path) -> Project:
 
 def _configuration(path: Path, root: Path, checkpoint: Path) -> Path:
     document = yaml.safe_load((root / "config/micro-ci.yaml").read_text())
-    document["backbone"]["checkpoint"] = str(checkpoint)
+    document["generators"]["janus"]["checkpoint"] = str(checkpoint)
     document["benchmarks"]["geneval"]["prompts"] = str(path / "prompts.jsonl")
     for name in ("questions", "prompts"):
         for block in ("dpg", "mjhq"):
@@ -97,7 +97,7 @@ def _configuration(path: Path, root: Path, checkpoint: Path) -> Path:
 
 def _database(layout: Layout, codec: Codec) -> PatchIndex:
     with StoreWriter(
-        layout.codes,
+        layout.codes("daid"),
         tokenizer_digest=codec.digest,
         grid=codec.grid,
         codebook=codec.codebook,
@@ -106,9 +106,10 @@ def _database(layout: Layout, codec: Codec) -> PatchIndex:
     ) as writer:
         names = [f"scene <{i}>" for i in range(12)]
         writer.add(names, np.random.default_rng(3).integers(0, 30, (12, *codec.grid)))
-    store = TokenStore.open(layout.codes)
-    build_index(store, layout.index, neighborhood=Neighborhood("causal"), progress=False)
-    return open_index(layout.index, store)
+    store = TokenStore.open(layout.codes("daid"))
+    path = layout.index("daid")
+    build_index(store, path, neighborhood=Neighborhood("causal"), progress=False)
+    return open_index(path, store)
 
 
 def _scored(layout: Layout, name: str) -> None:

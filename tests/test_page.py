@@ -17,7 +17,7 @@ from arrag.errors import ArragError
 from arrag.report.origins import Blend, trace
 from arrag.report.page.build import Options, first_of_each_tag, write_page
 from arrag.report.page.markup import island, picture
-from arrag.report.page.patches import Followed, sample_codes
+from arrag.report.page.patches import Base, Drawing, Followed, sample_drawings
 from arrag.report.page.tables import csv_section, interval_chart
 from arrag.report.render import number_text
 from arrag.sample_codes import read_codes
@@ -159,19 +159,19 @@ def test_codes_are_read_redrawn_or_left_out_but_never_guessed(project, tmp_path)
 
     def redraw(pairs):
         asked.extend(pairs)
-        return np.stack([project.codes[1, 0]])
+        return [Drawing(project.codes[1, 0])]
 
     def wrong(pairs):
-        return np.stack([project.codes[0, 0]])
+        return [Drawing(project.codes[0, 0])]
 
     def codes(redraw):
         method = Followed("daid", "DAiD", folder, 0, K, None, redraw)
-        return sample_codes(method, project.codec, jobs)
+        return sample_drawings(method, Base(project.index, project.codec), jobs)
 
     assert asked == [] and set(codes(None)) == {(0, 0), (0, 1), (1, 1)}
     found = codes(redraw)
     assert asked == [("a photo of two cups", 0)]
-    assert all(np.array_equal(found[p, s], project.codes[p, s]) for p, _, s in jobs)
+    assert all(np.array_equal(found[p, s].codes, project.codes[p, s]) for p, _, s in jobs)
     assert set(codes(wrong)) == {(0, 0), (0, 1), (1, 1)}  # another image: not this one's codes
     bare.write_bytes(bare.read_bytes()[:-30])
     with pytest.raises(ArragError, match=r"0000\.png: not a readable image"):

@@ -16,6 +16,7 @@ from arrag.errors import ArragError
 from arrag.index import build_index, open_index
 from arrag.neighborhood import Neighborhood
 from arrag.report.origins import Blend, trace
+from arrag.report.page.redraw import Watched
 from arrag.store import StoreWriter, TokenStore
 
 PROMPT = "a photo of a dog"
@@ -104,18 +105,20 @@ def test_other_orders_need_the_order(tiny_showo, tmp_path):
     height, width = codec.grid
     steps, count = 6, height * width
     draws = uniforms(0, PROMPT, 0, steps * 2 * count).reshape(1, steps, 2, count)
+    watched = Watched(recorder)
     codes = decode_masked(
-        backbone, [PROMPT], draws, guidance_scale=1.0, steps=steps, augment=recorder
+        backbone, [PROMPT], draws, guidance_scale=1.0, steps=steps, augment=watched
     )[0]
-    late = len(recorder.found)
-    order = torch.full((height, width), steps - 1)
-    for step, (known, _, _) in reversed(list(enumerate(recorder.found, steps - late))):
-        order[known[0]] = step - 1  # known when it began: settled before
-    origins = trace(codes.numpy(), index, 4, 4, order=order.numpy(), first_step=steps - late)
-    assert origins.weights is None and len(origins.positions) == (order >= steps - late).sum()
+    order = watched.order()[0]  # [H, W]
+    expected = torch.full((height, width), steps // 2 - 1)  # retrieval is in the last half
+    for step, (known, _, _) in reversed(list(enumerate(recorder.found))):
+        expected[known[0]] = step - 1  # known when it began: settled before
+    assert torch.equal(order, expected) and (order == -1).any()
+    origins = trace(codes.numpy(), index, 4, 4, order=order.numpy())
+    assert origins.weights is None and len(origins.positions) == (order >= 0).sum()
     for row, position in enumerate(origins.positions):
         step = int(order.flatten()[position])
-        _, at, found = recorder.found[step - (steps - late)]
+        _, at, found = recorder.found[step]
         slot = at.index(position)
         assert np.array_equal(origins.entries[row], found.entries[0, slot].numpy())
         assert np.array_equal(origins.distances[row], found.distances[0, slot].numpy())

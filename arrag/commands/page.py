@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from arrag.commands import command, config_option, count
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from arrag.config import Config
+    from arrag.report.page.patches import Drawing, Redraw
 
 
 def add_page(reports: Any) -> None:
@@ -66,25 +64,17 @@ def run_page(args: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-def redraw_with(
-    config: Config, path: Path, method: str
-) -> Callable[[list[tuple[str, int]]], np.ndarray]:
+def redraw_with(config: Config, path: Path, method: str) -> Redraw:
     """What draws a method's samples again, loading the generator when it is first needed."""
 
-    def redraw(jobs: list[tuple[str, int]]) -> np.ndarray:
-        import numpy as np
-        from tqdm import tqdm
-
+    def redraw(jobs: list[tuple[str, int]]) -> list[Drawing]:
         from arrag.commands.draw import sources_of
-        from arrag.generate import Sampler
+        from arrag.generate import open_method
+        from arrag.report.page.redraw import draw_again
 
         given = dict.fromkeys(("codes", "index", "image_index", "adapter"))
         asked = SimpleNamespace(method=method, config=path, **given)
-        sampler = Sampler(config, method, sources_of(config, asked))
-        size, found = config.resources.batch_size, []
-        for start in tqdm(range(0, len(jobs), size), desc=f"{method} again", unit="batch"):
-            texts, samples = zip(*jobs[start : start + size], strict=True)
-            found.append(sampler.draw_codes(texts, samples, config.seed).cpu().numpy())
-        return np.concatenate(found)
+        sampler = open_method(config, method, sources_of(config, asked))
+        return draw_again(sampler, jobs, config.seed, config.resources.batch_size)
 
     return redraw

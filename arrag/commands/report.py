@@ -56,11 +56,10 @@ def add(commands: Any) -> None:
 def run_table(args: argparse.Namespace) -> dict[str, Any]:
     """The configuration's methods that the table has, then the ceilings."""
     from arrag.config import load_config
-    from arrag.config_methods import CEILING_LABELS
     from arrag.errors import ArragError
-    from arrag.files import read_json
     from arrag.layout import Layout
-    from arrag.report.tables import RowSpec, write_table
+    from arrag.report.rows import read_scores, table_rows
+    from arrag.report.tables import write_table
 
     config = load_config(args.config)
     benchmark = args.benchmark or config.benchmark_of_kind(args.kind)
@@ -70,22 +69,8 @@ def run_table(args: argparse.Namespace) -> dict[str, Any]:
             f"{args.config}: benchmarks: the table needs one of kind {args.kind}, found {found}; "
             "add one, or name it with --benchmark"
         )
-    rows = [
-        RowSpec(name, m.label, paper_key=m.paper_key, baseline=m.baseline)
-        for name, m in config.methods_in(benchmark).items()
-    ]
-    rows += [
-        RowSpec(name, label, kind="ceiling")
-        for name, label in config.row_labels(benchmark).items()
-        if name in CEILING_LABELS
-    ]
-    layout = Layout(config)
-    scores = {
-        row.key: {
-            metric: read_json(path) for metric, path in layout.scores(row.key, benchmark).items()
-        }
-        for row in rows
-    }
+    rows = table_rows(config, benchmark)
+    scores = read_scores(Layout(config), rows, benchmark)
     write_table(args.kind, rows, scores, config.scale, args.out.with_suffix(""), config.not_run)
     values = {
         key: {metric: score["value"] for metric, score in found.items()}

@@ -55,14 +55,13 @@ def trace(
     shown: int,
     blend: Blend | None = None,
     order: np.ndarray | None = None,
-    first_step: int = 0,
 ) -> Origins:
     """Repeat the searches of one image's drawing; keep the ``shown`` nearest of the k.
 
     codes: integer [H, W], the finished image. order: integer [H, W], the step in which each code
-    was settled, None for raster order; retrieval takes part from ``first_step`` on. Raises
-    ArragError where the index looks at later codes and no order is given, for another grid, a
-    code outside the codebook, or k out of range.
+    was settled, counted from the first that retrieves (-1: before it); None for raster order.
+    Raises ArragError where the index looks at later codes and no order is given, for another grid,
+    a code outside the codebook, or k out of range.
     """
     height, width = np.shape(codes)
     image = torch.from_numpy(np.array(codes, dtype=np.int64))  # [H, W]
@@ -79,7 +78,7 @@ def trace(
         steps = torch.from_numpy(np.array(order, dtype=np.int64))
         asked = [
             (steps < step, (steps == step).flatten().nonzero()[:, 0])
-            for step in range(first_step, int(steps.max()) + 1)
+            for step in range(int(steps.max()) + 1)
         ]
     distances = torch.full((height * width, k), torch.inf)
     neighbours = torch.full((height * width, k), -1)

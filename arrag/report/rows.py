@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from arrag.config import CEILING_LABELS, Config
+from arrag.config import Config
+from arrag.config_methods import CEILING_LABELS
 from arrag.files import read_json
 from arrag.layout import Layout
 from arrag.report.measures import Scores
 from arrag.report.tables import RowSpec
 
 
-def table_rows(config: Config) -> list[RowSpec]:
-    """The methods, then the ceilings."""
+def table_rows(config: Config, benchmark: str) -> list[RowSpec]:
+    """The methods that a benchmark's table has, then the ceilings."""
     rows = [
         RowSpec(name, m.label, paper_key=m.paper_key, baseline=m.baseline)
-        for name, m in config.methods.items()
+        for name, m in config.methods_in(benchmark).items()
     ]
     return rows + [
         RowSpec(name, label, kind="ceiling")
-        for name, label in config.row_labels.items()
+        for name, label in config.row_labels(benchmark).items()
         if name in CEILING_LABELS
     ]
 

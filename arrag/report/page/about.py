@@ -52,11 +52,7 @@ def about_section(config: Config, name: str, columns: list[Column]) -> str:
     for key, drawn in config.benchmarks.items():
         chosen = drawn.model_dump(mode="json", include=SHOWN)
         facts.append((f"Benchmark {key}", _settings(chosen)))
-    for key, method in config.methods.items():
-        augment = method.augment.model_dump(mode="json") if method.augment else {}
-        details = _settings(augment) if augment else "the generator alone"
-        digest = _code(config.config_hash(key, config.main_benchmark))
-        facts.append((method.label, f"{details}; hash {digest}"))
+    facts += [(method.label, _method(config, key)) for key, method in config.methods.items()]
     facts.append(("Versions", text(_versions(columns))))
     rows = "".join(element("dt", text(key)) + element("dd", value) for key, value in facts)
     heading = element("h2", "What was run", id="run-title")
@@ -68,8 +64,21 @@ def about_section(config: Config, name: str, columns: list[Column]) -> str:
     )
 
 
+def _method(config: Config, name: str) -> str:
+    """What a method adds to which generator, what it changes for itself, and its hash."""
+    method = config.methods[name]
+    augment = method.augment.model_dump(mode="json") if method.augment else {}
+    said = _settings(augment) if augment else "the generator alone"
+    if len(config.generators) > 1:
+        said = f"{text(config.generator_of(name)[0])}: {said}"
+    for block in ("database", "index", "training"):
+        if changes := getattr(method, block):
+            said += f"; {block}: {_settings(changes)}"
+    return f"{said}; hash {_code(config.config_hash(name, config.main_benchmark))}"
+
+
 def _generators(config: Config) -> dict[str, dict[str, Any]]:
-    return {"": config.backbone.model_dump(mode="json")}
+    return {key: value.model_dump(mode="json") for key, value in config.generators.items()}
 
 
 def _code(digest: str) -> str:

@@ -146,7 +146,7 @@ def _table(run: Run, name: str, kind: str) -> tuple[str, str] | None:
     benchmark = run.config.benchmark_of_kind(kind)
     if benchmark is None:
         return None
-    rows = table_rows(run.config)
+    rows = table_rows(run.config, benchmark)
     wanted = [p for row in rows for p in run.layout.scores(row.key, benchmark).values()]
     absent = sum(not path.is_file() for path in wanted)
     title = f"Table {name.removeprefix('table')}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -18,8 +18,17 @@ from arrag.report.origins import Blend, Origins, trace
 from arrag.report.page.markup import picture
 from arrag.sample_codes import read_codes
 
-Redraw = Callable[[list[tuple[str, int]]], np.ndarray]
-"""Draws [(prompt's text, sample)] again: int64 [B, H, W]."""
+
+class Drawing(NamedTuple):
+    """A sample's codes, int64 [H, W], and where they were not settled in raster order, the step of
+    each: int64 [H, W], below 0 before the steps that retrieve."""
+
+    codes: np.ndarray
+    order: np.ndarray | None = None
+
+
+Redraw = Callable[[list[tuple[str, int]]], list[Drawing]]
+"""Draws [(prompt's text, sample)] again."""
 
 
 @dataclass
@@ -71,29 +80,32 @@ class Followed:
     redraw: Redraw | None = None
 
 
-def sample_codes(
-    method: Followed, codec: Codec, jobs: list[tuple[int, str, int]]
-) -> dict[tuple[int, int], np.ndarray]:
-    """Codes int64 [H, W] of samples (prompt, its text, sample), by (prompt, sample).
+def sample_drawings(
+    method: Followed, base: Base, jobs: list[tuple[int, str, int]]
+) -> dict[tuple[int, int], Drawing]:
+    """How samples (prompt, its text, sample) were drawn, by (prompt, sample).
 
-    They are read from the images' files; of an image without them (made by an earlier version) the
-    drawing is repeated. Left out is what neither gives exactly: codes count only if the tokenizer
-    makes this very image of them.
+    Codes are read from the images' files. The drawing is repeated where there are none (an earlier
+    version wrote it) or where an order is needed, which no file holds. Left out is what neither
+    gives exactly: codes count only if the tokenizer makes this very image of them.
     """
-    codes, bare = {}, []
+    in_raster = base.index.neighborhood.context == "causal"
+    found, bare = {}, []
     for prompt, text, sample in jobs:
-        found = read_codes(_path(method, prompt, sample))
-        if found is None:
+        codes = read_codes(_path(method, prompt, sample)) if in_raster else None
+        if codes is None:
             bare.append((prompt, text, sample))
         else:
-            codes[prompt, sample] = found
+            found[prompt, sample] = Drawing(codes)
     if bare and method.redraw is not None:
         drawn = method.redraw([(text, sample) for _, text, sample in bare])
-        codes |= {(p, s): grid for (p, _, s), grid in zip(bare, drawn, strict=True)}
+        for (prompt, _, sample), drawing in zip(bare, drawn, strict=True):
+            order = None if in_raster else drawing.order
+            found[prompt, sample] = Drawing(drawing.codes, order)
     return {
-        (p, s): codes[p, s]
+        (p, s): found[p, s]
         for p, _, s in jobs
-        if (p, s) in codes and _is_image_of(codec, codes[p, s], _path(method, p, s))
+        if (p, s) in found and _is_image_of(base.codec, found[p, s].codes, _path(method, p, s))
     }
 
 
@@ -121,7 +133,7 @@ def _batch(grid: np.ndarray):
 def followed_sample(
     method: Followed,
     base: Base,
-    codes: np.ndarray,
+    drawing: Drawing,
     prompt: int,
     text: str,
     sample: int,
@@ -133,7 +145,8 @@ def followed_sample(
     nearest]}, and of each of the nearest [entry, its code, distance, weight or null], the entry as
     ``Base.place`` has it.
     """
-    origins = trace(codes, base.index, method.k, shown, method.blend)
+    codes, order = drawing
+    origins = trace(codes, base.index, method.k, shown, method.blend, order)
     return {
         "method": method.key,
         "label": method.label,

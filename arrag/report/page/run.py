@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from arrag.codec import Codec, load_codec
-from arrag.config import CEILING_LABELS, Config
+from arrag.config import Config
 from arrag.index import open_index
 from arrag.layout import Layout
 from arrag.report.origins import Blend
 from arrag.report.page.gallery import Column, read_verdicts
-from arrag.report.page.patches import Base, Followed, followed_sample, sample_codes
+from arrag.report.page.patches import Base, Followed, Redraw, followed_sample, sample_drawings
 from arrag.store import TokenStore
 
 FOLLOWED = ("daid", "faid")  # kinds of augment that retrieve patches
-Redrawer = Callable[[str], Callable[[list[tuple[str, int]]], np.ndarray]]
+Redrawer = Callable[[str], Redraw]
 """Makes, of a method's name, what draws its samples again."""
 
 
@@ -34,9 +32,8 @@ class Run:
 
 def columns(run: Run) -> tuple[list[Column], list[str]]:
     """The methods with whole samples, then real images; and the labels of the others."""
-    labels = {key: method.label for key, method in run.config.methods.items()}
-    if run.config.scale == "micro":
-        labels["real"] = CEILING_LABELS["real"]
+    labels = run.config.row_labels(run.benchmark)
+    labels.pop("reconstructions", None)  # hardly different from the real ones
     found, missing = [], []
     for key, label in labels.items():
         folder = run.layout.samples(key, run.benchmark)
@@ -72,12 +69,12 @@ def followed(
         method = run.config.methods.get(column.key)
         if method is None or method.augment is None or method.augment.kind not in FOLLOWED:
             continue
-        at = (run.layout.codes, run.layout.index)
+        at = (run.layout.codes(column.key), run.layout.index(column.key))
         if at not in places:
             if not ((at[0] / "manifest.json").is_file() and (at[1] / "meta.json").is_file()):
                 continue
             places[at] = len(bases)
-            bases.append(_base(run, *at))
+            bases.append(_base(run, column.key, *at))
         base = bases[places[at]]
         augment = method.augment
         blend = Blend(augment.lam, augment.tau) if augment.kind == "daid" else None
@@ -85,15 +82,15 @@ def followed(
         one = Followed(
             column.key, column.label, column.folder, places[at], augment.k, blend, redraw
         )
-        codes = sample_codes(one, base.codec, jobs)
+        drawings = sample_drawings(one, base, jobs)
         samples += [
-            followed_sample(one, base, codes[number, i], number, text, i, shown)
+            followed_sample(one, base, drawings[number, i], number, text, i, shown)
             for number, text, i in jobs
-            if (number, i) in codes
+            if (number, i) in drawings
         ]
     return {"bases": [base.described() for base in bases], "samples": samples}
 
 
-def _base(run: Run, store: Path, index: Path) -> Base:
-    codec: Codec = load_codec(run.config.backbone.checkpoint)
+def _base(run: Run, method: str, store: Path, index: Path) -> Base:
+    codec: Codec = load_codec(run.config.generator_of(method)[1].checkpoint)
     return Base(open_index(index, TokenStore.open(store), codec.digest), codec)
