@@ -14,6 +14,10 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/page.smk"
+
+
+report: "workflow/report/workflow.rst"
 
 
 rule all:

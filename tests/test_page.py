@@ -19,7 +19,7 @@ from arrag.report.page.build import Options, first_of_each_tag, write_page
 from arrag.report.page.markup import island, picture
 from arrag.report.page.patches import Base, Drawing, Followed, sample_drawings
 from arrag.report.page.tables import csv_section, interval_chart
-from arrag.report.render import number_text
+from arrag.report.render import Block, Cell, Page, markdown, number_text
 from arrag.sample_codes import read_codes
 
 TABLES = [("table1", "geneval"), ("table2", "dpg"), ("table3", "distribution")]
@@ -48,6 +48,11 @@ def page(project):
     (reports / "figures").mkdir(parents=True)
     Image.new("RGB", (4, 4), "red").save(reports / "figures/lambda_tau.png")
     (reports / "ablation_lambda.csv").write_text('lam,fid,note\n0.1,12.345678,"<u>"\n0.2,7,\n')
+    (reports / "table1.md").write_text("an earlier one, of other scores")
+    timed = Block(
+        "One image at a time", ["Method", "Seconds"], [[Cell("<b>", "bare"), Cell("1.5")]]
+    )
+    (reports / "table4.md").write_text(markdown(Page("Table 4: cost", "Micro scale.", [timed], [])))
     return write(project, project.path / "index.html"), (project.path / "index.html").read_text()
 
 
@@ -60,7 +65,8 @@ def data_of(html):
 def test_says_what_it_holds_and_what_is_missing(page):
     said, html = page
     assert said["sections"] == [
-        "table1", "table2", "table3", "figures", "ablations", "origins", "gallery", "run",
+        "table1", "table2", "table3", "table4", "figures", "ablation-lambda",
+        "origins", "gallery", "run",
     ]  # fmt: skip
     assert said["columns"] == ["vanilla", "daid"] and said["missing"] == ["real images"]
     assert said["followed"] == 3  # the first two prompts of each task, one image each
@@ -81,6 +87,9 @@ def test_tables_are_the_ones_of_the_other_forms(page):
     difference = re.search(r"\+ DAiD<small>minus Janus &lt;i&gt;</small></th>(.*?)</tr>", html)[1]
     assert "<strong>\u22120.300</strong>" in difference
     assert '<th scope="row">0.1000</th><td>12.3457</td><td>&lt;u&gt;</td>' in html  # ablation
+    assert '<th scope="row">&lt;b&gt;<small>bare</small></th><td>1.5</td>' in html  # table 4
+    red = b64decode(re.search(r'src="data:image/png;base64,([^"]*)" alt="Lambda tau"', html)[1])
+    assert np.asarray(Image.open(BytesIO(red)))[0, 0].tolist() == [255, 0, 0]
 
 
 def test_no_text_becomes_markup(page):

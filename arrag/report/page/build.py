@@ -15,9 +15,10 @@ from arrag.prompt_sets import load_prompt_set
 from arrag.report.page import markup
 from arrag.report.page.about import LEAD, about_section, banner
 from arrag.report.page.gallery import Column, cards
-from arrag.report.page.markup import element, encoded, text
+from arrag.report.page.markup import element, text
+from arrag.report.page.reports import read_sections
 from arrag.report.page.run import Redrawer, Run, columns, followed
-from arrag.report.page.tables import csv_section, interval_chart, table_section
+from arrag.report.page.tables import interval_chart, table_section
 from arrag.report.rows import read_scores, table_rows
 from arrag.report.tables import make_table
 
@@ -61,14 +62,11 @@ def write_page(
     """
     run = Run(config, Layout(config, results), benchmark or config.main_benchmark)
     shown, missing = columns(run)
-    sections: list[tuple[str, str, str]] = []  # identity, name in the navigation, HTML
+    sections: list[tuple[str, str, str]] = []  # identity, name of its link or none, HTML
     for table, kind in tables:
         if section := _table(run, table, kind):
             sections.append((table, section[0], section[1]))
-    if figures := _figures(reports):
-        sections.append(("figures", "Figures", figures))
-    if ablations := _ablations(reports):
-        sections.append(("ablations", "Ablations", ablations))
+    sections += read_sections(reports, {table for table, _ in tables})
     prompts = load_prompt_set(config.benchmark(run.benchmark))
     images = config.benchmark(run.benchmark).images_per_prompt
     chosen = first_of_each_tag(prompts, options.followed)
@@ -116,6 +114,7 @@ def _page(config: Config, sections: list[tuple[str, str, str]], data: dict[str, 
     links = "".join(
         element("li", element("a", text(name), href=f"#{identity}"))
         for identity, name, _ in sections
+        if name
     )
     footer = (
         "Made by arrag report page. This file holds everything it shows and asks no server for "
@@ -169,38 +168,6 @@ def _table(run: Run, name: str, kind: str) -> tuple[str, str] | None:
         heading = f"{table.columns[overall]}, with 95 % intervals"
         chart = interval_chart(heading, values, table.measure.digits) if values else ""
     return title, table_section(page, name, chart)
-
-
-def _figures(reports: Path) -> str:
-    """Every picture of reports/figures, as it is."""
-    plates = "".join(
-        element(
-            "figure",
-            element(
-                "img",
-                src=f"data:image/png;base64,{encoded(path.read_bytes())}",
-                alt=_title(path),
-                loading="lazy",
-            )
-            + element("figcaption", text(_title(path))),
-            class_="plate",
-        )
-        for path in sorted((reports / "figures").glob("*.png"))
-    )
-    return _section("figures", "Figures", plates) if plates else ""
-
-
-def _ablations(reports: Path) -> str:
-    paths = sorted(reports.glob("ablation_*.csv"))
-    content = "".join(
-        csv_section(path, path.stem.replace("_", "-"), _title(path)) for path in paths
-    )
-    return _section("ablations", "Ablations", content) if content else ""
-
-
-def _title(path: Path) -> str:
-    words = path.stem.removeprefix("ablation_").replace("_", " ").replace("-", " ")
-    return words[:1].upper() + words[1:]
 
 
 def _section(identity: str, title: str, content: str) -> str:

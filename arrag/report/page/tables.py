@@ -14,18 +14,15 @@ FOLDED = ("What produced each row",)  # blocks that few readers want at once
 ROW, LEFT, WIDTH, RIGHT = 26, 195, 480, 62  # pixels of a chart
 
 
-def table_section(page: Page, identity: str, chart: str = "") -> str:
-    """A page of tables as a section."""
+def table_section(page: Page, identity: str, chart: str = "", head: str = "") -> str:
+    """A page of tables as a section; chart: HTML that comes first, head: a text above all."""
     blocks = "".join(_block(block, f"{identity}-{i}") for i, block in enumerate(page.blocks))
     remarks = element("summary", "Remarks: intervals, prompts, judge, versions")
     remarks = element("details", remarks + listing(page.footer)) if page.footer else ""
     heading = element("h2", text(page.title), id=f"{identity}-title")
-    return element(
-        "section",
-        heading + chart + blocks + remarks,
-        id=identity,
-        aria_labelledby=f"{identity}-title",
-    )
+    above = element("p", text(head), class_="missing") if head else ""
+    content = heading + above + chart + blocks + remarks
+    return element("section", content, id=identity, aria_labelledby=f"{identity}-title")
 
 
 def _block(block: Block, identity: str) -> str:
