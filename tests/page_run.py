@@ -42,10 +42,10 @@ class Project:
 
 
 def make_project(path: Path, root: Path, checkpoint: Path) -> Project:
-    """Everything in ``path``, which must be the working directory when the page is made."""
+    """Everything in ``path``, which must be the working directory: digests hold relative names."""
     write_text(path / "prompts.jsonl", "".join(json.dumps(p) + "\n" for p in PROMPTS))
     config = load_config(_configuration(path, root, checkpoint))
-    layout, codec = Layout(config, results=path / "results"), load_codec(checkpoint)
+    layout, codec = Layout(config), load_codec(checkpoint)
     index = _database(layout, codec)
     rng = np.random.default_rng(5)
     codes = {}

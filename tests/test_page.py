@@ -1,5 +1,6 @@
 """The page of a run: what is in it, and that it is one safe file."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -7,13 +8,18 @@ import shutil
 from base64 import b64decode, b64encode
 from html import escape
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 from page_run import EVIL, LAM, PROMPTS, TAU, WHY, K, make_project
 from PIL import Image
 
+from arrag.cli import main
+from arrag.commands.page import redraw_with
 from arrag.errors import ArragError
+from arrag.generate import generate_images
+from arrag.methods import Sources
 from arrag.report.origins import Blend, trace
 from arrag.report.page.build import Options, first_of_each_tag, write_page
 from arrag.report.page.markup import island, picture
@@ -27,7 +33,8 @@ TABLES = [("table1", "geneval"), ("table2", "dpg"), ("table3", "distribution")]
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, root, tiny_janus):
-    return make_project(tmp_path_factory.mktemp("page"), root, tiny_janus)
+    with contextlib.chdir(path := tmp_path_factory.mktemp("page")):
+        yield make_project(path, root, tiny_janus)
 
 
 def write(project, out, **options):
@@ -36,8 +43,6 @@ def write(project, out, **options):
         "my <config>.yaml",
         out,
         tables=TABLES,
-        results=project.path / "results",
-        reports=project.path / "reports",
         options=Options(**options),
     )
 
@@ -185,6 +190,29 @@ def test_codes_are_read_redrawn_or_left_out_but_never_guessed(project, tmp_path)
     bare.write_bytes(bare.read_bytes()[:-30])
     with pytest.raises(ArragError, match=r"0000\.png: not a readable image"):
         codes(redraw)
+
+
+def test_a_drawing_can_be_repeated(project):
+    text = PROMPTS[0]["prompt"]
+    redraw = redraw_with(project.config, Path("config.yaml"), "daid")
+    (drawing,) = redraw([(text, 1)])
+    at = {"store": project.layout.codes("daid"), "index": project.layout.index("daid")}
+    drawn = generate_images(
+        project.config, "daid", [text], seed=0, samples_per_prompt=2, sources=Sources(**at)
+    )
+    assert np.array_equal(project.codec.decode(np_tensor(drawing.codes[None]))[0], drawn[1])
+    assert drawing.order.flatten().tolist() == list(range(drawing.codes.size))  # raster
+
+
+def test_the_command(project, capsys):
+    options = ["--prompts", "1", "--images", "1", "--followed", "1", "--neighbours", "2"]
+    out = ["--out", "small.html", "--reports", "nowhere"]
+    assert main(["report", "page", "--config", "config.yaml", "--json", *out, *options]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["followed"] == 2 and "figures" not in said["sections"]
+    html = (project.path / "small.html").read_text()
+    assert html.count('class="tile') == 2 * 2  # a prompt of each task, an image each
+    assert {len(found[2]) for found in data_of(html)["samples"][0]["patches"].values()} == {2}
 
 
 def test_pictures_keep_their_pixels():

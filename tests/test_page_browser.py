@@ -1,5 +1,6 @@
 """The page in a real browser: filters, keys, pointer and thumb, and not one request."""
 
+import contextlib
 import json
 import os
 import re
@@ -31,17 +32,16 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, root, tiny_janus):
-    project = make_project(tmp_path_factory.mktemp("page"), root, tiny_janus)
-    write_page(
-        project.config,
-        "config.yaml",
-        project.path / "index.html",
-        tables=[("table1", "geneval")],
-        results=project.path / "results",
-        reports=project.path / "reports",
-        options=Options(followed_images=2),
-    )
-    return project
+    with contextlib.chdir(path := tmp_path_factory.mktemp("page")):
+        project = make_project(path, root, tiny_janus)
+        write_page(
+            project.config,
+            "config.yaml",
+            path / "index.html",
+            tables=[("table1", "geneval")],
+            options=Options(followed_images=2),
+        )
+        yield project
 
 
 @pytest.fixture(scope="module")

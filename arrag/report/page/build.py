@@ -10,7 +10,7 @@ from typing import Any
 import arrag
 from arrag.config import Config
 from arrag.files import write_text
-from arrag.layout import RESULTS, Layout
+from arrag.layout import Layout
 from arrag.prompt_sets import load_prompt_set
 from arrag.report.page import markup
 from arrag.report.page.about import LEAD, about_section, banner
@@ -48,19 +48,18 @@ def write_page(
     *,
     tables: Sequence[tuple[str, str]],
     benchmark: str | None = None,
-    results: Path = RESULTS,
     reports: Path = Path("reports"),
     options: Options = Options(),
     redrawer: Redrawer | None = None,
 ) -> dict[str, Any]:
     """Write one HTML file that needs no other, and say what is in it.
 
-    name: of the configuration file. tables: (name, kind of benchmark) in order. results: where
-    the workflow has them. reports: the folder with figures and ablation tables. redrawer: draws
-    samples again whose files hold no codes. The same results give the same bytes. Raises
-    ArragError for damaged results; what is not there yet is left out, and the page says so.
+    name: of the configuration file. tables: (name, kind of benchmark) in order. reports: the
+    folder with figures and ablations. redrawer: draws samples again whose files hold no codes. The
+    same results give the same bytes. Raises ArragError for damaged results; what is not there yet
+    is left out, and the page says so.
     """
-    run = Run(config, Layout(config, results), benchmark or config.main_benchmark)
+    run = Run(config, Layout(config), benchmark or config.main_benchmark)
     shown, missing = columns(run)
     sections: list[tuple[str, str, str]] = []  # identity, name of its link or none, HTML
     for table, kind in tables:
