@@ -19,6 +19,10 @@ include: "workflow/rules/report.smk"
 include: "workflow/rules/timing.smk"
 include: "workflow/rules/grids.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/page.smk"
+
+
+report: "workflow/report/workflow.rst"
 
 
 rule all:
