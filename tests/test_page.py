@@ -211,7 +211,7 @@ def test_the_command(project, capsys):
     said = json.loads(capsys.readouterr().out)
     assert said["followed"] == 2 and "figures" not in said["sections"]
     html = (project.path / "small.html").read_text()
-    assert html.count('class="tile') == 2 * 2  # a prompt of each task, an image each
+    assert html.count('<button type="button" class="tile') == 2 * 2  # one a task and method
     assert {len(found[2]) for found in data_of(html)["samples"][0]["patches"].values()} == {2}
 
 
