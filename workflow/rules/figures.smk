@@ -1,10 +1,4 @@
 # Figures 4 to 7 as PNG, PDF and CSV, and the page that shows them: `reports/figures.md`.
-FIGURE = "reports/figures/figure{}"
-
-
-def forms(number):
-    """A figure's files."""
-    return [f"{FIGURE.format(number)}.{form}" for form in ("png", "pdf", "csv")]
 
 
 rule figures:
@@ -33,7 +27,9 @@ rule figure4:
         ],
         since=newborn_results(),
     output:
-        forms(4),
+        png="reports/figures/figure4.png",
+        pdf="reports/figures/figure4.pdf",
+        csv="reports/figures/figure4.csv",
     log:
         "logs/figure4.log",
     resources:
@@ -42,7 +38,7 @@ rule figure4:
         shown=[CONFIG.figures.prompts, CONFIG.figures.images],
         labels=[CONFIG.method(name).label for name in methods_compared(CONFIG)],
     shell:
-        "arrag report figure4 --config {resources.config:q} --out {output[0]:q} > {log:q} 2>&1"
+        "arrag report figure4 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
 
 
 # It draws by itself: what is measured are codes, of which samples hold only the pixels.
@@ -52,9 +48,11 @@ rule figure5:
         prompts=lambda wildcards: ancient(str(CONFIG.benchmark().prompts)),
         since=newborn_results(),
     output:
-        forms(5),
-        "reports/figures/figure5-images.png",
-        "reports/figures/figure5-images.pdf",
+        png="reports/figures/figure5.png",
+        pdf="reports/figures/figure5.pdf",
+        csv="reports/figures/figure5.csv",
+        images_png="reports/figures/figure5-images.png",
+        images_pdf="reports/figures/figure5-images.pdf",
     log:
         "logs/figure5.log",
     threads: CONFIG.resources.threads
@@ -65,7 +63,7 @@ rule figure5:
         runs=lambda wildcards: [told_plainly(LAYOUT.run, name) for name in methods_copying(CONFIG)],
         labels=[CONFIG.method(name).label for name in methods_copying(CONFIG)],
     shell:
-        "arrag report figure5 --config {resources.config:q} --out {output[0]:q} > {log:q} 2>&1"
+        "arrag report figure5 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
 
 
 rule figure6:
@@ -73,7 +71,9 @@ rule figure6:
         held_out_inputs,
         since=newborn_results(),
     output:
-        forms(6),
+        png="reports/figures/figure6.png",
+        pdf="reports/figures/figure6.pdf",
+        csv="reports/figures/figure6.csv",
     log:
         "logs/figure6.log",
     threads: CONFIG.resources.threads
@@ -82,14 +82,16 @@ rule figure6:
     params:
         shown=[CONFIG.figures.held_out, CONFIG.figures.k],
     shell:
-        "arrag report figure6 --config {resources.config:q} --out {output[0]:q} > {log:q} 2>&1"
+        "arrag report figure6 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
 
 
 rule figure7:
     input:
         lambda wildcards: [f"reports/ablation_{name}.csv" for name in shown_in("figure7", maps)],
     output:
-        forms(7),
+        png="reports/figures/figure7.png",
+        pdf="reports/figures/figure7.pdf",
+        csv="reports/figures/figure7.csv",
     log:
         "logs/figure7.log",
     resources:
@@ -97,4 +99,4 @@ rule figure7:
     params:
         labels=[CONFIG.method(CONFIG.grids[name].method).label for name in maps(CONFIG)],
     shell:
-        "arrag report figure7 --config {resources.config:q} --out {output[0]:q} > {log:q} 2>&1"
+        "arrag report figure7 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
