@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from arrag.devices import default_device
 from arrag.errors import ArragError
 from arrag.files import tree_digest
 
@@ -26,7 +27,7 @@ class OpenClip:
     """
 
     def __init__(self, model: str | Path, pretrained: str | None = None) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(default_device())
         source = str(model) if pretrained else f"local-dir:{model}"
         try:
             self.model, self.transform = open_clip.create_model_from_pretrained(

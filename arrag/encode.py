@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from arrag.codec import Codec, load_codec
 from arrag.corpora import Choice
+from arrag.devices import default_device
 from arrag.errors import ArragError
 from arrag.files import disk_space, read_json, sha256_json, write_json
 from arrag.images import Decoded, decode_all
@@ -46,7 +47,7 @@ def encode_source(
     wanted; choice: a sample of a corpus that they must be in; the others are not read. Returns
     counts; raises ArragError for a source or test images that cannot be used.
     """
-    codec = load_codec(checkpoint)
+    codec = load_codec(checkpoint, default_device())
     items = open_source(source, limit, assets)
     if only is not None:
         items = ((key, load) for key, load in items if key in only)

@@ -25,6 +25,7 @@ from arrag.baselines.retrieved import Retrieved
 from arrag.codec import Codec, load_codec
 from arrag.config import Config
 from arrag.decode import decode_masked, decode_raster, uniforms
+from arrag.devices import default_device
 from arrag.errors import ArragError
 from arrag.files import read_json, sha256_file, tree_digest, write_json, write_text
 from arrag.methods import Sources, equip
@@ -132,8 +133,9 @@ class Sampler:
     def __init__(self, config: Config, method: str, sources: Sources = NO_SOURCES):
         self.settings = settings = config.generator_of(method)[1]
         self.kind: CodeKind = KINDS[settings.kind]
-        backbone = self.kind.load(settings.checkpoint, settings.dtype)
-        self.codec: Codec = load_codec(settings.checkpoint)
+        device = default_device()
+        backbone = self.kind.load(settings.checkpoint, settings.dtype, device)
+        self.codec: Codec = load_codec(settings.checkpoint, device)
         equipped = equip(config, method, backbone, self.codec.digest, sources)
         self.backbone, self.augment = equipped.backbone, equipped.augment
         self.index = equipped.index

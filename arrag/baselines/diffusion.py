@@ -19,6 +19,7 @@ from arrag.baselines.pipeline_folder import INDEX, first_line, load_parts, read_
 from arrag.baselines.retrieved import Retrieved
 from arrag.config_pipelines import Diffusers, Pipeline
 from arrag.decode import uniforms
+from arrag.devices import default_device
 from arrag.errors import ArragError
 
 
@@ -216,7 +217,7 @@ def load_pipeline(
             f"{settings.checkpoint / INDEX}: what it lists makes no {kind.pipeline} "
             f"({first_line(error)}); fetch that folder again"
         ) from error
-    return pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return pipeline.to(device or default_device())
 
 
 def _tokens(tokenizer: Any, prompt: str) -> list[int]:

@@ -9,6 +9,7 @@ from arrag.baselines.rdm import load_rdm
 from arrag.clip import OpenClip
 from arrag.codec import load_codec
 from arrag.config import Config
+from arrag.devices import default_device
 from arrag.errors import ArragError
 from arrag.files import sha256_file, tree_digest
 from arrag.image_index import ImageIndex
@@ -34,7 +35,7 @@ def open_pipeline(config: Config, method: str, sources: Sources) -> Diffusion:
     if settings.kind == "rdm":
         pipeline = load_rdm(settings, index, clip)
     else:
-        judge, codec = open_judge(settings.judge), load_codec(settings.tokenizer)
+        judge, codec = open_judge(settings.judge), load_codec(settings.tokenizer, default_device())
         pipeline = load_imagerag(settings, judge, index, clip, codec)
         weights |= {
             "tokenizer": codec.digest,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from arrag.devices import default_device
 from arrag.errors import ArragError
 from arrag.files import read_json, tree_digest
 from arrag.metrics.objects import GENEVAL_NAMES, Detection, Detector
@@ -58,7 +59,7 @@ class Mask2FormerDetector:
     """transformers' Mask2Former with mmdetection's pre- and post-processing (see module)."""
 
     def __init__(self, model: torch.nn.Module, classes: list[str], name: str, digest: str) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(default_device())
         self.model = model.eval().to(self.device)
         self.classes = classes
         self.name = name

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from arrag.devices import default_device
 from arrag.errors import ArragError
 from arrag.files import read_json, tree_digest
 from arrag.metrics.answers import Judge
@@ -46,7 +47,7 @@ class TransformersJudge:
         from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
         read_json(Path(path) / "config.json")
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(default_device())
         try:
             self.processor = AutoProcessor.from_pretrained(str(path), local_files_only=True)
             model, report = AutoModelForVisualQuestionAnswering.from_pretrained(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arrag.devices import default_device
 from arrag.errors import ArragError
 from arrag.files import read_json, sha256_file, sha256_json, tree_digest
 from arrag.metrics import mobilenet
@@ -90,7 +91,7 @@ class Extractor:
 
         if self._network is None:
             self._network = self.load()
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(default_device())
         with torch.inference_mode():
             features = self._network(torch.from_numpy(np.stack(prepared)).to(device))
             return features.flatten(1).float().cpu().numpy()
@@ -170,7 +171,7 @@ def _torchscript(path: Path, mode: str) -> Extractor:
 
         import torch
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
@@ -238,7 +239,7 @@ def _transformers_clip(folder: Path) -> Extractor:
             model = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         except (OSError, ValueError, RuntimeError) as error:
             raise ArragError(f"{folder}: the CLIP cannot be read ({error})") from None
-        model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        model = model.eval().to(default_device())
         tower, project = model.vision_model, model.visual_projection
         return lambda pixels: project(tower(pixel_values=pixels).pooler_output)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arrag.devices import default_device
 from arrag.errors import ArragError
 
 if TYPE_CHECKING:
@@ -45,6 +46,6 @@ def load_pytorch_inception(path: str | Path) -> Network:
     model.fc = torch.nn.Identity()
     model.dropout = torch.nn.Identity()
     model.transform_input = False
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     model = model.eval().to(device)
     return lambda pixels: model(2 * (pixels / 255) - 1)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from arrag.devices import default_device
 from arrag.errors import ArragError
 from arrag.files import sha256_file
 from arrag.metrics.mask2former import read_checkpoint
@@ -31,7 +32,7 @@ class MMDetDetector:
                 "convert mask2former`"
             ) from None
         state = read_checkpoint(checkpoint)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device()
         try:
             options = {"model.backbone.init_cfg": None}
             model = init_detector(

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arrag.devices import default_device
 from arrag.errors import ArragError
 from arrag.files import atomic_path, sha256_file, write_json
 from arrag.micro.assets import Wheel, download_wheels
@@ -91,7 +92,7 @@ def load(path: Path, width: str) -> Callable[[torch.Tensor], torch.Tensor]:
     from safetensors.torch import load_file
     from torchvision.models import mobilenet_v2
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(default_device())
     model = mobilenet_v2(weights=None)
     model.load_state_dict(load_file(path))
     layers = model.features[: BLOCKS[int(width)]].eval().to(device)

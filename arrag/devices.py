@@ -1,0 +1,14 @@
+"""Where models run when nobody says otherwise."""
+
+from __future__ import annotations
+
+import torch
+
+
+def default_device() -> str:
+    """The accelerator if there is one, else ``cpu``.
+
+    Which accelerator is CUDA's own question: a job that may use one GPU of several is given it by
+    ``CUDA_VISIBLE_DEVICES``.
+    """
+    return "cuda" if torch.cuda.is_available() else "cpu"
