@@ -457,7 +457,7 @@ def test_lists_that_are_left_out_hold_nothing_near(smooth_store, smooth_path):
 
 
 def test_rows_kept_between_searches_change_nothing(smooth_store, smooth_path, monkeypatch):
-    monkeypatch.setattr(arrag.index.base, "ROWS_BYTES", 4 * 65 * 7)  # room for seven codes
+    monkeypatch.setattr(arrag.index.base, "ROWS_BYTES", 2 * 65 * 7)  # room for seven codes
     small = open_index(smooth_path / "ivf", smooth_store)
     large = open_index(smooth_path / "exact", smooth_store)
     queries = some_queries(Neighborhood("causal"), 64, count=40)

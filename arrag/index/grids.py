@@ -50,22 +50,42 @@ def _set_tables(tables, bounds, limit):
 
 
 @njit(cache=True, nogil=True)
-def _look_up(places, sums, groups, first, steps, tables, wide):
+def _add_four(sums, groups, starts, tables, looked):
+    """What ``instructions.add_looked_up`` does, for any processor.
+
+    looked: uint32, room for what is looked up: at each place, four bytes for four neighbours.
+    """
+    packed, byte = np.zeros(tables.shape[1], np.uint32), np.uint32(255)
+    for i in range(4):
+        for group in range(len(packed)):
+            packed[group] |= np.uint32(tables[i, group]) << np.uint32(8 * i)
+    here = groups[starts.min() : starts.max() + len(sums)]
+    for e in range(np.uint64(len(here))):
+        looked[e] = packed[here[e]]
+    a, b = looked[starts[0] - starts.min() :], looked[starts[1] - starts.min() :]
+    c, d = looked[starts[2] - starts.min() :], looked[starts[3] - starts.min() :]
+    for e in range(np.uint64(len(sums))):
+        left = (a[e] & byte) + ((b[e] >> np.uint32(8)) & byte)
+        right = ((c[e] >> np.uint32(16)) & byte) + (d[e] >> np.uint32(24))
+        sums[e] = np.uint8(min(np.uint32(sums[e]) + left + right, byte))
+
+
+@njit(cache=True, nogil=True)
+def _look_up(places, sums, groups, first, steps, tables, looked, wide):
     """Which sums are up to _MOST: fills places, uint16; returns how many.
 
     sums: uint8 [R], R a multiple of 64, at first 255 at places that are no entries. groups: uint8,
-    that of the first place at ``first``; steps: int64 [n], to the neighbours.
+    that of the first place at ``first``; steps: int64 [n], to the neighbours. looked: see
+    ``_add_four``.
     """
     starts = first + steps
-    if wide:
-        for i in range(0, len(steps), 4):
+    for i in range(0, len(steps), 4):
+        if wide:
             add_looked_up(sums, groups, starts[i : i + 4], tables[i : i + 4])
+        else:
+            _add_four(sums, groups, starts[i : i + 4], tables[i : i + 4], looked)
+    if wide:
         return append_within(places, sums, np.uint8(_MOST))
-    for i in range(len(steps)):
-        start, table = np.uint64(starts[i]), tables[i]
-        for e in range(np.uint64(len(sums))):
-            total = np.uint16(sums[e]) + np.uint16(table[groups[start + e]])
-            sums[e] = np.uint8(min(total, np.uint16(255)))
     count = np.uint64(0)
     for e in range(np.uint64(len(sums))):
         places[count] = np.uint16(e)
@@ -134,6 +154,7 @@ def scan_grids(planes, start, at, layout, rows, slots, codes, state, found, erro
     end = len(groups) - before - BLOCK - max(0, steps.max())
     tables = np.empty((n, group.shape[2]), np.uint8)
     buffer = np.empty(BLOCK, np.uint8)
+    looked = np.empty(BLOCK + steps.max() - steps.min(), np.uint32)
     places, totals, count = np.empty(BLOCK + 64, np.uint16), np.empty(BLOCK, np.int32), 0
     for q in range(at[0], len(slots)):
         worst, made = least[q], np.int64(2**40)
@@ -150,7 +171,7 @@ def scan_grids(planes, start, at, layout, rows, slots, codes, state, found, erro
             for e in range(np.uint64(len(sums))):
                 sums[e] = outside[e]
             first = before + begin
-            some = _look_up(places, sums, groups, first, steps, tables, wide)
+            some = _look_up(places, sums, groups, first, steps, tables, looked, wide)
             if some > len(sums) // 256:  # then most lines of the next block will be read
                 for line in range(first + BLOCK, min(first + 2 * BLOCK, len(within)), 64):
                     fetch(within, line)

@@ -1,7 +1,8 @@
 """Instructions that numba cannot be made to write: this is LLVM's language.
 
 ``fetch`` is for any processor; the others need AVX-512 VBMI2. The loops that those take the place
-of are where they are called, for other machines and for the tests: they do the same.
+of are where they are called, for other machines and for the tests: they do the same. Numba's cache
+of a caller does not notice a change here: change the caller too.
 """
 
 from __future__ import annotations
