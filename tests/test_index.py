@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 import arrag.index.base
 import arrag.index.cut
+import arrag.index.exact
+import arrag.index.grids
 import arrag.index.ivf
 from arrag.errors import ArragError
 from arrag.files import atomic_path, clear_leftovers
 from arrag.index import build_index, open_index
-from arrag.index.kernels import nearest_lists
+from arrag.index.lists import nearest_lists
 from arrag.neighborhood import MISSING, Neighborhood
 from arrag.store import StoreWriter, TokenStore
 
@@ -248,7 +250,9 @@ def test_a_row_does_not_depend_on_the_batch(smooth_store, smooth, mode):
 def test_the_scan_does_not_depend_on_its_blocks(smooth, monkeypatch):
     queries = some_queries(Neighborhood("causal"), 64, count=7)
     want = smooth[0].search_keys(queries, 40)
-    monkeypatch.setattr(smooth[0], "_block", 7)
+    monkeypatch.setattr(
+        arrag.index.exact, "ROOM", arrag.index.grids.BLOCK
+    )  # settled at every block
     monkeypatch.setattr(arrag.index.base, "QUERIES_AT_ONCE", 5)
     assert torch.equal(smooth[0].search_keys(queries, 40).entries, want.entries)
 
@@ -453,7 +457,7 @@ def test_lists_that_are_left_out_hold_nothing_near(smooth_store, smooth_path):
 
 
 def test_rows_kept_between_searches_change_nothing(smooth_store, smooth_path, monkeypatch):
-    monkeypatch.setattr(arrag.index.base, "ROWS_BYTES", 4 * 65 * 7)  # room for seven codes
+    monkeypatch.setattr(arrag.index.base, "ROWS_BYTES", 2 * 65 * 7)  # room for seven codes
     small = open_index(smooth_path / "ivf", smooth_store)
     large = open_index(smooth_path / "exact", smooth_store)
     queries = some_queries(Neighborhood("causal"), 64, count=40)

@@ -35,19 +35,20 @@ def retrieval_distribution(
         raise ArragError(f"daid: dedupe is {dedupe!r}; use one of {', '.join(DEDUPE)}")
     absent = (codes < 0) | ~torch.isfinite(distances)
     distances = distances.masked_fill(absent, torch.inf)
-    found = (~absent).any(dim=-1, keepdim=True)
     index = codes.clamp(min=0)
-    # Shifted so that the nearest has exponent 0 and no tau can underflow the whole row.
-    shifted = distances - distances.amin(dim=-1, keepdim=True)
-    tau = max(tau, torch.finfo(distances.dtype).tiny)
-    dense = distances.new_zeros(*codes.shape[:-1], V)
+    # Shifted so that the nearest has weight 1 and no tau can underflow the whole row.
+    shifted = distances.amin(dim=-1, keepdim=True) - distances
+    weights = (shifted / max(tau, torch.finfo(distances.dtype).tiny)).exp().masked_fill(absent, 0.0)
+    probs = distances.new_zeros(*codes.shape[:-1], V)
     if dedupe == "nearest":
-        dense = dense.fill_(torch.inf).scatter_reduce(-1, index, shifted, "amin")
-        probs = torch.softmax(-dense / tau, dim=-1)
+        probs.scatter_reduce_(-1, index, weights, "amax")
+        # Added up over the slots: a sum over V could depend on how many threads share it.
+        ranked = index.sort(dim=-1).values
+        again = torch.nn.functional.pad(ranked[..., 1:] == ranked[..., :-1], (1, 0))
+        weights = probs.gather(-1, ranked).masked_fill(again, 0.0)
     else:
-        weights = torch.softmax(-shifted / tau, dim=-1)
-        probs = dense.scatter_add(-1, index, weights.masked_fill(absent, 0.0))
-    return torch.where(found, probs, 0.0)
+        probs.scatter_add_(-1, index, weights)
+    return probs.div_(weights.sum(dim=-1, keepdim=True).clamp(min=1.0))  # 0 if nothing was found
 
 
 class DAiD(Augment):

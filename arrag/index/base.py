@@ -13,7 +13,8 @@ import torch
 
 from arrag.errors import ArragError
 from arrag.files import check_file, sha256_file, sha256_json
-from arrag.index.kernels import FAR, FIXED_BITS, distance_rows, sort_heap
+from arrag.index.heap import sort_heap
+from arrag.index.measure import FAR, FIXED_BITS, LARGEST, bound_rows, slack
 from arrag.neighborhood import MISSING, Neighborhood
 from arrag.store import TokenStore
 
@@ -56,15 +57,19 @@ class PatchIndex(ABC):
         codes = len(store.codebook)
         self._vectors = np.zeros((store.codebook.shape[1], codes + 1))  # float64 [d, V + 1]
         self._vectors[:, :codes] = store.codebook.T
-        self._lines = self._vectors.astype(np.float32)  # the same numbers, as the codebook's are
-        self._points = np.ascontiguousarray(self._lines.T)  # float32 [V + 1, d]
+        self._points = np.float32(self._vectors.T)  # float32 [V + 1, d], as the codebook's are
+        self._columns = self._ordered()  # codes as they follow each other in rows, int64 [W]
+        self._lines = np.ascontiguousarray(self._points[self._columns].T)  # float32 [d, W]
         self._row_of = np.full(codes + 2, -1)  # int64, see _rows
-        self._row_store = np.empty((ROWS_BYTES // (4 * codes + 4), codes + 1), np.float32)
+        self._row_store = self._empty_rows(ROWS_BYTES // (2 * len(self._columns)))
         self._kept = 0  # rows of it
         n = len(self.neighborhood.offsets)
         # |a - b|² <= 4 max|e|². A power of two, so that scaling rounds nothing.
         bound = max(4.0 * n * float((self._vectors**2).sum(axis=0).max()), 1e-30)
         self._scale = 2.0 ** np.floor(FIXED_BITS - 1 - np.log2(bound))
+        # Bounds per unit of distance; and how much larger rounding may make a sum of them.
+        self._error = 1.0 + 4.0 * slack(len(self._vectors))
+        self._unit = np.float32(LARGEST // n * n / (bound * self._error))
 
     def search(
         self,
@@ -144,12 +149,20 @@ class PatchIndex(ABC):
     def _scan(self, keys: np.ndarray, k: int) -> Heap:
         """Nearest entries of distinct queries: int64 [Q, n] -> three [Q, k], in any order."""
 
+    def _ordered(self) -> np.ndarray:
+        """All codes and V in the order of rows: int64 [W], may hold some again."""
+        return np.arange(len(self._points))
+
+    def _empty_rows(self, count: int) -> np.ndarray:
+        return np.empty((count, len(self._columns)), np.uint16)
+
     def _rows(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What scans read of queries int64 [Q, n], MISSING if unknown.
 
-        Returns rounded distances from some codes to all codes, float32 [R, V + 1]; which row each
-        neighbour has, int64 [Q, n]; its code, V if missing, V + 1 if it does not count. Rows are
-        kept for later calls: a generated token is a neighbour of several positions.
+        Returns bounds of the distances from some codes to all codes, uint16 [R, W], in the order
+        of ``_ordered``; which row each neighbour has, int64 [Q, n]; its code, V if missing, V + 1
+        if it does not count. Rows are kept for later calls: a generated token is a neighbour of
+        several positions.
         """
         codes = len(self.store.codebook)
         missing = codes + 1 if self.neighborhood.masked_distance else codes
@@ -159,9 +172,9 @@ class PatchIndex(ABC):
             self._row_of[:], self._kept = -1, 0
             new = np.unique(keys)
             if len(new) > len(self._row_store):
-                self._row_store = np.empty((len(new), codes + 1), np.float32)
+                self._row_store = self._empty_rows(len(new))
         end = self._kept + len(new)
-        distance_rows(self._lines, new, self._row_store[self._kept : end])
+        bound_rows(self._lines, self._points, new, self._unit, self._row_store[self._kept : end])
         self._row_of[new] = np.arange(self._kept, end)
         self._kept = end
         return self._row_store, self._row_of[keys], keys

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from arrag.index.cut import key_vectors
-from arrag.index.kernels import FIXED_BITS
+from arrag.index.measure import FIXED_BITS
 from arrag.neighborhood import MISSING
 
 if TYPE_CHECKING:

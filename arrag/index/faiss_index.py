@@ -24,7 +24,7 @@ from arrag.errors import ArragError
 from arrag.files import NO_ROOM
 from arrag.index.base import Heap, PatchIndex, check_files, describe_files
 from arrag.index.cut import Cutter, key_vectors
-from arrag.index.kernels import FAR
+from arrag.index.measure import FAR
 from arrag.neighborhood import Neighborhood
 from arrag.store import TokenStore
 

@@ -15,12 +15,13 @@ from numba.extending import intrinsic
 
 from arrag.errors import ArragError
 from arrag.index.base import Heap, PatchIndex, empty_heap
-from arrag.index.exact import BLOCK_BYTES
-from arrag.index.kernels import replace_worst
+from arrag.index.heap import replace_worst
 from arrag.neighborhood import MISSING
 from arrag.store import TokenStore
 
 OUT_OF_REACH = 2**30
+BLOCK_BYTES = 256 * 1024
+"""Grids scanned for all queries before the next are read: fits the second-level cache."""
 
 
 class HammingIndex(PatchIndex):

@@ -29,12 +29,15 @@ from arrag.index.faiss_index import (
     one_thread,
     train_centroids,
 )
-from arrag.index.kernels import nearest_lists, scan_lists
+from arrag.index.lists import CHUNK, nearest_lists, read_rows, scan_lists
+from arrag.index.measure import LARGEST, empty_found, settle
 from arrag.neighborhood import MISSING, Neighborhood
 from arrag.store import TokenStore
 
 RELEASE_ENTRIES = 2**20
 """Entries placed before the pages of the lists are let go."""
+ROOM = 8 * CHUNK
+"""Entries noted before they are measured."""
 FILES = ("centroids.npy", "offsets.npy", "lists.npy", "ids.npy")
 
 
@@ -49,6 +52,7 @@ class IvfIndex(PatchIndex):
         centroids, self.offsets, self.lists, self.ids = (
             np.asarray(np.load(path / name, mmap_mode="r", allow_pickle=False)) for name in FILES
         )
+        self._nearby = np.ascontiguousarray(centroids)  # float32 [nlist, n * d]
         self._centroids = np.ascontiguousarray(centroids.T)  # [n * d, nlist]
         # Four codes at a time (little-endian), as the rows are no multiple of eight bytes.
         rows, width = self.lists.shape
@@ -88,22 +92,32 @@ class IvfIndex(PatchIndex):
         return *found, tolerance
 
     def _scan_probes(self, probes, near, tolerance, rows, slots, keys, heap) -> np.ndarray:
-        """Scan the probed lists; see ``scan_lists``."""
-        return scan_lists(
-            (self.lists, self._words),
-            self.ids,
-            self.offsets,
-            self._centroids,
-            probes,
-            near,
-            tolerance,
-            rows,
-            slots,
-            keys,
-            self._points,
-            self._scale,
-            heap,
-        )
+        """Scan the probed lists; see ``scan_lists``. Returns how many rows of lists: int64 [Q]."""
+        count, k = heap[0].shape
+        at, found = np.zeros(3, np.int64), empty_found(ROOM, keys.shape[1])
+        limits, scanned = np.full(count, LARGEST, np.int32), np.zeros(count, np.int64)
+        last = np.full(count, np.iinfo(np.int64).max)
+        state = limits, np.full((count, k), LARGEST, np.int32), scanned, last
+        while at[0] < count:
+            noted = scan_lists(
+                (self.lists.reshape(-1), self._words),
+                self.ids,
+                self.offsets,
+                at,
+                (self._nearby, probes, near, tolerance),
+                self._unit,
+                rows,
+                slots,
+                state,
+                found[:3],
+                self._error,
+            )
+            noted = read_rows(found, noted, limits, self.lists, self.ids)
+            settle(found, noted, limits, keys, self._points, self._scale, heap)
+            # Once k entries are at distance zero, later ones lose every tie.
+            full = heap[0][:, 0] == 0
+            last[full] = heap[1][full, 0]
+        return scanned
 
 
 def build_lists(
