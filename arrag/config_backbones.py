@@ -42,8 +42,8 @@ class Showo(Backbone):
     """A Show-o checkpoint; all codes at once, the most confident kept in each step."""
 
     context = "full"
-    takes = ("daid", "faid")
-    trained_here = False
+    takes = ("daid", "faid", "finetune")
+    trained_here = True
 
     kind: Literal["showo"]
     guidance_scale: float = Field(

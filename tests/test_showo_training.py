@@ -14,6 +14,7 @@ from arrag.micro import showo
 from arrag.micro.train import data, masked_lm, signs
 from arrag.micro.train.codebook import to_patches
 from arrag.micro.world import World
+from arrag.training.masked import noise
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_fitted_bits_say_more_than_random_ones(pictures):
 
 
 def test_noise_leaves_the_cosine_s_share_unknown():
-    known = masked_lm.noise(4000, 144, torch.Generator().manual_seed(0))
+    known = noise(4000, 144, torch.Generator().manual_seed(0))
     unknown = (~known).sum(1)
     assert unknown.min() >= 1 and unknown.max() == 144
     assert unknown.double().mean() / 144 == pytest.approx(2 / math.pi, abs=0.01)

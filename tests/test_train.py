@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from arrag.adapter import merge_delta, read_adapter, save_delta
 from arrag.backbones.janus import load_janus
+from arrag.config_backbones import Janus
 from arrag.config_training import FaidTraining, LoraSettings, Training
 from arrag.encode import encode_source
 from arrag.errors import ArragError
@@ -26,9 +27,10 @@ from arrag.files import tree_digest
 from arrag.index import build_index, open_index
 from arrag.neighborhood import Neighborhood
 from arrag.store import StoreWriter, TokenStore
-from arrag.training.adapt import Data, Trainer, compare, train
+from arrag.training.adapt import compare, train
 from arrag.training.neighbours import Neighbours, nearest_others, own_images, precompute
 from arrag.training.pairs import Pairs, find_captions, make_pairs
+from arrag.training.trainer import Data, Trainer
 
 IMAGES, COUNT, HELD_OUT, K = 30, 16, 3, 5
 SMALL = Training(
@@ -62,6 +64,10 @@ def retrieved(tmp_path_factory, pairs, index):
     out = tmp_path_factory.mktemp("neighbours") / "out"
     precompute(pairs, index, out, K)
     return out
+
+
+def janus(checkpoint):
+    return Janus(kind="janus", checkpoint=checkpoint, guidance_scale=1.0)
 
 
 def faid_data(pairs, index, retrieved):
@@ -255,13 +261,13 @@ TRAIN = """
 import sys
 from arrag.index import open_index
 from arrag.store import TokenStore
-from tests.test_train import SMALL, faid_data
+from tests.test_train import SMALL, faid_data, janus
 from arrag.training.adapt import train
 from arrag.training.pairs import Pairs
 pairs, codes, index, retrieved, checkpoint, out, work = sys.argv[1:]
 pairs, index = Pairs.open(pairs), open_index(index, TokenStore.open(codes))
 data = faid_data(pairs, index, retrieved)
-train("faid", checkpoint, SMALL, data, out, work, batch_size=4, save_minutes=0, cpu=True)
+train("faid", janus(checkpoint), SMALL, data, out, work, batch_size=4, save_minutes=0, cpu=True)
 """
 
 
@@ -271,8 +277,8 @@ def trained(tmp_path_factory, pairs, index, retrieved, micro_janus):
     folder = tmp_path_factory.mktemp("trained")
     for kind, data in (("faid", faid_data(pairs, index, retrieved)), ("finetune", Data(pairs))):
         train(
-            kind, micro_janus, SMALL, data, folder / kind, folder / f"{kind}.work", batch_size=4,
-            cpu=True,
+            kind, janus(micro_janus), SMALL, data, folder / kind, folder / f"{kind}.work",
+            batch_size=4, cpu=True,
         )  # fmt: skip
     return folder
 
@@ -296,8 +302,8 @@ def test_a_killed_training_gives_the_same_adapter(
     process.wait()
     assert not (tmp_path / "faid").exists()
     train(
-        "faid", micro_janus, SMALL, faid_data(pairs, index, retrieved), tmp_path / "faid",
-        tmp_path / "faid.work", batch_size=4, cpu=True,
+        "faid", janus(micro_janus), SMALL, faid_data(pairs, index, retrieved),
+        tmp_path / "faid", tmp_path / "faid.work", batch_size=4, cpu=True,
     )  # fmt: skip
     for name in ("adapter.safetensors", "delta.safetensors"):
         once, again = (load_file(f / "faid" / name) for f in (trained, tmp_path))
@@ -337,7 +343,7 @@ def test_comparison_of_two_adapters(trained, tmp_path):
 def trainer(kind, data, micro_janus, batch_size=4, **changes):
     accelerator = Accelerator(cpu=True)
     training = SMALL.model_copy(update=changes)
-    return Trainer(kind, micro_janus, training, 0, data, accelerator, batch_size)
+    return Trainer(kind, janus(micro_janus), training, 0, data, accelerator, batch_size)
 
 
 def test_merged_weights_equal_those_trained(pairs, micro_janus, tmp_path):
@@ -424,7 +430,7 @@ def test_a_batch_that_cannot_be_cut_evenly(pairs, micro_janus):
 
 
 def test_pairs_of_another_generator(pairs, tmp_path):
-    from arrag.training.adapt import _check_fit
+    from arrag.training.trainer import _check_fit
 
     backbone = type("Other", (), {"grid": (24, 24), "codebook_size": 1024})
     with pytest.raises(ArragError, match=r"grids of \[12, 12\].*wants \[24, 24\]"):
@@ -435,7 +441,7 @@ def test_nan_ends_the_training(pairs, micro_janus, tmp_path):
     mad = SMALL.model_copy(update={"learning_rate": 1e30, "warmup": 0.0})
     with pytest.raises(ArragError, match="the loss is (NaN|infinite) at step .*lower"):
         train(
-            "finetune", micro_janus, mad, Data(pairs), tmp_path / "out", tmp_path / "work",
+            "finetune", janus(micro_janus), mad, Data(pairs), tmp_path / "out", tmp_path / "work",
             batch_size=4, cpu=True,
         )  # fmt: skip
     assert not (tmp_path / "out").exists()

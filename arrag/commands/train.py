@@ -170,7 +170,7 @@ def run_kind(args: argparse.Namespace) -> dict[str, Any]:
     pairs = Pairs.open(args.pairs or layout.pairs(method))
     about = train(
         args.kind,
-        resolved.generator.checkpoint,
+        resolved.generator,
         resolved.training,
         _data(args, config, layout, method, pairs),
         out,

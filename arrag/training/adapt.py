@@ -2,155 +2,34 @@
 
 Paper section 4.1 and appendix B; the recipe's numbers are configuration fields. The control,
 ``finetune``, is the same training without retrieval: the same pairs in the same order, the same
-dropped prompts, LoRA and head.
+dropped prompts and (of a masked generator) hidden codes, LoRA and head.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 
 from arrag.adapter import CONFIG, DELTA, LOG, MODULES, merge_delta, save_config, save_delta
-from arrag.augment.faid import FAiD, FaidSettings
-from arrag.backbones.janus import load_janus
-from arrag.baselines.racm3 import References
+from arrag.augment.faid import FAiD
 from arrag.config import Training
+from arrag.config_backbones import Generator
 from arrag.errors import ArragError
 from arrag.files import atomic_path, read_json, tree_digest
 from arrag.metrics.stats import bootstrap
 from arrag.training import loop
-from arrag.training.adapted import Adapted, Lora
-from arrag.training.neighbours import Neighbours
-from arrag.training.pairs import Pairs
-
-STREAMS = {"order": 1, "drop": 2}
-"""Random streams of a training; each number is drawn from (seed, stream, epoch or step)."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a training reads: pairs, and of retrieval what its kind needs."""
-
-    pairs: Pairs
-    neighbours: Neighbours | None = None
-    references: References | None = None
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """Digests of all of it."""
-        digests = {"pairs_digest": self.pairs.digest}
-        if self.neighbours is not None:
-            digests["index_digest"] = self.neighbours.manifest["index_digest"]
-        if self.references is not None:
-            digests["references_digest"] = self.references.digest
-        return digests
-
-
-class Trainer:
-    """Batches and losses of one training; everything random is a function of the step."""
-
-    def __init__(
-        self,
-        kind: str,
-        checkpoint: Path,
-        training: Training,
-        seed: int,
-        data: Data,
-        accelerator: Accelerator,
-        batch_size: int,
-    ) -> None:
-        self.kind, self.settings, self.seed, self.data = kind, training, seed, data
-        self.accelerator, self.batch_size = accelerator, batch_size
-        self.backbone = load_janus(checkpoint, device=str(accelerator.device))
-        _check_fit(self.backbone, data.pairs, checkpoint)
-        torch.manual_seed(seed)
-        faid = None
-        if kind == "faid":
-            wanted = training.faid
-            settings = FaidSettings(
-                hops=tuple(wanted.hops),
-                modules=wanted.modules,
-                k=wanted.k,
-                context=self.backbone.context,
-            )
-            size, layers = self.backbone.hidden_size, len(self.backbone.sites)
-            faid = FAiD(size, layers, settings, init_gain=wanted.init_gain)
-        lora = training.lora and Lora(**training.lora.model_dump())
-        if lora is None and not training.head and faid is None:
-            raise ArragError(
-                f"training: lora is null and head false, so that '{kind}' would train nothing; set "
-                "one of them"
-            )
-        self.model = Adapted(self.backbone, lora=lora, head=training.head, faid=faid)
-        self.parallel = accelerator.prepare(self.model)
-        self.slices = _slices(training.global_batch, batch_size, accelerator.num_processes)
-        self.epoch = len(data.pairs.train)
-        self.steps = max(1, round(training.epochs * self.epoch / training.global_batch))
-        self._permutation: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
-
-    def loss_of_slice(self, number: int) -> torch.Tensor:
-        """Mean loss of this process's part of a slice."""
-        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        first = (number * processes + rank) * self.batch_size
-        torch.manual_seed(self.seed * 1_000_003 + number * processes + rank)  # LoRA's dropout
-        self.model.train()
-        places = np.arange(first, first + self.batch_size)
-        return self.parallel(**self._batch(self._pairs_at(places), self._dropped(places))).mean()
-
-    @torch.no_grad()
-    def held_out(self, model: Adapted) -> np.ndarray:
-        """Loss of each held-out pair under ``model``, with its prompt: nats, [n]."""
-        pairs, losses = self.data.pairs.held_out, []
-        model.eval()
-        for i in range(0, len(pairs), self.batch_size):
-            some = pairs[i : i + self.batch_size]
-            losses.append(model(**self._batch(some, np.zeros(len(some), bool))))
-        return torch.cat(losses).cpu().numpy()
-
-    def _pairs_at(self, places: np.ndarray) -> np.ndarray:
-        """Numbers of the pairs at some places of the endless sequence of shuffled epochs."""
-        return np.array([self._order(p // self.epoch)[p % self.epoch] for p in places])
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if self._permutation[0] != epoch:
-            rng = np.random.default_rng([self.seed, STREAMS["order"], epoch])
-            self._permutation = (epoch, rng.permutation(self.data.pairs.train))
-        return self._permutation[1]
-
-    def _dropped(self, places: np.ndarray) -> np.ndarray:
-        """Which of them lose their prompt (and retrieval), so that guidance goes on working."""
-        draws = [np.random.default_rng([self.seed, STREAMS["drop"], p]).random() for p in places]
-        return np.array(draws) < self.settings.drop_prompt
-
-    def _batch(self, pairs: np.ndarray, dropped: np.ndarray) -> dict[str, torch.Tensor]:
-        """Arguments of ``Adapted.forward``."""
-        backbone, data, device = self.backbone, self.data, self.accelerator.device
-        ids, mask = backbone.tokenize([data.pairs.captions[i] for i in pairs])
-        gone = torch.from_numpy(dropped).to(device)
-        ids = torch.where(gone[:, None], backbone.drop(ids), ids)
-        codes = torch.from_numpy(data.pairs.store.grids(pairs).astype(np.int64)).flatten(1)
-        batch = {"ids": ids, "mask": mask, "codes": codes.to(device)}
-        if data.neighbours is not None:
-            retrieved = data.neighbours.codes(pairs, self.model.faid.settings.k).to(device)
-            batch["retrieved"] = torch.where(gone[:, None, None], -1, retrieved)
-        if data.references is not None:
-            with torch.no_grad():
-                prefix = backbone.embed_codes(data.references.codes(pairs).to(device))
-                gone = gone[:, None, None]
-                batch["prefix"] = torch.where(gone, backbone.blank(prefix), prefix)
-        return batch
+from arrag.training.adapted import Adapted
+from arrag.training.trainer import Data, Trainer
 
 
 def train(
     kind: str,
-    checkpoint: str | Path,
+    generator: Generator,
     training: Training,
     data: Data,
     out: str | Path,
@@ -163,15 +42,17 @@ def train(
 ) -> dict[str, Any]:
     """Train an adapter of a kind ("finetune", "faid", "racm3") and write its folder ``out``.
 
-    Every process of an ``accelerate launch`` calls this alike. batch_size: images a process takes
-    at a time; gradients are added up to the global batch. Goes on from ``work_dir`` after a kill,
-    with the very same losses and weights. Returns what ``config.json`` says of the training.
-    Raises ArragError for data that do not fit, or a loss that is not finite.
+    A generator that draws codes in order learns each from those before it, a masked one those that
+    are hidden (:mod:`arrag.training.masked`; not for "racm3"). Every process of an ``accelerate
+    launch`` calls this alike. batch_size: images a process takes at a time; gradients are added up
+    to the global batch. Goes on from ``work_dir`` after a kill, with the very same losses and
+    weights. Returns what ``config.json`` says of the training. Raises ArragError for data that do
+    not fit, or a loss that is not finite.
     """
-    checkpoint, out, work_dir = Path(checkpoint), Path(out), Path(work_dir)
+    out, work_dir = Path(out), Path(work_dir)
     accelerator = Accelerator(cpu=cpu, mixed_precision=training.mixed_precision)
-    trainer = Trainer(kind, checkpoint, training, seed, data, accelerator, batch_size)
-    recipe = recipe_of(kind, tree_digest(checkpoint), training, data, seed)
+    trainer = Trainer(kind, generator, training, seed, data, accelerator, batch_size)
+    recipe = recipe_of(kind, tree_digest(generator.checkpoint), training, data, seed)
     loop.run(
         trainer.model,
         [{"params": [p for p in trainer.model.parameters() if p.requires_grad]}],
@@ -194,7 +75,7 @@ def train(
     )
     about = {"training": recipe, "steps": trainer.steps}
     if accelerator.is_main_process:
-        about |= _write(trainer, out, work_dir, checkpoint, about)
+        about |= _write(trainer, out, work_dir, about)
     accelerator.wait_for_everyone()
     return about
 
@@ -215,9 +96,7 @@ def recipe_of(
     }
 
 
-def _write(
-    trainer: Trainer, out: Path, work_dir: Path, checkpoint: Path, about: dict[str, Any]
-) -> dict[str, Any]:
+def _write(trainer: Trainer, out: Path, work_dir: Path, about: dict[str, Any]) -> dict[str, Any]:
     """Write the folder, then measure what it holds: the rounded weights, merged."""
     model = trainer.model
     with atomic_path(out) as folder:
@@ -228,7 +107,7 @@ def _write(
         if model.faid is not None:
             digest = about["training"]["backbone"]
             model.faid.save(folder / MODULES, backbone_digest=digest)
-        losses = trainer.held_out(as_loaded(trainer, checkpoint, folder))
+        losses = trainer.held_out(as_loaded(trainer, folder))
         about |= {"held_out": {"mean": float(losses.mean()), "nats": _rounded(losses)}}
         save_config(folder, trainer.kind, about["training"]["backbone"], about)
         rows = [json.loads(line) for line in (work_dir / loop.LOG).read_text().splitlines()]
@@ -239,13 +118,14 @@ def _write(
     return about
 
 
-def as_loaded(trainer: Trainer, checkpoint: Path, folder: Path) -> Adapted:
+def as_loaded(trainer: Trainer, folder: Path) -> Adapted:
     """What a user of the adapter in ``folder`` will have."""
-    backbone = load_janus(checkpoint, device=str(trainer.accelerator.device))
+    checkpoint, device = trainer.generator.checkpoint, trainer.accelerator.device
+    backbone = trainer.trained.load(checkpoint, device=str(device))
     if (folder / DELTA).is_file():
         merge_delta(folder / DELTA, backbone.model)
     faid = FAiD.load(folder / MODULES) if trainer.model.faid is not None else None
-    return Adapted(backbone, lora=None, head=False, faid=faid)
+    return Adapted(backbone, lora=None, head=None, faid=faid)
 
 
 def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
@@ -272,28 +152,9 @@ def _rounded(losses: np.ndarray) -> list[float]:
     return [round(float(loss), 6) for loss in losses]
 
 
-def _slices(global_batch: int, batch_size: int, processes: int) -> int:
-    at_once = batch_size * processes
-    if global_batch % at_once:
-        raise ArragError(
-            f"training.global_batch: {global_batch} is no multiple of {batch_size} images at a "
-            f"time on {processes} processes; change --batch-size or the number of processes"
-        )
-    return global_batch // at_once
-
-
-def _check_fit(backbone, pairs: Pairs, checkpoint: Path) -> None:
-    if pairs.store.grid != backbone.grid or len(pairs.store.codebook) != backbone.codebook_size:
-        raise ArragError(
-            f"{pairs.path}: has grids of {list(pairs.store.grid)} and {len(pairs.store.codebook)} "
-            f"codes, {checkpoint} wants {list(backbone.grid)} and {backbone.codebook_size}; make "
-            "the pairs with this generator's tokenizer"
-        )
-
-
 def _card(trainer: Trainer, about: dict[str, Any]) -> str:
     """A short model card, from what is known here."""
-    recipe, s = about["training"], trainer.settings
+    recipe, s, masked = about["training"], trainer.settings, trainer.backbone.context == "full"
     what = {
         "finetune": "A fine-tuning without retrieval, the control of the two others",
         "faid": "FAiD: retrieved patches blended into the hidden states (AR-RAG, section 3.3)",
@@ -310,5 +171,6 @@ def _card(trainer: Trainer, about: dict[str, Any]) -> str:
         f"- {about['steps']} steps of {s.global_batch} of {trainer.epoch} captioned images; AdamW, "
         f"rate {s.learning_rate}, warm-up over {s.warmup:.0%} of the steps, then constant\n"
         f"- held-out loss ({len(trainer.data.pairs.held_out)} images): "
-        f"{about['held_out']['mean']:.4f} nats a code\n\n![loss](loss.png)\n"
+        f"{about['held_out']['mean']:.4f} nats a {'hidden ' if masked else ''}code\n\n"
+        "![loss](loss.png)\n"
     )

@@ -11,6 +11,7 @@ from torch import nn
 
 from arrag.adapter import LORA_A, LORA_B
 from arrag.augment.faid import FAiD
+from arrag.training.masked import unknown_losses
 
 TARGETS = ("q_proj", "v_proj")
 
@@ -27,10 +28,11 @@ class Lora:
 class Adapted(nn.Module):
     """A backbone of which only LoRA, the head and the adapter are trained, as asked.
 
-    Called with a batch it gives each image's loss, so that one process or many can train it.
+    head: name of the part of the backbone's ``model`` that predicts codes. Called with a batch it
+    gives each image's loss, so that one process or many can train it.
     """
 
-    def __init__(self, backbone, *, lora: Lora | None, head: bool, faid: FAiD | None) -> None:
+    def __init__(self, backbone, *, lora: Lora | None, head: str | None, faid: FAiD | None) -> None:
         super().__init__()
         self.backbone = backbone  # no module: its weights are those of ``model``
         self.model, self.faid, self.lora = backbone.model.float(), faid, lora
@@ -43,10 +45,11 @@ class Adapted(nn.Module):
                 target_modules=list(TARGETS),
                 bias="none",
             )
-            inject_adapter_in_model(config, self.model.model.language_model)
-        self.head = self.model.model.generation_head if head else None
-        if head:
-            self.head.requires_grad_(True)
+            for layer in backbone.sites:
+                inject_adapter_in_model(config, layer)
+        self._head = head
+        if head is not None:
+            self.model.get_submodule(head).requires_grad_(True)
         if faid is not None:
             faid.attach(backbone)
 
@@ -57,16 +60,22 @@ class Adapted(nn.Module):
         codes: torch.Tensor,
         retrieved: torch.Tensor | None = None,
         prefix: torch.Tensor | None = None,
+        known: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Mean cross-entropy of each image's codes, in nats: [B].
+        """Mean cross-entropy of each image's codes, of a masked backbone of the unknown: nats, [B].
 
         ids, mask: [B, T]; codes: int64 [B, N]; retrieved: int64 [B, N, K], -1 where absent, for
-        the adapter; prefix: [B, R, D], see ``teacher_forced``.
+        the adapter; prefix: [B, R, D], see ``teacher_forced``; known: bool [B, N], for a masked
+        backbone alone.
         """
         if self.faid is not None:
-            self.faid.hand(retrieved)
-        logits = self.backbone.teacher_forced((ids, mask), codes, prefix)  # [B, N, V]
-        return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").mean(1)
+            grids = None if known is None else known.unflatten(1, self.backbone.grid)
+            self.faid.hand(retrieved, known=grids)
+        if known is None:
+            logits = self.backbone.teacher_forced((ids, mask), codes, prefix)  # [B, N, V]
+            return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").mean(1)
+        logits = self.backbone.teacher_forced((ids, mask), codes, known)
+        return unknown_losses(logits, codes, known).sum(1) / (~known).sum(1)
 
     def delta(self) -> dict[str, torch.Tensor]:
         """What was trained of the backbone, as :mod:`arrag.adapter` names it."""
@@ -78,9 +87,7 @@ class Adapted(nn.Module):
                 changes[weight + LORA_B] = (
                     module.lora_B["default"].weight * module.scaling["default"]
                 )
-        if self.head is not None:
-            changes |= {
-                f"model.generation_head.{name}": value
-                for name, value in self.head.named_parameters()
-            }
+        if self._head is not None:
+            head = self.model.get_submodule(self._head)
+            changes |= {f"{self._head}.{name}": value for name, value in head.named_parameters()}
         return changes

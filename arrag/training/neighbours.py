@@ -3,6 +3,14 @@
 Shards (:mod:`arrag.training.shards`) of uint16 [n, N, K]: codes, nearest first; ABSENT where there
 is none. An image never retrieves itself: the database's images of the same name or with the very
 same codes are left out.
+
+Keys are of the finished image. For a generator that draws codes in order this is what decoding
+finds: its neighbours precede the position, and are all drawn. For a masked one (a full context) it
+is not: here all neighbours count, also those that the noise of a training step will hide, as
+in the authors' code (the paper would retrieve anew for each noise), while decoding only knows, and
+only retrieves by, the neighbours decided so far. In training the patches are thus nearer, and say
+something of the hidden neighbours, which in decoding they cannot; appendix B.2 lessens the gap by
+retrieving in the second half of the steps alone, when most is known.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -61,14 +63,13 @@ def scenes_of(world: World, step: int, steps: int) -> list[Scene]:
     return [world.scene(step * BATCH + i, cycle[i % len(cycle)]) for i in range(BATCH)]
 
 
-def batch_of(scenes, tokenizer, coder, step: int | None):
-    """Prompts [B, T] with mask and codes [B, N]; with ``step``, some prompts are dropped."""
+def batch_of(scenes, tokenizer, coder, seed: int, drop: float):
+    """Prompts [B, T] with mask and codes [B, N]; a share ``drop`` has no prompt."""
     prompts = [TEMPLATE.format(prompt=scene.caption) for scene in scenes]
     text = tokenizer(prompts, padding="max_length", max_length=PROMPT_LENGTH, return_tensors="pt")
     ids, mask = text["input_ids"], text["attention_mask"]
-    if step is not None:
-        drawn = torch.rand(len(ids), generator=torch.Generator().manual_seed(step)) < DROP_PROMPT
-        ids[drawn] = drop_prompt(ids[drawn], tokenizer)
+    dropped = torch.rand(len(ids), generator=torch.Generator().manual_seed(seed)) < drop
+    ids[dropped] = drop_prompt(ids[dropped], tokenizer)
     return ids, mask, coder.encode(data.images_of(scenes)).flatten(1)
 
 
@@ -85,45 +86,66 @@ def train(assets: Path, codes: Path, out: Path, work_dir: Path, steps: int) -> N
     model, tokenizer = janus.build_model(seed=0)
     with torch.no_grad():  # start the input embeddings from what the codes look like
         model.model.generation_embeddings.weight.copy_(coder.codebook)
-    trained = Conditioned(model).train()
+    trained = Conditioned(model)
+    fit("lm", trained, partial(batch_of, tokenizer=tokenizer, coder=coder), world, work_dir, steps)
+    save(trained, out)
+
+
+def fit(
+    what: str,
+    model: nn.Module,
+    batch_of: Callable[..., tuple],
+    world: World,
+    work_dir: Path,
+    steps: int,
+) -> None:
+    """Train a language model for ``steps`` batches of scenes; ``what`` names the recipe.
+
+    model: its forward takes what ``batch_of`` gives for some scenes, a ``seed`` and the share of
+    prompts to ``drop``, and returns the loss.
+    """
+    model.train()
     # Fusing the element-wise work nearly doubles the speed, where there is a compiler.
-    forward = torch.compile(trained) if shutil.which("g++") else trained
+    forward = torch.compile(model) if shutil.which("g++") else model
 
     def loss_of_step(step: int) -> torch.Tensor:
-        batch = batch_of(scenes_of(world, step, steps), tokenizer, coder, step)
+        batch = batch_of(scenes_of(world, step, steps), seed=step, drop=DROP_PROMPT)
         with torch.autocast("cpu", torch.bfloat16):
             return forward(*batch)
 
-    held = batch_of(data.validation_scenes(world, 256), tokenizer, coder, None)
+    scenes, starts = data.validation_scenes(world, 256), range(0, 256, BATCH)
+    held = {
+        name: [batch_of(scenes[i : i + BATCH], seed=i, drop=drop) for i in starts]
+        for name, drop in (("held_out", 0.0), ("held_out_no_prompt", 1.0))
+    }
 
     @torch.no_grad()
     def validate() -> dict:
-        def mean_loss(ids):
-            parts = [
-                trained(ids[i : i + 32], held[1][i : i + 32], held[2][i : i + 32]).item()
-                for i in range(0, 256, 32)
-            ]
-            return sum(parts) / len(parts)
-
         with torch.autocast("cpu", torch.bfloat16):
-            dropped = drop_prompt(held[0], tokenizer)
-            return {"held_out": mean_loss(held[0]), "held_out_no_prompt": mean_loss(dropped)}
+            return {
+                name: sum(model(*batch).item() for batch in batches) / len(batches)
+                for name, batches in held.items()
+            }
 
     loop.run(
-        trained,
-        [{"params": trained.parameters()}],
+        model,
+        [{"params": model.parameters()}],
         loss_of_step,
         steps=steps,
         peak=2e-3,
         work_dir=work_dir,
-        recipe={"what": "lm", "batch": BATCH, "drop": DROP_PROMPT},
+        recipe={"what": what, "batch": BATCH, "drop": DROP_PROMPT},
         validate=validate,
         warmup=200,
         weight_decay=0.05,
         validate_every=250,
     )
+
+
+def save(model: nn.Module, out: Path) -> None:
+    """Write a model's weights."""
     with atomic_path(out) as partial:
-        save_file({k: v.contiguous() for k, v in trained.state_dict().items()}, partial)
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, partial)
 
 
 def assemble(lm: Path, vq: Path, out: Path) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from arrag.backbones.showo import ShowoBackbone
@@ -17,10 +15,10 @@ from arrag.files import atomic_path
 from arrag.magvit import Magvit
 from arrag.micro import showo
 from arrag.micro.train import data
-from arrag.micro.train.lm import BATCH, DROP_PROMPT, scenes_of
+from arrag.micro.train.lm import fit, save
 from arrag.micro.train.signs import SignCoder, load_signs
 from arrag.micro.world import GRID, World
-from arrag.training import loop
+from arrag.training.masked import noise, unknown_losses
 
 
 class Masked(nn.Module):
@@ -32,9 +30,8 @@ class Masked(nn.Module):
 
     def forward(self, ids, mask, codes, known):
         """ids, mask [B, T]; codes, known [B, N] -> mean cross-entropy of the unknown, in nats."""
-        logits = self.backbone.teacher_forced((ids, mask), codes, known).flatten(0, 1)
-        losses = F.cross_entropy(logits, codes.flatten(), reduction="none")
-        return losses.where(~known.flatten(), 0.0).sum() / (~known).sum()
+        logits = self.backbone.teacher_forced((ids, mask), codes, known)
+        return unknown_losses(logits, codes, known).sum() / (~known).sum()
 
 
 def build_backbone(seed: int) -> ShowoBackbone:
@@ -46,14 +43,6 @@ def build_backbone(seed: int) -> ShowoBackbone:
     backbone = ShowoBackbone(model, tokenizer, vocabulary, GRID * GRID, length)
     backbone.model.requires_grad_(True)
     return backbone
-
-
-def noise(batch: int, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Which codes are known, bool [B, N]: the unknown share is the cosine of a uniform angle."""
-    share = torch.cos(math.pi / 2 * torch.rand(batch, 1, generator=generator))
-    unknown = (share * count).round().clamp(min=1)
-    order = torch.rand(batch, count, generator=generator).argsort(1).argsort(1)
-    return order >= unknown
 
 
 def batch_of(scenes, backbone: ShowoBackbone, coder: SignCoder, seed: int, drop: float):
@@ -70,43 +59,9 @@ def batch_of(scenes, backbone: ShowoBackbone, coder: SignCoder, seed: int, drop:
 def train(assets: Path, signs: Path, out: Path, work_dir: Path, steps: int) -> None:
     """Train from scratch for ``steps`` batches; write the trained weights to ``out``."""
     world, coder, backbone = World(assets, "training"), load_signs(signs), build_backbone(seed=0)
-    trained = Masked(backbone).train()
-    # Fusing the element-wise work nearly doubles the speed, where there is a compiler.
-    forward = torch.compile(trained) if shutil.which("g++") else trained
-
-    def loss_of_step(step: int) -> torch.Tensor:
-        scenes = scenes_of(world, step, steps)
-        batch = batch_of(scenes, backbone, coder, step, DROP_PROMPT)
-        with torch.autocast("cpu", torch.bfloat16):
-            return forward(*batch)
-
-    scenes = data.validation_scenes(world, 256)
-
-    @torch.no_grad()
-    def validate() -> dict:
-        def mean_loss(drop: float) -> float:
-            parts = range(0, len(scenes), BATCH)
-            batches = (batch_of(scenes[i : i + BATCH], backbone, coder, i, drop) for i in parts)
-            return sum(trained(*batch).item() for batch in batches) / len(parts)
-
-        with torch.autocast("cpu", torch.bfloat16):
-            return {"held_out": mean_loss(0.0), "held_out_no_prompt": mean_loss(1.0)}
-
-    loop.run(
-        trained,
-        [{"params": trained.parameters()}],
-        loss_of_step,
-        steps=steps,
-        peak=2e-3,
-        work_dir=work_dir,
-        recipe={"what": "masked lm", "batch": BATCH, "drop": DROP_PROMPT},
-        validate=validate,
-        warmup=200,
-        weight_decay=0.05,
-        validate_every=250,
-    )
-    with atomic_path(out) as partial:
-        save_file({k: v.contiguous() for k, v in backbone.model.state_dict().items()}, partial)
+    batches = partial(batch_of, backbone=backbone, coder=coder)
+    fit("masked lm", Masked(backbone), batches, world, work_dir, steps)
+    save(backbone.model, out)
 
 
 def assemble(lm: Path, tokenizer: Path, out: Path) -> None:
