@@ -18,6 +18,13 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/timing.smk"
+include: "workflow/rules/grids.smk"
+include: "workflow/rules/figures.smk"
+include: "workflow/rules/page.smk"
+
+
+report: "workflow/report/workflow.rst"
 
 
 rule all:

@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         prepare,
         report,
         score,
+        timing,
         train,
     )
 
@@ -71,8 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"arrag {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    stages = (data, download, corpus, index, train, faid, draw, score, distance, report)
-    stages += (micro, convert, config, prepare, doctor)
+    stages = (data, download, corpus, index, train, faid, draw, score, distance, timing)
+    stages += (report, micro, convert, config, prepare, doctor)
     for module in stages:
         module.add(commands)
     return parser

@@ -7,6 +7,7 @@ Everything that reads a configuration (the command line, the Snakefile, the test
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from arrag.config_backbones import Generator
 from arrag.config_benchmarks import KINDS, Benchmark, Judge
 from arrag.config_checks import check_methods
 from arrag.config_database import Database, Index
+from arrag.config_grids import Derived, Figures, Grid, Timing, derive
 from arrag.config_methods import CEILING_LABELS, Method
 from arrag.config_model import Model, Name
 from arrag.config_prepare import Prepared
@@ -61,6 +63,11 @@ class Config(Model):
         default_factory=dict,
         description="rows of the paper that are left out, and why; the tables print it",
     )
+    grids: dict[Name, Grid] = Field(
+        default_factory=dict, description="ablations, each a report of its own"
+    )
+    timing: Timing = Field(default_factory=Timing, description="what Table 4 times")
+    figures: Figures = Field(default_factory=Figures, description="what the figures show")
     resources: Resources = Field(default_factory=Resources, description="speed and memory only")
 
     @model_validator(mode="after")
@@ -72,9 +79,16 @@ class Config(Model):
         """The method called ``name``; ArragError with a suggestion if there is none."""
         from arrag.config_errors import unknown_choice
 
-        if name not in self.methods:
-            raise unknown_choice("method", name, list(self.methods))
-        return self.methods[name]
+        if name in self.methods:
+            return self.methods[name]
+        if name in self.derived:
+            return self.derived[name].method
+        raise unknown_choice("method", name, list(self.methods))
+
+    @cached_property
+    def derived(self) -> dict[str, Derived]:
+        """The points of all grids, as methods that are in no table, by their names."""
+        return derive(self)
 
     def generator_of(self, method: str | None = None) -> tuple[str, Generator]:
         """Name and settings of a method's generator; None: the first, which ceilings have too."""

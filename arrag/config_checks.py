@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from arrag.config_grids import check_reports
 from arrag.config_methods import CEILING_LABELS, Method
 from arrag.config_resolved import Resolved, resolve
 
@@ -25,6 +26,9 @@ def check_methods(config: Config) -> None:
             raise ValueError(f"{at}: the name is taken by a ceiling row; choose another")
         _check_names(config, name, method, at)
         _check_augment(resolve(config, name), at)
+    check_reports(config)
+    for name, point in config.derived.items():
+        _check_augment(resolve(config, name), point.at)
 
 
 def _check_names(config: Config, name: str, method: Method, at: str) -> None:

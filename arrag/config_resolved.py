@@ -103,9 +103,9 @@ def resolve(config: Config, name: str) -> Resolved:
     Raises ValueError naming methods.NAME.BLOCK.FIELD for a change that makes a block a mistake;
     a configuration that was loaded has none.
     """
-    method = config.methods[name]
+    method = config.method(name)
     generator_name, generator = config.generator_of(name)
-    at = f"methods.{name}"
+    at = f"methods.{name}" if name in config.methods else config.derived[name].at
     index = _changed(Index, config.index, method.index, f"{at}.index")
     if index is not None:
         index = generator.context and PlacedIndex.of(index, generator.context)

@@ -29,6 +29,7 @@ from arrag.errors import ArragError
 from arrag.files import read_json, sha256_file, tree_digest, write_json, write_text
 from arrag.methods import Sources, equip
 from arrag.prompt_sets import load_prompt_set
+from arrag.sample_codes import codes_chunk
 
 NO_SOURCES = Sources()
 PACKAGES = ("arrag", "torch", "transformers", "diffusers", "numpy", "numba", "pillow")
@@ -245,9 +246,9 @@ def sample_benchmark(
         for start in range(0, len(jobs), batch_size):
             chunk = jobs[start : start + batch_size]
             wanted = [texts[i] for i, _ in chunk]
-            images = sampler.draw(wanted, [k for _, k in chunk], config.seed)
-            for (i, k), image in zip(chunk, images, strict=True):
-                save_png(image, image_path(out, i, k))
+            images, codes = _drawn(sampler, wanted, [k for _, k in chunk], config.seed)
+            for (i, k), image, grid in zip(chunk, images, codes, strict=True):
+                save_png(image, image_path(out, i, k), grid)
             bar.update(len(chunk))
     record_retrieved(out, sampler, texts, drawn.images_per_prompt)
     return finish(out, run)
@@ -267,6 +268,16 @@ def record_retrieved(out: Path, sampler: Drawer, texts: list[str], samples: int)
     ]
     if lines:
         write_text(out / "retrieved.jsonl", "".join(lines))
+
+
+def _drawn(
+    sampler: Drawer, prompts: Sequence[str], samples: Sequence[int], seed: int
+) -> tuple[np.ndarray, Sequence[np.ndarray | None]]:
+    """Images as of ``Drawer.draw``, and the codes [H, W] of each if the generator has codes."""
+    if not isinstance(sampler, Sampler):
+        return sampler.draw(prompts, samples, seed), [None] * len(prompts)
+    codes = sampler.draw_codes(prompts, samples, seed)
+    return sampler.codec.decode(codes), list(codes.cpu().numpy())
 
 
 def image_path(out: Path, prompt: int, sample: int) -> Path:
@@ -302,8 +313,9 @@ def finish(out: Path, run: dict) -> dict:
     return run
 
 
-def save_png(image: np.ndarray, path: Path) -> None:
-    """Write a PNG under a temporary name, then rename."""
+def save_png(image: np.ndarray, path: Path, codes: np.ndarray | None = None) -> None:
+    """Write a PNG under a temporary name, then rename; ``codes`` [H, W] go into it as a text."""
     partial = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(image).save(partial, format="PNG")
+    info = None if codes is None else codes_chunk(codes)
+    Image.fromarray(image).save(partial, format="PNG", pnginfo=info)
     os.replace(partial, path)

@@ -24,7 +24,6 @@ from arrag.layout_digests import (
     checkpoint_digest,
     extractor_digest,
     listing_digest,
-    path_digest,
     prompts_digest,
 )
 
@@ -170,7 +169,8 @@ class Layout:
         else:
             settings = [self.config.config_hash(method, benchmark), self.generator_digest(method)]
             settings += self._adapter_digests(method) + self._named_digests(method)
-        return _key(method, [*settings, self.prompts_digest(benchmark)])
+        # A point of a grid, METHOD@SETTINGS, shares what its method makes with equal settings.
+        return _key(method.partition("@")[0], [*settings, self.prompts_digest(benchmark)])
 
     def _adapter_digests(self, method: str) -> list[str]:
         """Digests of the folders that a method's ``augment`` names."""
@@ -186,8 +186,7 @@ class Layout:
         name, generator = self.config.generator_of(method)
         paths = getattr(generator, "named_paths", {})
         return [
-            self.made_digest(path)
-            or self._once(("named", path), path_digest, path, f"generators.{name}.{field}")
+            self._checkpoint_digest(path, f"generators.{name}.{field}")
             for field, path in paths.items()
         ]
 

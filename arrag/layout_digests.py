@@ -37,18 +37,15 @@ def extractor_digest(settings: Model, metric: str) -> str | None:
 
 
 def checkpoint_digest(folder: Path, field: str) -> str:
-    """Digest of a checkpoint folder's files, model cards and plots left out."""
+    """Digest of a checkpoint folder's files, model cards and plots left out; or of one file."""
+    if folder.is_file():
+        return sha256_file(folder)
     if not folder.is_dir():
         raise ArragError(
             f"{field}: no folder {folder}; the micro checkpoints come with the repository (run "
             "from its root), others must be downloaded there, or correct the path"
         )
     return tree_digest(folder)
-
-
-def path_digest(path: Path, field: str) -> str:
-    """Digest of a file or a checkpoint folder; ArragError if neither is there."""
-    return sha256_file(path) if path.is_file() else checkpoint_digest(path, field)
 
 
 def listing_digest(sources: Sequence[str]) -> str:

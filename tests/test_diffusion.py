@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 
 import diffusers
 import numpy as np
@@ -171,6 +172,17 @@ def test_a_tokenizer_that_is_missing(broken):
     shutil.rmtree(broken / "tokenizer")
     with pytest.raises(ArragError, match=r"sd/tokenizer/tokenizer_config.json: missing"):
         load_diffusion(settings(broken))
+
+
+def test_a_tokenizer_without_its_words(broken):
+    """transformers would make one that knows none."""
+    (broken / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(ArragError, match=r"sd/tokenizer: holds no vocabulary \(tokenizer.json, vo"):
+        load_diffusion(settings(broken))
+    if find_spec("sentencepiece") is None:
+        (broken / "tokenizer" / "spiece.model").write_bytes(b"words")
+        with pytest.raises(ArragError, match=r"spiece.model: is read with sentencepiece, which"):
+            load_diffusion(settings(broken))
 
 
 def test_a_component_that_is_not_listed(broken):

@@ -225,6 +225,8 @@ class Colors:
         ("other - count (cup, == 1)", "yes"),  # the second is not sure enough to be counted
         ("other - count (cup, ==2)", "no"),
         ("other - count (cat, ==0)", "yes"),
+        ("global - objects (==2)", "yes"),  # objects of every kind, those sure enough
+        ("global - objects (==3)", "no"),
     ],
 )
 def test_rules_answer_tuples(text, answer):

@@ -4,8 +4,10 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from arrag.codec import load_codec
 from arrag.config import load_config
 from arrag.encode import encode_source
 from arrag.errors import ArragError
@@ -13,7 +15,9 @@ from arrag.files import read_json, sha256_file, write_text
 from arrag.generate import generate_images, image_path, prepare, sample_benchmark
 from arrag.index import build_index
 from arrag.methods import Sources
+from arrag.metrics.samples import load_image
 from arrag.neighborhood import Neighborhood
+from arrag.sample_codes import read_codes
 from arrag.store import TokenStore
 
 PROMPT = '{"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "%s"}\n'
@@ -54,6 +58,11 @@ def test_layout_resume_and_other_settings(settings, database, tmp_path):
     )
     whole = digests(out)
     assert sorted(whole) == [f"0000{i}/samples/000{k}.png" for i in range(2) for k in range(2)]
+    codes = read_codes(image_path(out, 1, 0))  # int64 [H, W], kept in the PNG
+    decoded = load_codec(config.generators["janus"].checkpoint).decode(
+        torch.from_numpy(codes)[None]
+    )
+    assert np.array_equal(decoded[0], load_image(image_path(out, 1, 0)))
     assert run["config_hash"] == config.config_hash("daid")
     assert read_json(out / "run.json")["versions"]["torch"]
     assert read_json(out / "00001" / "metadata.jsonl")["prompt"] == "a photo of two cups"

@@ -1,11 +1,13 @@
 """Pipelines as methods of a configuration: its checks, the names of results, the plan, samples."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from pydantic import TypeAdapter
 from retrieval_fixtures import IMAGES, retriever  # noqa: F401 (a fixture)
 from safetensors.torch import load_file
 from test_workflow import project, template  # noqa: F401 (fixtures)
@@ -13,8 +15,10 @@ from tiny_pipelines import save_imagerag, save_rdm, save_tiny
 
 from arrag.baselines.convert import convert_pipeline
 from arrag.baselines.diffusion import load_diffusion
+from arrag.baselines.judge import RecordedAnswers
 from arrag.cli import main
 from arrag.config import Config
+from arrag.config_backbones import Generator
 from arrag.config_pipelines import Diffusers
 from arrag.errors import ArragError
 from arrag.files import read_json, sha256_file, write_text
@@ -111,9 +115,8 @@ def test_sampling_with_each_kind(document, retriever, tmp_path, in_repository): 
             assert [f["query"] for f in found] == texts and len(found[0]["images"]) == 2
         else:  # the first prompt's images lacked nothing
             assert [(f["prompt"], f["query"]) for f in found] == [(1, "cups")] * 2
-            assert run["weights"]["judge"] == sha256_file(
-                document["generators"]["imagerag"]["judge"]["answers"]
-            )
+            answers = sha256_file(document["generators"]["imagerag"]["judge"]["answers"])
+            assert run["weights"]["judge"] == f"recorded answers of a model: {answers}"
         texts_found = {f["query"]: f["images"] for f in found}
         for text, numbers in texts_found.items():
             query = retriever.clip.encode_texts([text])
@@ -215,6 +218,20 @@ def test_the_workflow_plans_them(project, models, root):  # noqa: F811
         "sample": 4,
     }
     assert "build_index" not in plan
+
+
+def test_the_examples_of_the_documentation(root, tmp_path):
+    page = (root / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    (settings,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (answers,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    kinds = yaml.safe_load(settings.replace("kind: janus, ...", "kind: janus"))["generators"]
+    assert list(kinds) == ["janus", "sdxl", "rdm", "imagerag"]
+    for name in ("sdxl", "rdm", "imagerag"):
+        TypeAdapter(Generator).validate_python(kinds[name])
+    write_text(tmp_path / "a.jsonl", answers)
+    judge = RecordedAnswers(tmp_path / "a.jsonl", "a model")
+    judge.check(["a green cup and a yellow bowl", "a photo of a dog"], 1)
+    assert judge.caption("a photo of a dog", 3) is None
 
 
 def test_pickled_weights_are_converted(models, tmp_path):

@@ -61,9 +61,9 @@ def test_questions_have_the_official_columns_and_sound_dependencies(root):
         assert numbers == list(range(1, len(item) + 1))
         for row in item:
             parents = [int(p) for p in row["dependency"].split(",")]
-            entity = row["category_broad"] == "entity"
-            assert (parents == [0]) is entity
-            assert entity or all(
+            free = row["category_broad"] in ("entity", "global")
+            assert (parents == [0]) is free
+            assert free or all(
                 by_item[row["item_id"]][p - 1]["category_broad"] == "entity" for p in parents
             )
             assert row["tuple"].startswith(
@@ -71,7 +71,7 @@ def test_questions_have_the_official_columns_and_sound_dependencies(root):
             )
             assert row["question_natural_language"].endswith("?")
     broad = {row["category_broad"] for row in rows}
-    assert broad == {"entity", "attribute", "relation", "other"}
+    assert broad == {"global", "entity", "attribute", "relation", "other"}
 
 
 def test_propositions_say_what_the_caption_says_and_no_more():
@@ -88,17 +88,21 @@ def test_propositions_say_what_the_caption_says_and_no_more():
             [1, 2],
             f"Is the {subject} {way} the {target}?",
         ),
+        ("global - objects", "==2", [], "Are there exactly two objects in the picture?"),
     ]
     counted = draw_metadata("counting", rng)
     label, count = counted["include"][0]["class"], counted["include"][0]["count"]
     assert [p[:3] for p in propositions(counted)] == [
         ("entity - whole", label, []),
         ("other - count", f"{label}, =={count}", [1]),
+        ("global - objects", f"=={count}", []),
     ]
     colored = list(propositions(draw_metadata("color_attr", rng)))
-    assert [p[2] for p in colored] == [[], [], [1], [2]]
+    assert [p[2] for p in colored] == [[], [], [1], [2], []]
     assert all(
-        row["tuple"].split("(")[1].rstrip(")").split(", ")[0] in CLASSES for row in question_rows()
+        row["tuple"].split("(")[1].rstrip(")").split(", ")[0] in CLASSES
+        for row in question_rows()
+        if row["category_broad"] != "global"
     )
     relations = [r["tuple"] for r in question_rows() if r["category_broad"] == "relation"]
     assert {text.rstrip(")").split(", ")[2] for text in relations} == set(RELATIONS)

@@ -58,6 +58,8 @@ def test_the_published_model_s_ids_and_size():
     backbone = ShowoBackbone(model, None, ids, tokens=1024)
     assert backbone.parameters == total == 1_448_176_770
     assert backbone.grid == (32, 32) and len(backbone.sites) == 24
+    smaller = ShowoBackbone(model, None, ids, tokens=256)  # showlab/show-o, 256 pixels
+    assert smaller.grid == (16, 16) and smaller.parameters == total
 
 
 def dense(backbone, prompt, codes, known):

@@ -103,7 +103,8 @@ def template(tmp_path_factory, root):
     for name in ("geneval_micro", "geneval_micro_ci"):
         prompt = {"tag": "colors", "prompt": f"a photo of a red dog, {name}"}
         (path / f"benchmarks/{name}.jsonl").write_text(json.dumps(prompt) + "\n")
-    for name in ("dpg_micro.csv", "dpg_micro_ci.csv", "mjhq_micro.jsonl", "mjhq_micro_ci.jsonl"):
+    captions = ("mjhq_micro.jsonl", "mjhq_micro_ci.jsonl", "mjhq_micro_grid.jsonl")
+    for name in ("dpg_micro.csv", "dpg_micro_ci.csv", *captions):
         (path / "benchmarks" / name).write_text(f"{name}\n")
     return path
 
@@ -149,8 +150,9 @@ def test_everything_is_three_tables_and_a_picture(project):
 
 def test_a_table_without_its_benchmark_is_one_line_and_not_asked_for_by_default(project):
     text = project.config.read_text(encoding="utf-8")
-    start, end = text.index("  mjhq:"), text.index("judge:")
-    project.config.write_text(text[:start] + text[end:], encoding="utf-8")
+    for first, after in (("  mjhq:", "judge:"), ("grids:", "timing:")):  # grids draw one too
+        text = text[: text.index(first)] + text[text.index(after) :]
+    project.config.write_text(text, encoding="utf-8")
     assert project.plan("all")["table"] == 2
     done = project.snakemake("--dry-run", "reports/table3.md")
     assert_one_line(done, "benchmarks: table3 needs one of kind distribution; add one")

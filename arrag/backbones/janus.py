@@ -176,14 +176,9 @@ def load_janus(checkpoint: str | Path, dtype: str = "float32", device: str = "cp
 def _check_tokenizer(tokenizer, model: JanusForConditionalGeneration, where: Path) -> None:
     ids, text = model.generation_config, model.config.text_config
     markers = {"boi_token_id": getattr(ids, "boi_token_id", None)}
-    markers |= getattr(ids, "generation_kwargs", None) or {}
-    expected = {
-        "<image_placeholder>": model.config.image_token_id,
-        BOI: markers.get("boi_token_id"),
-        "bos_token": text.bos_token_id,
-    }
-    found = {name: tokenizer.get_vocab().get(name) for name in ("<image_placeholder>", BOI)}
-    found["bos_token"] = tokenizer.bos_token_id
+    markers |= getattr(ids, "generation_kwargs", None) or {}  # where newer versions have it
+    expected = {BOI: markers.get("boi_token_id"), "bos_token": text.bos_token_id}
+    found = {BOI: tokenizer.get_vocab().get(BOI), "bos_token": tokenizer.bos_token_id}
     if expected[BOI] is None:  # not every checkpoint says; it must have an embedding at least
         known = found[BOI] is not None and found[BOI] < text.vocab_size
         expected[BOI] = found[BOI] if known else f"an id below {text.vocab_size}"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import diffusers
 import numpy as np
 import torch
+import transformers
 from diffusers.utils import logging
 
 from arrag.baselines.pipeline_folder import INDEX, first_line, load_parts, read_index
@@ -205,6 +206,7 @@ def load_pipeline(
     """
     logging.set_verbosity_error()  # it warns of every prompt that is cut, and of what is left out
     logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     given = {**kind.given, **given}
     parts = load_parts(settings.checkpoint, index, getattr(torch, settings.dtype), given)
     try:

@@ -40,7 +40,7 @@ def open_pipeline(config: Config, method: str, sources: Sources) -> Diffusion:
             "tokenizer": codec.digest,
             "ip_adapter": sha256_file(settings.ip_adapter),
             "image_encoder": tree_digest(settings.image_encoder),
-            "judge": judge.digest or judge.label,
+            "judge": f"{judge.label}: {judge.digest}" if judge.digest else judge.label,
         }
     pipeline.weights, pipeline.index = weights, store.digest
     return pipeline

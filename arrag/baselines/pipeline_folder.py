@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ SETTINGS = {
     "FeatureExtractor": "preprocessor_config.json",
 }
 """The file that a component without weights must have, by the end of its class's name."""
+
+VOCABULARIES = (
+    ("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",),
+    ("tokenizer.model",),
+)  # fmt: skip
+"""Files that a tokenizer's vocabulary may be in: all of one of these."""
 
 
 def read_index(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
@@ -90,10 +97,28 @@ def _load(folder: Path, name: str, library: str, kind: str, dtype: torch.dtype) 
         )
     if wanted is None:
         return load_model(found, folder / name, dtype)
+    if "Tokenizer" in kind:
+        check_vocabulary(folder / name)
     try:
         return found.from_pretrained(folder / name, local_files_only=True)
     except Exception as error:  # the libraries raise a dozen types
         raise _unreadable(folder / name, kind, error) from error
+
+
+def check_vocabulary(part: Path) -> None:
+    """Raise ArragError unless a tokenizer's folder has a vocabulary that can be read.
+
+    Without one transformers makes a tokenizer that knows no word, and every prompt is the same.
+    """
+    there = [files for files in VOCABULARIES if all((part / file).is_file() for file in files)]
+    if not there:
+        wanted = ", ".join(" with ".join(files) for files in VOCABULARIES)
+        raise ArragError(f"{part}: holds no vocabulary ({wanted}); fetch that folder again")
+    if there[0][0].endswith(".model") and find_spec("sentencepiece") is None:
+        raise ArragError(
+            f"{part / there[0][0]}: is read with sentencepiece, which is not installed; run "
+            "`pip install sentencepiece protobuf`"
+        )
 
 
 def check_safetensors(part: Path) -> None:

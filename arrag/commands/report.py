@@ -6,7 +6,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from arrag.commands import command, config_option, count, group, verdicts
+from arrag.commands import (
+    command,
+    config_option,
+    count,
+    figures,
+    grid,
+    group,
+    page,
+    timing,
+    verdicts,
+)
 
 # Table -> the kind of benchmark it shows, and its help.
 TABLES = {
@@ -17,7 +27,7 @@ TABLES = {
 
 
 def add(commands: Any) -> None:
-    """Add ``report table1`` to ``table3`` and ``report gallery``."""
+    """Add the tables, the figures, the ablations and the contact sheet."""
     reports = group(
         commands, "report", "tables and pictures from scores and samples", "arrag report table1"
     )
@@ -50,16 +60,19 @@ def add(commands: Any) -> None:
     gallery.add_argument("--images", type=count, default=4, help="images a prompt (%(default)s)")
     config_option(gallery)
     verdicts.add_verdicts(reports)
+    timing.add_table4(reports)
+    grid.add_ablation(reports)
+    figures.add_figures(reports)
+    page.add_page(reports)
 
 
 def run_table(args: argparse.Namespace) -> dict[str, Any]:
     """The configuration's methods that the table has, then the ceilings."""
     from arrag.config import load_config
-    from arrag.config_methods import CEILING_LABELS
     from arrag.errors import ArragError
-    from arrag.files import read_json
     from arrag.layout import Layout
-    from arrag.report.tables import RowSpec, write_table
+    from arrag.report.rows import read_scores, table_rows
+    from arrag.report.tables import write_table
 
     config = load_config(args.config)
     benchmark = args.benchmark or config.benchmark_of_kind(args.kind)
@@ -69,22 +82,8 @@ def run_table(args: argparse.Namespace) -> dict[str, Any]:
             f"{args.config}: benchmarks: the table needs one of kind {args.kind}, found {found}; "
             "add one, or name it with --benchmark"
         )
-    rows = [
-        RowSpec(name, m.label, paper_key=m.paper_key, baseline=m.baseline)
-        for name, m in config.methods_in(benchmark).items()
-    ]
-    rows += [
-        RowSpec(name, label, kind="ceiling")
-        for name, label in config.row_labels(benchmark).items()
-        if name in CEILING_LABELS
-    ]
-    layout = Layout(config)
-    scores = {
-        row.key: {
-            metric: read_json(path) for metric, path in layout.scores(row.key, benchmark).items()
-        }
-        for row in rows
-    }
+    rows = table_rows(config, benchmark)
+    scores = read_scores(Layout(config), rows, benchmark)
     write_table(args.kind, rows, scores, config.scale, args.out.with_suffix(""), config.not_run)
     values = {
         key: {metric: score["value"] for metric, score in found.items()}

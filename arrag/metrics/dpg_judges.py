@@ -119,8 +119,9 @@ class RuleJudge:
     """Answers from a detector, a colour classifier and boxes, for tuples that say what to check.
 
     entity - whole (dog); attribute - color (dog, red); relation - spatial (dog, cup, left of);
-    other - count (dog, ==3). The rules are GenEval's: an object counts above 0.3 (0.9 when
-    counted), colour and place are those of the best one. Any other tuple is an ArragError.
+    other - count (dog, ==3); global - objects (==3), of any kind. The rules are GenEval's: an
+    object counts above 0.3 (0.9 when counted), colour and place are those of the best one. Any
+    other tuple is an ArragError.
     """
 
     def __init__(self, detector: Detector, color: Colors) -> None:
@@ -133,7 +134,9 @@ class RuleJudge:
             ("attribute - color", 2): self._color,
             ("relation - spatial", 3): self._spatial,
             ("other - count", 2): self._count,
+            ("global - objects", 1): self._total,
         }
+        self._counting = (self._count, self._total)
 
     def answer(self, image: np.ndarray, questions: Sequence[Question]) -> list[str]:
         """See ``Judge``: yes or no."""
@@ -143,15 +146,15 @@ class RuleJudge:
         answers = []
         for question in questions:
             rule, arguments = self._parse(question)
-            holds = rule(image, counted if rule == self._count else found, *arguments)
+            holds = rule(image, counted if rule in self._counting else found, *arguments)
             answers.append("yes" if holds else "no")
         return answers
 
     def check(self, questions: Sequence[Question]) -> None:
         """ArragError for the first tuple that no rule answers; before any image is looked at."""
         for question in questions:
-            _, (label, *_) = self._parse(question)
-            if label not in self.detector.classes:
+            rule, (label, *_) = self._parse(question)
+            if rule != self._total and label not in self.detector.classes:
                 raise ArragError(
                     f"question {question.item}/{question.id}: detector {self.detector.name} does "
                     f"not know {label!r}; use the questions that belong to this detector"
@@ -183,3 +186,6 @@ class RuleJudge:
 
     def _count(self, image: np.ndarray, counted: dict, label: str, number: str) -> bool:
         return f"=={len(counted.get(label, []))}" == number.replace(" ", "")
+
+    def _total(self, image: np.ndarray, counted: dict, number: str) -> bool:
+        return f"=={sum(map(len, counted.values()))}" == number.replace(" ", "")

@@ -6,9 +6,10 @@ Every proposition follows from the caption and is decided by detector, colour cl
     attribute - color (dog, red)              is the dog red
     relation - spatial (dog, cup, left of)    is the dog left of the cup
     other - count (dog, ==3)                  are there exactly three dogs
+    global - objects (==3)                    are there three objects in the picture, and no more
 
-Captions of this world say nothing about the whole picture, so there is no ``global`` proposition.
-Entities stand first and depend on nothing; everything else depends on the entities it is about.
+Entities stand first and depend on nothing, no more than ``global`` does; everything else depends on
+the entities it is about.
 """
 
 from __future__ import annotations
@@ -81,6 +82,14 @@ def propositions(metadata: dict[str, Any]) -> Iterator[tuple[str, str, list[int]
             count = clause["count"]
             question = f"Are there exactly {NUMBERS[count]} {plural(label)}?"
             yield "other - count", f"{label}, =={count}", own, question
+    total = sum(clause["count"] for clause in include)
+    number = (
+        "Is there exactly one object"
+        if total == 1
+        else f"Are there exactly {NUMBERS[total]} objects"
+    )
+    question = f"{number} in the picture?"
+    yield "global - objects", f"=={total}", [], question
 
 
 def question_rows(per_task: int | None = None) -> list[dict[str, Any]]:

@@ -96,6 +96,24 @@ def write_table(
 ) -> None:
     """Write ``out_stem``.md, .csv and .tex from the scores of one kind of benchmark.
 
+    Arguments and errors as of :func:`make_table`.
+    """
+    table, differences, page = make_table(kind, rows, scores, scale, not_run)
+    stem = Path(out_stem)
+    write_text(stem.with_name(stem.name + ".md"), render.markdown(page))
+    write_text(stem.with_name(stem.name + ".tex"), render.latex(page))
+    write_text(stem.with_name(stem.name + ".csv"), table_csv(table, differences))
+
+
+def make_table(
+    kind: str,
+    rows: list[RowSpec],
+    scores: dict[str, Scores],
+    scale: str,
+    not_run: Mapping[str, str] | None = None,
+) -> tuple[Table, list[Difference], Page]:
+    """A table as all its forms are made of it: its numbers, its differences, its page.
+
     ``kind`` is geneval, dpg or distribution; ``not_run`` says why rows of the paper are missing.
     Raises ArragError for an unknown scale, a row without a score, an unknown baseline or paper
     row, or scores of different prompt sets or judges.
@@ -111,10 +129,7 @@ def write_table(
         provenance_block(labelled),
     ]
     page = Page(table.measure.title, HEAD[scale], blocks, footer(kind, labelled))
-    stem = Path(out_stem)
-    write_text(stem.with_name(stem.name + ".md"), render.markdown(page))
-    write_text(stem.with_name(stem.name + ".tex"), render.latex(page))
-    write_text(stem.with_name(stem.name + ".csv"), table_csv(table, differences))
+    return table, differences, page
 
 
 def _check(table: Table) -> None:

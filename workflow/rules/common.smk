@@ -11,7 +11,17 @@ import time
 from functools import cache
 from pathlib import Path
 
+from arrag.commands.figures import (
+    FIGURES,
+    maps,
+    method_of_kind,
+    methods_compared,
+    methods_copying,
+    why_not,
+)
+from arrag.commands.grid import grid_of, points_on, scored_by
 from arrag.commands.report import TABLES
+from arrag.commands.timing import timed_methods, timing_path
 from arrag.config import load_config
 from arrag.config_benchmarks import METRICS
 from arrag.config_methods import CEILING_LABELS
@@ -107,8 +117,13 @@ def of_name(name, found, missing):
 
 @cache
 def methods_of_runs(benchmark):
-    """Methods and ceilings by the folder names of their samples of a benchmark."""
-    rows = CONFIG.row_labels(benchmark) if benchmark in CONFIG.benchmarks else ()
+    """Methods and ceilings by the folder names of their samples of a benchmark.
+
+    The rows of its table come first, then what only grids draw.
+    """
+    rows = []
+    if benchmark in CONFIG.benchmarks:
+        rows = [*CONFIG.row_labels(benchmark), *points_on(CONFIG, benchmark)]
     return by_name(lambda row: [("samples", benchmark, LAYOUT.run(row, benchmark))], rows)
 
 
@@ -129,7 +144,7 @@ def methods_of_parts():
     made_for = LAYOUT.made_for
     return by_name(
         lambda method: [(part, name_in(path)) for part, path in made_for(method).items()],
-        CONFIG.methods,
+        [*CONFIG.methods, *CONFIG.derived],
     )
 
 

@@ -16,12 +16,12 @@ rule sample:
     resources:
         config=CONFIG_FILE,
         batch_size=CONFIG.resources.batch_size,
+        method=lambda wildcards: method_of(wildcards),  # any of the same settings will do
     params:
-        method=lambda wildcards: method_of(wildcards),
         config_hash=lambda wildcards: CONFIG.config_hash(method_of(wildcards), wildcards.benchmark),
         out=folder_of_output,
     shell:
-        "arrag sample --config {resources.config:q} --method {params.method}"
+        "arrag sample --config {resources.config:q} --method {resources.method}"
         " --benchmark {wildcards.benchmark} --out {params.out:q}"
         " --batch-size {resources.batch_size} > {log:q} 2>&1"
 

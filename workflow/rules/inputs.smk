@@ -91,13 +91,14 @@ def adapter_inputs(wildcards):
 
 
 def sample_inputs(wildcards):
-    """The generator, the prompts, and what this method adds to them."""
-    method = method_of(wildcards)
+    """The prompts, and what this method needs to draw them."""
+    return method_inputs(method_of(wildcards)) | {"prompts": prompts_of(wildcards)}
+
+
+def method_inputs(method):
+    """The generator, and what a method adds to it."""
     resolved = CONFIG.resolved(method)
-    inputs = {
-        "checkpoint": made_path(resolved.generator.checkpoint),
-        "prompts": prompts_of(wildcards),
-    }
+    inputs = {"checkpoint": made_path(resolved.generator.checkpoint)}
     if made := fetched(resolved.generator, resolved.method):
         inputs["fetched"] = made
     if named := getattr(resolved.generator, "named_paths", None):
@@ -134,6 +135,45 @@ def scores_of_table(wildcards):
         for name in CONFIG.row_labels(benchmark)
         for path in told_plainly(LAYOUT.scores, name, benchmark).values()
     ]
+
+
+def scores_of_grid(wildcards):
+    """The scores of a grid's points and of its baseline."""
+    grid = told_plainly(grid_of, CONFIG, wildcards.grid)
+    methods = dict.fromkeys(told_plainly(scored_by, CONFIG, wildcards.grid))
+    return [
+        str(path)
+        for method in methods
+        for path in told_plainly(LAYOUT.scores, method, grid.benchmark).values()
+    ]
+
+
+def needed_by(methods):
+    """All that some methods need to draw."""
+    return [path for method in methods for path in method_inputs(method).values()]
+
+
+def timing_inputs(wildcards):
+    """All that the rows of Table 4 need, and their prompts."""
+    benchmark = CONFIG.benchmark(CONFIG.timing.benchmark)
+    return [*needed_by(timed_methods(CONFIG)), ancient(str(benchmark.prompts))]
+
+
+def shown_in(figure, names_of):
+    """What a figure shows: methods or grids; one line if the configuration lacks some."""
+    if lacks := why_not(CONFIG, figure):
+        give_up(f"{CONFIG_FILE}: {figure}: {lacks}")
+    return names_of(CONFIG)
+
+
+def held_out_inputs(wildcards):
+    """Figure 6's index, and the images that it is asked about."""
+    (method,) = shown_in("figure6", lambda config: [method_of_kind(config, "daid")])
+    benchmark = CONFIG.benchmark_of_kind("distribution")
+    inputs = [last_file_of("codes", method), last_file_of("index", method)]
+    if CONFIG.benchmarks[benchmark].reference == MICRO_REFERENCE:
+        inputs.append(f"{path_of('reference', benchmark)}/meta_data.json")
+    return inputs
 
 
 def shown():

@@ -8,7 +8,7 @@ rule table:
         since=newborn_results(),
     output:
         md="reports/{table}.md",
-        csv="reports/{table}.csv",
+        csv=report("reports/{table}.csv", caption="../report/table.rst", category="Tables"),
         tex="reports/{table}.tex",
     log:
         "logs/{table}.log",
@@ -33,7 +33,7 @@ rule gallery:
         runs=lambda wildcards: [f"{path_of('samples', name)}/run.json" for name in shown()],
         since=newborn_results(),
     output:
-        "reports/samples.png",
+        report("reports/samples.png", caption="../report/gallery.rst", category="Samples"),
     log:
         "logs/gallery.log",
     resources:

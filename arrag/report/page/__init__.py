@@ -1,0 +1,1 @@
+"""One self-contained web page of a run: tables, figures, samples, and where patches came from."""

@@ -1,0 +1,58 @@
+"""A sample's drawing once more: its codes, and the order in which they were settled."""
+
+from __future__ import annotations
+
+import torch
+from tqdm import tqdm
+
+from arrag.augment import Augment
+from arrag.generate import Sampler
+from arrag.report.page.patches import Drawing
+
+
+class Watched(Augment):
+    """An augmentation, and which codes were known at each step that it took part in."""
+
+    def __init__(self, augment: Augment) -> None:
+        self.augment = augment
+        self.known: list[torch.Tensor] = []  # bool [B, H, W] each
+
+    def before(self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor) -> None:
+        """As the augmentation itself."""
+        self.augment.before(codes, known, positions)
+
+    def after(
+        self,
+        probs: torch.Tensor,
+        codes: torch.Tensor,
+        known: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> torch.Tensor:
+        """As the augmentation itself."""
+        self.known.append(known.clone())
+        return self.augment.after(probs, codes, known, positions)
+
+    def order(self) -> torch.Tensor:
+        """The step that settled each code, counted from the first one watched: int64 [B, H, W].
+
+        -1: it was known before.
+        """
+        return (~torch.stack(self.known)).sum(0) - 1
+
+
+def draw_again(
+    sampler: Sampler, jobs: list[tuple[str, int]], seed: int, batch_size: int
+) -> list[Drawing]:
+    """Draw (prompt, sample) again; the same randomness gives the same codes."""
+    found: list[Drawing] = []
+    augment = sampler.augment
+    for start in tqdm(range(0, len(jobs), batch_size), desc="drawn again", unit="batch"):
+        texts, samples = zip(*jobs[start : start + batch_size], strict=True)
+        sampler.augment = watched = Watched(augment)
+        try:
+            codes = sampler.draw_codes(texts, samples, seed).cpu().numpy()
+        finally:
+            sampler.augment = augment
+        orders = watched.order().cpu().numpy()
+        found += [Drawing(c, o) for c, o in zip(codes, orders, strict=True)]
+    return found

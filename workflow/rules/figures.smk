@@ -1,0 +1,102 @@
+# Figures 4 to 7 as PNG, PDF and CSV, and the page that shows them: `reports/figures.md`.
+
+
+rule figures:
+    input:
+        lambda wildcards: [
+            f"reports/figures/{name}.png" for name in FIGURES if not why_not(CONFIG, name)
+        ],
+        since=newborn_results(),
+    output:
+        "reports/figures.md",
+    log:
+        "logs/figures.log",
+    resources:
+        config=CONFIG_FILE,
+    params:
+        scale=CONFIG.scale,
+    shell:
+        "arrag report figures --config {resources.config:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule figure4:
+    input:
+        runs=lambda wildcards: [
+            f"{path_of('samples', name)}/run.json"
+            for name in shown_in("figure4", methods_compared)
+        ],
+        since=newborn_results(),
+    output:
+        png="reports/figures/figure4.png",
+        pdf="reports/figures/figure4.pdf",
+        csv="reports/figures/figure4.csv",
+    log:
+        "logs/figure4.log",
+    resources:
+        config=CONFIG_FILE,
+    params:
+        shown=[CONFIG.figures.prompts, CONFIG.figures.images],
+        labels=[CONFIG.method(name).label for name in methods_compared(CONFIG)],
+    shell:
+        "arrag report figure4 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
+
+
+# It draws by itself: what is measured are codes, of which samples hold only the pixels.
+rule figure5:
+    input:
+        lambda wildcards: needed_by(shown_in("figure5", methods_copying)),
+        prompts=lambda wildcards: ancient(str(CONFIG.benchmark().prompts)),
+        since=newborn_results(),
+    output:
+        png="reports/figures/figure5.png",
+        pdf="reports/figures/figure5.pdf",
+        csv="reports/figures/figure5.csv",
+        images_png="reports/figures/figure5-images.png",
+        images_pdf="reports/figures/figure5-images.pdf",
+    log:
+        "logs/figure5.log",
+    threads: CONFIG.resources.threads
+    resources:
+        config=CONFIG_FILE,
+    params:
+        shown=CONFIG.figures.copying_prompts,
+        runs=lambda wildcards: [told_plainly(LAYOUT.run, name) for name in methods_copying(CONFIG)],
+        labels=[CONFIG.method(name).label for name in methods_copying(CONFIG)],
+    shell:
+        "arrag report figure5 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
+
+
+rule figure6:
+    input:
+        held_out_inputs,
+        since=newborn_results(),
+    output:
+        png="reports/figures/figure6.png",
+        pdf="reports/figures/figure6.pdf",
+        csv="reports/figures/figure6.csv",
+    log:
+        "logs/figure6.log",
+    threads: CONFIG.resources.threads
+    resources:
+        config=CONFIG_FILE,
+    params:
+        shown=[CONFIG.figures.held_out, CONFIG.figures.k],
+    shell:
+        "arrag report figure6 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
+
+
+rule figure7:
+    input:
+        lambda wildcards: [f"reports/ablation_{name}.csv" for name in shown_in("figure7", maps)],
+    output:
+        png="reports/figures/figure7.png",
+        pdf="reports/figures/figure7.pdf",
+        csv="reports/figures/figure7.csv",
+    log:
+        "logs/figure7.log",
+    resources:
+        config=CONFIG_FILE,
+    params:
+        labels=[CONFIG.method(CONFIG.grids[name].method).label for name in maps(CONFIG)],
+    shell:
+        "arrag report figure7 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
