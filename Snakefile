@@ -7,6 +7,8 @@ min_version("9.20")
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/inputs.smk"
+include: "workflow/rules/made.smk"
+include: "workflow/rules/parts.smk"
 include: "workflow/rules/hub.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/database.smk"

@@ -45,7 +45,7 @@ rule figure4:
 rule figure5:
     input:
         lambda wildcards: needed_by(shown_in("figure5", methods_copying)),
-        prompts=lambda wildcards: ancient(str(CONFIG.benchmark().prompts)),
+        prompts=lambda wildcards: made_path(CONFIG.benchmark().prompts),
         since=newborn_results(),
     output:
         png="reports/figures/figure5.png",

@@ -150,13 +150,14 @@ def scores_of_grid(wildcards):
 
 def needed_by(methods):
     """All that some methods need to draw."""
-    return [path for method in methods for path in method_inputs(method).values()]
+    found = [value for method in methods for value in method_inputs(method).values()]
+    return [path for value in found for path in (value if isinstance(value, list) else [value])]
 
 
 def timing_inputs(wildcards):
     """All that the rows of Table 4 need, and their prompts."""
     benchmark = CONFIG.benchmark(CONFIG.timing.benchmark)
-    return [*needed_by(timed_methods(CONFIG)), ancient(str(benchmark.prompts))]
+    return [*needed_by(timed_methods(CONFIG)), made_path(benchmark.prompts)]
 
 
 def shown_in(figure, names_of):

@@ -1,0 +1,39 @@
+# Which files and folders rules make before anything else, as inputs of those that read them.
+import re
+
+from arrag.config_paths import paths_in
+from arrag.config_prepare import placed, sources_of
+from arrag.hub import FOLDER as HUB
+from arrag.hub import reference_of
+
+
+def weights(*paths):
+    """What rules must make before the files or folders of some settings can be read; as inputs."""
+    found = [(path, placed(path, CONFIG.prepare)) for path in paths]
+    return [ancient(str(made or path)) for path, made in found]
+
+
+def made_path(path):
+    """The same of one path, for an input that a command is given by name."""
+    return ancient(str(placed(path, CONFIG.prepare) or path))
+
+
+def fetched(*settings):
+    """The same of all paths in some blocks; without those that the user puts there."""
+    paths = [path for block in settings for _, path in paths_in(block, CONFIG.prepare)]
+    found = [made for path in paths if (made := placed(path, CONFIG.prepare))]
+    return [ancient(str(path)) for path in dict.fromkeys(found)]
+
+
+def one_of(names):
+    """A wildcard's pattern: one of some paths, or nothing at all."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+FILES = [name for name, made in CONFIG.prepare.items() if not made.folder]
+FOLDERS = [name for name, made in CONFIG.prepare.items() if made.folder]
+
+
+def prepare_inputs(wildcards):
+    """What an entry of `prepare` is made from."""
+    return weights(*sources_of(CONFIG.prepare[wildcards.path]).values())
