@@ -13,7 +13,7 @@ from arrag.micro.world import TASKS, World
 
 PER_TASK = 12
 ADAPTERS = ("finetune", "faid", "racm3")
-MODELS = [f"micro-{name}" for name in ("janus", "detector", "clip", "retriever", *ADAPTERS)]
+MODELS = [f"micro-{name}" for name in ("janus", "showo", "detector", "clip", "retriever", *ADAPTERS)]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def images(scenes):
 
 def test_all_of_it_is_small(root):
     files = [p for p in (root / "checkpoints").rglob("*") if p.is_file()]
-    assert sum(p.stat().st_size for p in files) <= 30e6
+    assert sum(p.stat().st_size for p in files) <= 55e6
     assert {p.suffix for p in files} <= {".safetensors", ".json", ".jsonl", ".md", ".png"}
     for name in MODELS:
         assert (root / "checkpoints" / name / "README.md").is_file()

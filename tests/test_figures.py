@@ -197,16 +197,26 @@ def test_figure_4_without_its_samples_names_the_file(runs, tmp_path):
         figure4({}, [1], tmp_path / "figure4")
 
 
-def test_the_page_shows_the_figures_and_says_why_one_is_missing(root, tmp_path, monkeypatch):
+def test_the_page_shows_the_figures_and_says_why_one_is_missing(
+    root, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(root)
     document = yaml.safe_load((root / "config/micro-ci.yaml").read_text(encoding="utf-8"))
     del document["methods"]["racm3"]
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(document), encoding="utf-8")
-    out = tmp_path / "reports" / "figures.md"
-    assert main(["report", "figures", "--config", str(config), "--out", str(out)]) == 0
-    page = out.read_text(encoding="utf-8")
-    shown = re.findall(r"!\[\w+\]\(figures/([\w-]+)\.png\)", page)
+    drawn, out = tmp_path / "drawn", tmp_path / "reports" / "figures"
+    drawn.mkdir()
+    command = ["report", "figures", "--config", str(config), "--drawn", str(drawn)]
+    assert main([*command, "--out", str(out)]) == 2 and not out.exists()
+    assert f"{drawn / 'figure4.png'}: not there" in capsys.readouterr().err
+    files = {f"figure{n}.{kind}" for n in (4, 6, 7) for kind in ("png", "pdf", "csv")}
+    for file in files:
+        (drawn / file).write_text(file)
+    assert main([*command, "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == files | {"README.md"}
+    page = (out / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"!\[\w+\]\(([\w-]+)\.png\)", page)
     assert shown == ["figure4", "figure6", "figure7"] and "Micro scale" in page
     assert "Not made: methods: needs one with augment.kind racm3" in page
 

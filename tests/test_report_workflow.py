@@ -83,7 +83,7 @@ def test_a_label_times_nothing_again_and_a_setting_does(project):  # noqa: F811
 
 
 def test_the_page_of_figures_needs_all_of_them(project):  # noqa: F811
-    plan = project.plan("reports/figures.md", *CI)
+    plan = project.plan("reports/figures", *CI)
     once = ("figure4", "figure5", "figure6", "figure7", "figures", "ablation", "index_images")
     assert all(plan[name] == 1 for name in once)
     # vanilla, DAiD and FAiD for figure 4, three more points for figure 7; figure 5 draws by itself
@@ -103,8 +103,8 @@ def test_a_figure_without_what_it_shows_is_one_line(project, figure):  # noqa: F
     config = project.path / "config/micro-ci.yaml"
     text = config.read_text().replace("  maps: [daid]\n", "")
     config.write_text(text[: text.index(start)] + text[text.index(end) :])
-    done = project.snakemake("--dry-run", f"reports/figures/{figure}.png", *CI)
+    done = project.snakemake("--dry-run", f"results/figures/{figure}.png", *CI)
     assert_one_line(done, f"{figure}: {message}")
     if figure != "figure7":  # which would now also train the other grid's adapters
-        plan = project.plan("reports/figures.md", *CI)  # it says why one is missing
+        plan = project.plan("reports/figures", *CI)  # it says why one is missing
         assert figure not in plan and "figure4" in plan

@@ -36,20 +36,22 @@ def add_figures(reports: Any) -> None:
             reports,
             name,
             f"{name[:-1]} {name[-1]} as PNG, PDF and CSV",
-            f"arrag report {name} --config config/micro.yaml --out reports/figures/{name}.png",
+            f"arrag report {name} --config config/micro.yaml --out results/figures/{name}.png",
             run,
         )
-        out = Path(f"reports/figures/{name}.png")
+        out = Path(f"results/figures/{name}.png")
         parser.add_argument("--out", type=Path, default=out, help="%(default)s")
         config_option(parser)
     page = command(
         reports,
         "figures",
-        "a page that shows the figures",
-        "arrag report figures --config config/micro.yaml --out reports/figures.md",
+        "a folder of the figures, with a page that shows them",
+        "arrag report figures --config config/micro.yaml --out reports/figures",
         run_page,
     )
-    page.add_argument("--out", type=Path, default=Path("reports/figures.md"), help="%(default)s")
+    drawn = Path("results/figures")
+    page.add_argument("--drawn", type=Path, default=drawn, help="where they are (%(default)s)")
+    page.add_argument("--out", type=Path, default=Path("reports/figures"), help="%(default)s")
     config_option(page)
 
 
@@ -257,21 +259,38 @@ def run_figure7(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_page(args: argparse.Namespace) -> dict[str, Any]:
-    """Markdown with every figure that the configuration allows, and why one is missing."""
+    """Every figure that the configuration allows, in one folder with a page of them.
+
+    The page says why one is missing. ArragError for one that has not been drawn.
+    """
+    import shutil
+
     from arrag.config import load_config
-    from arrag.files import write_text
+    from arrag.errors import ArragError
+    from arrag.files import atomic_path, write_text
 
     config = load_config(args.config)
-    lines = ["# Figures", f"> {SCALES[config.scale]}"]
+    lines, files = ["# Figures", f"> {SCALES[config.scale]}"], []
     for name, caption in FIGURES.items():
         lines.append(f"## Figure {name[-1]}")
         if lacks := why_not(config, name):
             lines.append(f"Not made: {lacks}.")
             continue
-        lines += [f"![{name}](figures/{file}.png)" for file in FILES.get(name, (name,))]
-        lines.append(f"{caption} [PDF](figures/{name}.pdf), [numbers](figures/{name}.csv).")
-    write_text(args.out, "\n\n".join(lines) + "\n")
-    return {"page": args.out}
+        shown = FILES.get(name, (name,))
+        files += [f"{file}.{kind}" for file in shown for kind in ("png", "pdf")] + [f"{name}.csv"]
+        lines += [f"![{name}]({file}.png)" for file in shown]
+        lines.append(f"{caption} [PDF]({name}.pdf), [numbers]({name}.csv).")
+    if absent := [file for file in files if not (args.drawn / file).is_file()]:
+        raise ArragError(
+            f"{args.drawn / absent[0]}: not there; draw it with `arrag report "
+            f"{absent[0][:7]}`, or make all with `snakemake --cores all reports/figures`"
+        )
+    with atomic_path(args.out) as partial:
+        partial.mkdir()
+        for file in files:
+            shutil.copyfile(args.drawn / file, partial / file)
+        write_text(partial / "README.md", "\n\n".join(lines) + "\n")
+    return {"folder": args.out}
 
 
 SCALES = {

@@ -1,22 +1,25 @@
-# Figures 4 to 7 as PNG, PDF and CSV, and the page that shows them: `reports/figures.md`.
+# Figures 4 to 7 as PNG, PDF and CSV, and the folder that shows them: `reports/figures`.
+DRAWN = RESULTS / "figures"
 
 
 rule figures:
     input:
         lambda wildcards: [
-            f"reports/figures/{name}.png" for name in FIGURES if not why_not(CONFIG, name)
+            str(DRAWN / f"{name}.png") for name in FIGURES if not why_not(CONFIG, name)
         ],
         since=newborn_results(),
     output:
-        "reports/figures.md",
+        directory("reports/figures"),
     log:
         "logs/figures.log",
     resources:
         config=CONFIG_FILE,
     params:
         scale=CONFIG.scale,
+        drawn=str(DRAWN),
     shell:
-        "arrag report figures --config {resources.config:q} --out {output:q} > {log:q} 2>&1"
+        "arrag report figures --config {resources.config:q} --drawn {params.drawn:q}"
+        " --out {output:q} > {log:q} 2>&1"
 
 
 rule figure4:
@@ -27,9 +30,9 @@ rule figure4:
         ],
         since=newborn_results(),
     output:
-        png="reports/figures/figure4.png",
-        pdf="reports/figures/figure4.pdf",
-        csv="reports/figures/figure4.csv",
+        png=str(DRAWN / "figure4.png"),
+        pdf=str(DRAWN / "figure4.pdf"),
+        csv=str(DRAWN / "figure4.csv"),
     log:
         "logs/figure4.log",
     resources:
@@ -48,11 +51,11 @@ rule figure5:
         prompts=lambda wildcards: made_path(CONFIG.benchmark().prompts),
         since=newborn_results(),
     output:
-        png="reports/figures/figure5.png",
-        pdf="reports/figures/figure5.pdf",
-        csv="reports/figures/figure5.csv",
-        images_png="reports/figures/figure5-images.png",
-        images_pdf="reports/figures/figure5-images.pdf",
+        png=str(DRAWN / "figure5.png"),
+        pdf=str(DRAWN / "figure5.pdf"),
+        csv=str(DRAWN / "figure5.csv"),
+        images_png=str(DRAWN / "figure5-images.png"),
+        images_pdf=str(DRAWN / "figure5-images.pdf"),
     log:
         "logs/figure5.log",
     threads: CONFIG.resources.threads
@@ -71,9 +74,9 @@ rule figure6:
         held_out_inputs,
         since=newborn_results(),
     output:
-        png="reports/figures/figure6.png",
-        pdf="reports/figures/figure6.pdf",
-        csv="reports/figures/figure6.csv",
+        png=str(DRAWN / "figure6.png"),
+        pdf=str(DRAWN / "figure6.pdf"),
+        csv=str(DRAWN / "figure6.csv"),
     log:
         "logs/figure6.log",
     threads: CONFIG.resources.threads
@@ -89,9 +92,9 @@ rule figure7:
     input:
         lambda wildcards: [f"reports/ablation_{name}.csv" for name in shown_in("figure7", maps)],
     output:
-        png="reports/figures/figure7.png",
-        pdf="reports/figures/figure7.pdf",
-        csv="reports/figures/figure7.csv",
+        png=str(DRAWN / "figure7.png"),
+        pdf=str(DRAWN / "figure7.pdf"),
+        csv=str(DRAWN / "figure7.csv"),
     log:
         "logs/figure7.log",
     resources:

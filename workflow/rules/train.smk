@@ -4,7 +4,7 @@
 # hours on 2 cores, more than half of it for the language model; logs and loss plots are in the work folders.
 TRAIN = RESULTS / "train"
 STEPS = {"decoder": 1000, "lm": 4400, "detector": 1200, "clip": 350, "retriever": 1600}
-STEPS |= {"showo-decoder": 1000, "showo-lm": 9000}
+STEPS |= {"showo-decoder": 600, "showo-lm": 3000}
 
 
 rule train_micro:
