@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 
 def default_device() -> str:
     """The accelerator if there is one, else ``cpu``.
@@ -11,4 +9,6 @@ def default_device() -> str:
     Which accelerator is CUDA's own question: a job that may use one GPU of several is given it by
     ``CUDA_VISIBLE_DEVICES``.
     """
+    import torch  # here: the workflow reads modules that only name this function
+
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -91,6 +91,7 @@ def _configuration(path: Path, root: Path, checkpoint: Path) -> Path:
             "baseline": "vanilla",
         },
     }
+    document |= {"grids": {}, "figures": {}}
     write_text(path / "config.yaml", yaml.safe_dump(document, sort_keys=False))
     return path / "config.yaml"
 

@@ -276,6 +276,7 @@ def test_from_configuration_to_images(case, root, tmp_path):
     document["index"] = {"mode": "exact"}
     document["methods"] = {name: document["methods"][name] for name in ("vanilla", "daid")}
     document.pop("training", None)
+    document |= {"grids": {}, "figures": {}}
     write_text(tmp_path / "config.yaml", yaml.safe_dump(document))
     config = load_config(tmp_path / "config.yaml")
     sources = Sources(store=case.folder.parent / "codes", index=case.folder.parent / "index")

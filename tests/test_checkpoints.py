@@ -13,7 +13,9 @@ from arrag.micro.world import TASKS, World
 
 PER_TASK = 12
 ADAPTERS = ("finetune", "faid", "racm3")
-MODELS = [f"micro-{name}" for name in ("janus", "showo", "detector", "clip", "retriever", *ADAPTERS)]
+MODELS = [
+    f"micro-{name}" for name in ("janus", "showo", "detector", "clip", "retriever", *ADAPTERS)
+]
 
 
 @pytest.fixture(scope="module")

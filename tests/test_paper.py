@@ -93,6 +93,8 @@ def test_weights_of_a_hub_and_a_corpus_become_a_database(tmp_path, root, monkeyp
             "images_per_job": 5,
             "exclude": ["tests"],
         },
+        "grids": None,
+        "figures": None,
     }
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(changes))

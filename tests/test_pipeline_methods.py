@@ -210,6 +210,7 @@ def test_the_workflow_plans_them(project, models, root):  # noqa: F811
     micro["generators"]["imagerag"]["judge"] = {"kind": "always"}
     rows = {name: {"label": name, "generator": name} for name in ("pixart", "rdm", "imagerag")}
     micro["methods"] = {"vanilla": micro["methods"]["vanilla"], **rows}
+    micro |= {"grids": {}, "figures": {}}
     project.config.write_text(yaml.safe_dump(micro, sort_keys=False), encoding="utf-8")
     plan = project.plan("reports/table1.md")
     assert {rule: plan[rule] for rule in ("encode_database", "index_images", "sample")} == {

@@ -28,15 +28,19 @@ def place(tmp_path, root, monkeypatch):
 def configuration(place, changes):
     """A configuration over config/micro.yaml."""
     file = place / "mine.yaml"
-    file.write_text(yaml.safe_dump({"base": "config/micro.yaml", **changes}))
+    file.write_text(
+        yaml.safe_dump({"base": "config/micro.yaml", "grids": None, "figures": None, **changes})
+    )
     return load_config(file)
 
 
 def names(config):
-    """All names of results that a method has."""
+    """All names of results that a method of the first generator has."""
     layout = Layout(config)
     found = {}
     for method in config.methods:
+        if config.generator_of(method)[0] != config.generator_of()[0]:
+            continue
         for benchmark in config.benchmarks:
             found[method, benchmark] = (
                 str(layout.samples(method, benchmark)),

@@ -298,6 +298,7 @@ def settings(tmp_path_factory, tiny_showo, root):
     document["benchmarks"]["geneval"]["prompts"] = str(folder / "prompts.jsonl")
     document["methods"] = {name: document["methods"][name] for name in ("vanilla", "daid")}
     document.pop("training", None)
+    document |= {"grids": {}, "figures": {}}
     write_text(folder / "config.yaml", yaml.safe_dump(document))
     return folder / "config.yaml"
 

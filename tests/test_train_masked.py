@@ -55,6 +55,7 @@ def made(tmp_path_factory, tiny_showo, root, assets):
     write_text(folder / "prompts.jsonl", line % "a photo of a dog")
     document = yaml.safe_load((root / "config" / "micro-ci.yaml").read_text())
     document |= {"index": {"mode": "hamming"}, "training": TRAINING, "methods": METHODS}
+    document |= {"grids": {}, "figures": {}}
     document["database"]["images"] = IMAGES
     document["benchmarks"]["geneval"]["prompts"] = str(folder / "prompts.jsonl")
     document["generators"] = {"showo": {

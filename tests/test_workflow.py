@@ -20,9 +20,9 @@ WHOLE_PLAN = {
     "encode_database": 1,
     "build_index": 1,
     "index_images": 1,
-    "sample": 5,
+    "sample": 6,
     "sample_ceiling": 2,
-    "score_geneval": 7,
+    "score_geneval": 8,
     "table": 1,
     "gallery": 1,
 }
@@ -30,7 +30,16 @@ DATABASE = {"fetch_assets": 1, "encode_database": 1, "build_index": 1, "index_im
 DRAWN = {"sample": 5, "sample_ceiling": 2, "table": 1}
 TABLE2_PLAN = DATABASE | DRAWN | {"score_dpg": 7}
 TABLE3_PLAN = (
-    DATABASE | DRAWN | {"fetch_feature_network": 1, "render_reference": 1, "score_distance": 7 * 3}
+    DATABASE
+    | DRAWN
+    | {
+        "encode_database": 2,  # Janus's codes and Show-o's
+        "build_index": 2,
+        "sample": 8,
+        "fetch_feature_network": 1,
+        "render_reference": 1,
+        "score_distance": 10 * 3,
+    }
 )
 
 
@@ -94,7 +103,7 @@ def template(tmp_path_factory, root):
     for part in ("workflow", "profiles", "config"):
         shutil.copytree(root / part, path / part)
     shutil.copy(root / "Snakefile", path)
-    models = ("janus", "detector", "clip", "retriever", *ADAPTERS)
+    models = ("janus", "showo", "showo-faid", "detector", "clip", "retriever", *ADAPTERS)
     for name in (f"micro-{model}" for model in models):
         (path / "checkpoints" / name).mkdir(parents=True)
         (path / "checkpoints" / name / "config.json").write_text(f'{{"is": "{name}"}}')
@@ -143,14 +152,15 @@ def test_everything_is_three_tables_and_a_picture(project):
     assert {name: plan[name] for name in ("table", "gallery", "sample", "sample_ceiling")} == {
         "table": 3,
         "gallery": 1,
-        "sample": 3 * 5,
+        "sample": 6 + 5 + 8,
         "sample_ceiling": 6,
     }
 
 
 def test_a_table_without_its_benchmark_is_one_line_and_not_asked_for_by_default(project):
     text = project.config.read_text(encoding="utf-8")
-    for first, after in (("  mjhq:", "judge:"), ("grids:", "timing:")):  # grids draw one too
+    # Grids draw one too, and so do rows of that table alone.
+    for first, after in (("  mjhq:", "judge:"), ("  showo:\n    label", "timing:")):
         text = text[: text.index(first)] + text[text.index(after) :]
     project.config.write_text(text, encoding="utf-8")
     assert project.plan("all")["table"] == 2
@@ -160,7 +170,7 @@ def test_a_table_without_its_benchmark_is_one_line_and_not_asked_for_by_default(
 
 def test_a_metric_s_setting_recomputes_its_scores_only(finished):
     finished.edit("wavelet: haar", "wavelet: sym5")
-    assert finished.plan(*TABLES) == {"score_distance": 7, "table": 1}
+    assert finished.plan(*TABLES) == {"score_distance": 10, "table": 1}
 
 
 def test_other_questions_leave_the_other_tables_alone(finished):
@@ -172,7 +182,7 @@ def test_other_questions_leave_the_other_tables_alone(finished):
 def test_at_paper_scale_there_are_no_ceilings(project):
     project.edit("scale: micro", "scale: paper")
     plan = project.plan()
-    assert "sample_ceiling" not in plan and plan["score_geneval"] == 5
+    assert "sample_ceiling" not in plan and plan["score_geneval"] == 6
 
 
 def test_a_report_that_came_with_the_clone_is_made_again(project):
@@ -231,7 +241,7 @@ def test_a_new_method_is_a_few_lines_and_one_more_row(finished):
 
 MORE = """  other:
     label: other
-    generator: showo
+    generator: second
     benchmarks: [geneval]
     augment: {kind: daid, k: 5, lam: 0.9, tau: 1.0}
   few:
@@ -247,29 +257,29 @@ MORE = """  other:
 
 
 def test_generators_and_databases_of_methods_make_only_what_is_new(finished):
-    showo = finished.path / "checkpoints/micro-showo"
-    showo.mkdir()
-    (showo / "model.safetensors").write_text("showo")
-    block = f"  showo: {{kind: showo, checkpoint: checkpoints/{showo.name}, guidance_scale: 1.0}}\n"
+    second = finished.path / "checkpoints/second"
+    second.mkdir()
+    (second / "model.safetensors").write_text("another Show-o")
+    block = "  second: {kind: showo, checkpoint: checkpoints/second, guidance_scale: 1.0}\n"
     finished.edit("\ndatabase:\n", f"{block}\ndatabase:\n")
     finished.edit("methods:\n", "methods:\n" + MORE)
     wanted = {"encode_database": 2, "build_index": 2, "sample": 3, "score_geneval": 3, "table": 1}
     assert finished.plan("reports/table1.md", "-p") == wanted
     encoded = sorted(re.findall(r"--tokenizer (\S+) .* --images (\d+)", finished.said))
-    assert encoded == [("checkpoints/micro-janus", "9"), ("checkpoints/micro-showo", "4000")]
+    assert encoded == [("checkpoints/micro-janus", "9"), ("checkpoints/second", "4000")]
     assert len(re.findall(r"--context full .* --border zero", finished.said)) == 1
     assert finished.plan("reports/table2.md")["sample"] == 1  # strong
 
 
 def test_other_weights_of_the_judge_recompute_the_scores(finished):
     (finished.path / "checkpoints/micro-clip/model.safetensors").write_text("better")
-    assert finished.plan("reports/table1.md") == {"score_geneval": 7, "table": 1}
+    assert finished.plan("reports/table1.md") == {"score_geneval": 8, "table": 1}
 
 
 def test_other_prompts_recompute_all_samples(finished):
     with open(finished.path / "benchmarks/geneval_micro.jsonl", "a") as prompts:
         prompts.write('{"tag": "colors", "prompt": "a photo of a blue dog"}\n')
-    wanted = {"sample": 5, "sample_ceiling": 2, "score_geneval": 7, "table": 1}
+    wanted = {"sample": 6, "sample_ceiling": 2, "score_geneval": 8, "table": 1}
     assert finished.plan("reports/table1.md") == wanted
 
 
@@ -287,7 +297,7 @@ def assert_one_line(done, message):
 
 
 def test_a_misspelt_key_is_one_line_without_traceback(project):
-    project.edit("lam:", "lamda:")
+    project.edit("      lam: 0.1\n      tau: 0.2", "      lamda: 0.1\n      tau: 0.2")
     done = project.snakemake("--dry-run", *TARGETS)
     assert_one_line(done, r"config/micro\.yaml: methods\.daid\.augment\.lamda: .*mean 'lam'")
 
@@ -327,7 +337,8 @@ def test_adapters_are_trained_only_on_demand(project):
     plan = project.plan("train_adapters")
     before = ("fetch_assets", "encode_database", "build_index", "index_images", "make_pairs")
     once = (*before, "retrieve_neighbours", "retrieve_references", "train_adapters")
-    assert plan == dict.fromkeys(once, 1) | {"train_adapter": 3}
+    twice = ("encode_database", "build_index", "make_pairs", "retrieve_neighbours")  # a generator
+    assert plan == dict.fromkeys(once, 1) | dict.fromkeys(twice, 2) | {"train_adapter": 4}
 
 
 def test_each_distinct_adapter_of_the_methods_is_trained_once(project):
@@ -337,8 +348,8 @@ def test_each_distinct_adapter_of_the_methods_is_trained_once(project):
     methods = f"  fewer:\n{block}  hops:\n{hops}{block}  few:\n{few}{block}"
     project.edit("methods:\n", "methods:\n" + methods)
     plan = project.plan("train_adapters", "-p")
-    assert plan["train_adapter"] == 3 + 2 and plan["retrieve_neighbours"] == 2
-    assert plan["make_pairs"] == 1 and plan["encode_database"] == 2
+    assert plan["train_adapter"] == 4 + 2 and plan["retrieve_neighbours"] == 2 + 1
+    assert plan["make_pairs"] == 1 + 1 and plan["encode_database"] == 2 + 1  # and for Show-o
     trained = re.findall(r"arrag train faid .* --method (\w+) ", project.said)
     assert sorted(trained) == ["few", "fewer", "hops"]  # `faid` is trained as `fewer` is
 

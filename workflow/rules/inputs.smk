@@ -1,4 +1,6 @@
 # What a job reads, and which settings its command gets, found by the name of its output.
+from arrag.files import sha256_file
+
 # The names of the authors' two files, those of arrag.index.faiss_index, which needs FAISS.
 PUBLISHED = ("faiss_ivf_pq_opq.index", "next_codes.npy")
 
@@ -221,3 +223,29 @@ def newborn_results():
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.write_text(f"{time.time_ns()}\n")
     return str(marker)
+
+
+# Other reports that the web page shows as they are if they are there; their own targets make them.
+SHOWN_AS_THEY_ARE = (
+    "table*.md",
+    "ablation_*.md",
+    "ablation_*.csv",
+    "ablation_*.png",
+    "figures/*.png",
+)
+
+
+def followed_inputs(wildcards):
+    """The databases of the methods whose patches the page follows."""
+    wanted = {}
+    for name, method in CONFIG.methods_in().items():
+        parts = RETRIEVES.get(getattr(method.augment, "kind", None), ())
+        if "index" in parts:
+            wanted |= {last_file_of(part, name): None for part in parts}
+    return list(wanted)
+
+
+def found_reports(wildcards):
+    """Names and digests of the reports that are there and that no input names."""
+    found = {path for pattern in SHOWN_AS_THEY_ARE for path in Path("reports").glob(pattern)}
+    return [[str(path), sha256_file(path)] for path in sorted(found) if path.stem not in TABLES]

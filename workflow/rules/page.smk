@@ -1,32 +1,4 @@
 # One web page of all there is: tables, figures, samples, and where their patches came from.
-from arrag.files import sha256_file
-
-# Other reports that it shows as they are if they are there; their own targets make them.
-SHOWN_AS_THEY_ARE = (
-    "table*.md",
-    "ablation_*.md",
-    "ablation_*.csv",
-    "ablation_*.png",
-    "figures/*.png",
-)
-
-
-def followed_inputs(wildcards):
-    """The databases of the methods whose patches the page follows."""
-    wanted = {}
-    for name, method in CONFIG.methods_in().items():
-        parts = RETRIEVES.get(getattr(method.augment, "kind", None), ())
-        if "index" in parts:
-            wanted |= {last_file_of(part, name): None for part in parts}
-    return list(wanted)
-
-
-def found_reports(wildcards):
-    """Names and digests of the reports that are there and that no input names."""
-    found = {path for pattern in SHOWN_AS_THEY_ARE for path in Path("reports").glob(pattern)}
-    return [[str(path), sha256_file(path)] for path in sorted(found) if path.stem not in TABLES]
-
-
 rule page:
     input:
         tables=[
