@@ -14,9 +14,9 @@ BASE = "base"
 def read_config(path: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A file's mapping, over that of the file it names under ``base``, if it names one.
 
-    base: a path beside the file. Blocks in both are merged key by key, null takes a block away;
-    anything else, lists too, replaces what stands in the base. Raises ArragError as ``read_yaml``
-    does, and for a circle.
+    base: a path beside the file. Blocks in both are merged key by key; anything else, lists too,
+    replaces what stands in the base, and null takes a whole block away. Raises ArragError as
+    ``read_yaml`` does, and for a circle.
     """
     path = Path(path)
     document = read_yaml(path)
@@ -29,16 +29,15 @@ def read_config(path: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]
     seen = (*seen, path.resolve())
     if other.resolve() in seen:
         raise ArragError(f"{path}: base: {name} is based on this file in turn; break the circle")
-    return over(read_config(other, seen), document)
+    whole = over(read_config(other, seen), document)
+    return {key: value for key, value in whole.items() if value is not None}
 
 
 def over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` in it; of a block in both, key by key; without those now null."""
-    blocks = {key for key, value in base.items() if isinstance(value, dict)}
+    """``base`` with ``changes`` in it; of a block in both, key by key."""
     both = {
         key: over(base[key], value)
         for key, value in changes.items()
-        if isinstance(value, dict) and key in blocks
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
     }
-    gone = {key for key in blocks if key in changes and changes[key] is None}
-    return {k: v for k, v in {**base, **changes, **both}.items() if k not in gone}
+    return {**base, **changes, **both}

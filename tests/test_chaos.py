@@ -60,7 +60,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_table(project):
     assert process.returncode == 0, output
     whole = time.monotonic() - begun
     expected = products(project)
-    assert len(expected) == 3 + 7 * 6 + 7 * 2
+    assert len(expected) == 3 + 8 * 6 + 8 * 2
     shutil.rmtree(project / "results")
     shutil.rmtree(project / "reports")
     shutil.rmtree(project / ".snakemake")

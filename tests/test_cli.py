@@ -64,7 +64,10 @@ def test_json_is_one_object_and_nothing_else(root, capsys):
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (["faid", "--method", "daid"], r"--method: 'daid' is not of kind faid; .*\(known: faid\)"),
+        (
+            ["faid", "--method", "daid"],
+            r"--method: 'daid' is not of kind faid; .*\(known: faid, showo-faid\)",
+        ),
         (["faid", "--method", "fiad"], r"no such method 'fiad'; did you mean 'faid'\?"),
         (["references", "--method", "faid"], r"is not of kind racm3"),
         (["pairs", "--method", "vanilla"], r"not of kind finetune or faid or racm3"),
@@ -91,7 +94,7 @@ def test_what_a_stage_prints_goes_to_stderr(monkeypatch, capsys):
 def test_a_mistake_is_one_line_and_status_2(root, tmp_path, capsys):
     text = (root / "config/micro.yaml").read_text(encoding="utf-8")
     bad = tmp_path / "bad.yaml"
-    bad.write_text(text.replace("tau:", "tua:"), encoding="utf-8")
+    bad.write_text(text.replace("tau:", "tua:", 1), encoding="utf-8")
     assert main(["config", "check", str(bad)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -8,7 +8,7 @@ from arrag.layout import Layout
 
 @pytest.fixture
 def place(tmp_path, root, monkeypatch):
-    """A folder with stand-in checkpoints and prompts, and the micro configuration as a dict."""
+    """A folder with stand-ins of models and prompts; the micro configuration, of Janus alone."""
     for name in ("micro-janus", "micro-detector", "micro-clip"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
         (tmp_path / "checkpoints" / name / "model.safetensors").write_text(name)
@@ -16,7 +16,11 @@ def place(tmp_path, root, monkeypatch):
     for name in ("geneval_micro.jsonl", "dpg_micro.csv", "mjhq_micro.jsonl"):
         (tmp_path / "benchmarks" / name).write_text(f"{name}\n")
     monkeypatch.chdir(tmp_path)
-    return yaml.safe_load((root / "config/micro.yaml").read_text(encoding="utf-8"))
+    document = yaml.safe_load((root / "config/micro.yaml").read_text(encoding="utf-8"))
+    del document["generators"]["showo"]
+    for name in [n for n, method in document["methods"].items() if "generator" in method]:
+        del document["methods"][name]
+    return document
 
 
 def names(document):

@@ -154,7 +154,7 @@ def test_a_base_is_changed_key_by_key_and_lists_are_replaced(tmp_path):
     write(tmp_path / "b.yaml", base="a.yaml", x={"q": [3]}, z=2)
     (tmp_path / "sub").mkdir()
     third = write(tmp_path / "sub/c.yaml", base="../b.yaml", y=None)
-    assert read_config(third) == {"x": {"p": 1, "q": [3]}, "y": None, "z": 2}
+    assert read_config(third) == {"x": {"p": 1, "q": [3]}, "z": 2}
 
 
 def test_a_base_that_is_no_file_or_a_circle_is_told(tmp_path):
