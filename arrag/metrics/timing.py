@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from arrag.batching import out_of_memory
 from arrag.errors import ArragError
 from arrag.metrics.stats import LEVEL, Estimate
 
@@ -60,7 +61,7 @@ def best_batch(draw: Draw, prompts: Sequence[str], most: int) -> Batches:
             draw(some[: min(batch, 2)])  # what a new shape sets up is outside the clock
             took = seconds_of(draw, some) / batch
         except Exception as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -78,12 +79,6 @@ def best_batch(draw: Draw, prompts: Sequence[str], most: int) -> Batches:
             "a smaller dtype"
         )
     return Batches(min(tried, key=lambda size: (tried[size], size)), tried, end)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
 
 
 def time_rows(
