@@ -118,10 +118,10 @@ def whole(text: str) -> int:
 
 
 def _read(args: argparse.Namespace) -> Any:
-    """The command line as ``arrag.metrics.distribution.Options``."""
+    """The command line as ``arrag.metrics.sides.Options``."""
     from dataclasses import fields
 
-    from arrag.metrics.distribution import Options
+    from arrag.metrics.sides import Options
 
     given = {f.name: getattr(args, f.name) for f in fields(Options) if hasattr(args, f.name)}
     cache = None if getattr(args, "no_cache", False) else getattr(args, "features", None)

@@ -11,10 +11,10 @@ import numpy as np
 
 from arrag import __version__
 from arrag.metrics import mjhq
-from arrag.metrics.distribution import DEFAULT_EXTRACTOR, Options, judge_of, open_side, unit
 from arrag.metrics.extractors import Extractor, open_extractor
 from arrag.metrics.features import extract
 from arrag.metrics.references import write_features, write_moments
+from arrag.metrics.sides import DEFAULT_EXTRACTOR, Options, judge_of, open_side, unit
 
 
 def write_statistics(

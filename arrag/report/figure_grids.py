@@ -170,8 +170,8 @@ def figure7(grids: Mapping[str, Mapping[str, Any]], out_stem: str | Path) -> Non
 
 
 def _read_map(name: str, about: Mapping[str, Any]) -> tuple[HeatMap, list[list[Any]]]:
+    from arrag.report.differences import ZERO
     from arrag.report.grid import axis_label
-    from arrag.report.tables import ZERO
 
     path, column = Path(about["csv"]), about["column"]
     try:

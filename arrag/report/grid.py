@@ -15,10 +15,11 @@ from arrag.errors import ArragError
 from arrag.files import write_text
 from arrag.metrics.stats import Estimate
 from arrag.report import render
+from arrag.report.differences import ZERO
 from arrag.report.measures import MEASURES, Measure, Scores
 from arrag.report.provenance import footer, provenance_block
 from arrag.report.render import NONE, Block, Cell, Page, interval_cell
-from arrag.report.tables import LOWER, ZERO
+from arrag.report.tables import LOWER
 
 HEAD = {
     "micro": "Micro scale. These numbers come from the built-in micro world, where images, "

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from arrag.report import paper
 
 if TYPE_CHECKING:
-    from arrag.report.tables import Difference, Table
+    from arrag.report.differences import Difference
+    from arrag.report.tables import Table
 
 FIELDS = (
     "scale",

@@ -10,8 +10,8 @@ from typing import Literal
 
 from arrag.errors import ArragError
 from arrag.files import write_text
-from arrag.metrics.stats import Estimate, McNemar
 from arrag.report import paper, render
+from arrag.report.differences import Difference, difference_block, differences_of
 from arrag.report.measures import MEASURES, Measure, Scores
 from arrag.report.provenance import footer, provenance_block
 from arrag.report.render import NONE, Block, Cell, Page, interval_cell, number_text
@@ -29,7 +29,6 @@ MEASURED = {
     "paper": "Measured at paper scale, with 95 % intervals",
 }
 LOWER = "Lower is better (↓)."
-ZERO = "indistinguishable from zero"
 
 
 @dataclass(frozen=True)
@@ -69,23 +68,6 @@ class Table:
         return [*grouped, (None, [row for row in self.rows if row.paper_key not in order])]
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A row minus its baseline."""
-
-    row: RowSpec
-    baseline: RowSpec
-    estimates: dict[str, Estimate]
-    test: McNemar | None
-
-    def reading(self, column: str) -> str:
-        """What the interval says of the difference."""
-        estimate = self.estimates[column]
-        if estimate.holds(0):
-            return ZERO
-        return "above the baseline" if estimate.value > 0 else "below the baseline"
-
-
 def write_table(
     kind: str,
     rows: list[RowSpec],
@@ -120,11 +102,11 @@ def make_table(
     """
     table = Table(MEASURES[kind], rows, scores, scale, not_run or {})
     _check(table)
-    differences = _differences(table)
+    differences = differences_of(table)
     labelled = {row.label: scores[row.key] for row in rows}
     blocks = [
         _measured(table),
-        *([_difference_block(table, differences)] if differences else []),
+        *([difference_block(table, differences)] if differences else []),
         *([_reported(table)] if scale == "micro" else []),
         provenance_block(labelled),
     ]
@@ -214,71 +196,6 @@ def _params(scores: Scores) -> str:
     if number is None:
         return NONE
     return f"{number / 1e9:.1f}B" if number >= 1e8 else f"{number / 1e6:.1f}M"
-
-
-def _differences(table: Table) -> list[Difference]:
-    specs = {row.key: row for row in table.rows}
-    found = []
-    for row in table.rows:
-        if row.baseline is not None:
-            pair = table.scores[row.key], table.scores[row.baseline]
-            estimates = table.measure.differences(*pair)
-            test = table.measure.test(*pair)
-            found.append(Difference(row, specs[row.baseline], estimates, test))
-    return found
-
-
-def _difference_block(table: Table, differences: list[Difference]) -> Block:
-    digits = table.measure.digits
-    tested = any(d.test for d in differences)
-    lines = []
-    for d in differences:
-        cells = [
-            interval_cell(e, digits, sign=True, strong=not e.holds(0))
-            if (e := d.estimates.get(column))
-            else Cell(NONE)
-            for column in table.columns
-        ]
-        tests = [Cell(_p(d.test.p) if d.test else NONE)] if tested else []
-        lines.append([Cell(d.row.label, f"minus {d.baseline.label}"), *cells, *tests])
-    header = ["Difference", *table.columns.values(), *(["McNemar p"] if tested else [])]
-    notes = [_sentence(table, d) for d in differences]
-    notes.append(
-        f"Bold: the interval does not hold 0. Every other difference is {ZERO}. No correction for "
-        "the number of comparisons."
-    )
-    if tested:
-        notes[-1] += (
-            " McNemar pairs single images and takes them as independent, which the images of one "
-            "prompt are not quite; the intervals do not assume it."
-        )
-    if table.measure.lower_is_better:
-        notes.append("A difference below 0 is nearer to the reference than the baseline is.")
-    return Block("Difference to the baseline, paired by prompt", header, lines, notes)
-
-
-def _sentence(table: Table, d: Difference) -> str:
-    """The difference in words: overall, or metric by metric where nothing sums them up."""
-    pair = f"{d.row.label} minus {d.baseline.label}"
-    columns = [table.measure.overall] if table.measure.overall else list(d.estimates)
-    parts = []
-    for column in columns:
-        cell = interval_cell(d.estimates[column], table.measure.digits, sign=True)
-        parts.append(
-            f"{table.columns[column].lower() if column == table.measure.overall else column}: "
-            f"{cell.text} {cell.note}, {d.reading(column)}"
-        )
-    text = f"{pair}, {'; '.join(parts)}."
-    if d.test:
-        text += (
-            f" Images right only with {d.row.label}: {d.test.only_first}, only with "
-            f"{d.baseline.label}: {d.test.only_second} (McNemar, exact, p-value {_p(d.test.p)})."
-        )
-    return text
-
-
-def _p(p: float) -> str:
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _reported(table: Table) -> Block:

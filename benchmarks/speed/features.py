@@ -19,8 +19,9 @@ from pathlib import Path
 from PIL import Image
 
 from arrag.layout import MICRO_ASSETS
-from arrag.metrics.distribution import Options, score
+from arrag.metrics.distribution import score
 from arrag.metrics.mobilenet import FOLDER, fetch_mobilenet
+from arrag.metrics.sides import Options
 from arrag.micro.world import World
 
 
