@@ -1,6 +1,8 @@
 """The paper's profile: planned as a whole without weights or data, and its small twin."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -37,6 +39,37 @@ def test_the_paper_profile_is_planned_without_weights_and_data(bare):
     assert planned["choose_images"] == 3 and planned["hash_test_images"] == 1
     assert planned["fetch_hub"] and planned["reference_statistics"] == 3
     assert not list(bare.path.glob("data/*"))
+
+
+@pytest.mark.slow
+def test_a_hundred_million_images_are_planned(bare):
+    images, factor = 100_000_000, 100 / 13.6
+    raw = yaml.safe_load((bare.path / "config/paper.yaml").read_text(encoding="utf-8"))
+    overrides = [m["database"]["sources"] for m in raw["methods"].values() if "database" in m]
+    parts = [raw["database"]["sources"], *overrides]  # with YAML's anchors: some are the same
+    for sample in {id(sample): sample for part in parts for sample in part}.values():
+        sample["images"] = round(sample["images"] * factor)
+        # Tars of 5000 images: a corpus in fewer files than parts is encoded in fewer parts.
+        folder = sample["source"].split("/")[1]
+        sample["source"] = f"data/{folder}/{folder}-{{00000..{sample['images'] // 5000:05d}}}.tar"
+    (bare.path / "large.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    planned = bare.plan("--configfile", "large.yaml", "--", "all")
+    assert sum(planned.values()) < MOST_JOBS
+    config = load_config(bare.path / "large.yaml")
+    assert sum(s.images for s in config.database.samples.values()) == pytest.approx(images)
+    parts = sum(-(-s.images // 100_000) for s in config.database.samples.values())
+    assert planned["encode_part"] == 2 * planned["list_corpus"] == 2 * parts
+
+
+def test_naming_a_database_by_its_test_images_loads_no_torch(tmp_path):
+    """Test images that lie in a folder are listed at every start of snakemake."""
+    (tmp_path / "0.png").write_bytes(b"")
+    code = (
+        "import sys\nfrom arrag.layout_digests import listing_digest\n"
+        f"print(listing_digest([{str(tmp_path)!r}]))\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and len(done.stdout) == 65, done.stderr
 
 
 def test_every_row_of_the_paper_is_a_method_or_said_not_to_be_run(root):
