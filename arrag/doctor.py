@@ -10,14 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from arrag.config import Config
-from arrag.doctor_estimates import SMALL, Estimator, Stage, known
-from arrag.doctor_machine import Machine, look, measure, measure_coding, wrong_packages
+from arrag.doctor_costs import Costs
+from arrag.doctor_estimates import SMALL, Estimator, Stage
+from arrag.doctor_machine import Machine, look, wrong_packages
+from arrag.doctor_measure import measure, measure_coding
 from arrag.doctor_needs import corpora, own_paths, packages, repositories
+from arrag.doctor_rates import Rate, Rates, assumed, known
+from arrag.errors import ArragError
 from arrag.hub import Reference
-from arrag.layout import RESULTS
+from arrag.layout import RESULTS, Layout
+from arrag.layout_parts import parts_of
 
 FINE, WARN, BLOCK = "ok", "warning", "BLOCKS"
 GIGABYTE = 1e9
+MANY_JOBS = 10_000
 SECONDS_TO_ANSWER = 5.0  # of the hub
 
 
@@ -34,11 +40,12 @@ class Finding:
 
 @dataclass
 class Report:
-    """What was found, and how long the stages take that are still to be run."""
+    """What was found, how long the stages take that are still to be run, and by which rates."""
 
     config: str
     findings: list[Finding]
     stages: list[Stage]
+    rates: Rates
 
     @property
     def blocked(self) -> list[Finding]:
@@ -46,7 +53,7 @@ class Report:
         return [finding for finding in self.findings if finding.state == BLOCK]
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, with the assumptions that the estimates rest on."""
+        """Everything, with the rates that the estimates rest on."""
         return {
             "config": self.config,
             "can_start": not self.blocked,
@@ -54,18 +61,30 @@ class Report:
             "stages": [asdict(stage) for stage in self.stages],
             "seconds": sum(stage.seconds for stage in self.stages),
             "bytes": sum(stage.bytes for stage in self.stages),
-            "assumptions": known()["rates"],
+            "rates": {name: asdict(rate) for name, rate in self.rates.items()},
         }
 
 
-def examine(config: Config, path: Path, *, network: bool = True, measured: bool = True) -> Report:
+def examine(
+    config: Config,
+    path: Path,
+    *,
+    network: bool = True,
+    measured: bool = True,
+    own: Rates | None = None,
+) -> Report:
     """Look at everything that a run of the configuration needs.
 
-    network: ask the hub about repositories that are not here. measured: take a second or two to
-    measure this machine's speed.
+    network: ask the hub about repositories that are not here. measured: take some seconds to
+    measure this machine's rates. own: rates that hold whatever is measured or assumed.
     """
     machine = look(RESULTS)
-    stages = _stages(config, machine, measured)
+    rates = assumed() | (measure(RESULTS) if measured else {})
+    if machine.gpu:
+        rates["gpu_memory"] = Rate(machine.gpu_memory, "bytes", machine.gpu, True)
+    rates["host_memory"] = Rate(machine.memory, "bytes", "this machine's", True)
+    rates |= own or {}
+    stages = _stages(config, machine, rates, measured)
     findings = [Finding("configuration", str(path), FINE, f"{len(config.methods)} methods")]
     findings += [
         Finding("package", text.split()[0], WARN, text, "install what requirements/ pins")
@@ -76,37 +95,31 @@ def examine(config: Config, path: Path, *, network: bool = True, measured: bool 
         for name in sorted(packages(config))
         if not _installed(name)
     ]
-    hub = _hub(config, network)
-    findings += hub + _files(config) + _corpora(config)
-    to_fetch = sum(
+    findings += _hub(config, network) + _files(config) + _corpora(config) + _plan(config)
+    to_fetch = GIGABYTE * sum(
         known()["repositories"].get(name, {}).get("gigabytes", 5.0)
         for name, here in _repositories_here(config).items()
         if not here
     )
-    findings += _machine(config, machine, sum(s.bytes for s in stages) + to_fetch * GIGABYTE)
+    findings += _machine(config, machine, sum(s.bytes for s in stages) + to_fetch)
     if to_fetch:
-        seconds = to_fetch * GIGABYTE / float(known()["rates"]["network_bytes"]["value"])
-        stages.insert(
-            0,
-            Stage(
-                "download", f"{to_fetch:,.0f} GB", seconds, to_fetch * GIGABYTE, ["network_bytes"]
-            ),
-        )
-    return Report(str(path), findings, stages)
+        cost = Costs(rates, machine.gpu is not None, 1).download(to_fetch)
+        about = f"{to_fetch / GIGABYTE:,.0f} GB"
+        stages.insert(0, Stage("download", about, cost.seconds, cost.bytes, list(cost.basis)))
+    return Report(str(path), findings, stages, rates)
 
 
-def _stages(config: Config, machine: Machine, measured: bool) -> list[Stage]:
+def _stages(config: Config, machine: Machine, rates: Rates, measured: bool) -> list[Stage]:
     """What is still to be run; without a GPU here, also how long it takes on one."""
-    speed = measure(RESULTS) if measured else None
     small = {
         str(g.checkpoint)
         for g in config.generators.values()
         if (g.checkpoint / "config.json").is_file() and _weight(g.checkpoint) < SMALL
     }
     coding = {path: measure_coding(Path(path)) for path in sorted(small)} if measured else {}
-    stages = Estimator(config, machine, speed, coding).stages()
+    stages = Estimator(config, machine, rates, coding).stages()
     if machine.gpu is None and config.scale == "paper":
-        beside = Estimator(config, replace(machine, gpu="one"), speed).stages()
+        beside = Estimator(config, replace(machine, gpu="one"), rates).stages()
         for here, there in zip(stages, beside, strict=True):
             here.seconds_on_gpu = there.seconds
     return stages
@@ -153,7 +166,6 @@ def ask(reference: Reference, endpoint: str | None = None) -> tuple[str, str, st
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
-    from arrag.errors import ArragError
     from arrag.hub import wanted
     from arrag.hub_fetch import sentence_for
 
@@ -216,6 +228,22 @@ def _corpora(config: Config) -> list[Finding]:
     return findings
 
 
+def _plan(config: Config) -> list[Finding]:
+    """Into how many jobs databases of several corpora are cut; their plan grows with these."""
+    layout, made = Layout(config), set()
+    for method in config.methods:
+        try:
+            if "codes" in layout.made_for(method):
+                found = parts_of(layout, method)
+                made |= {path for part in found for path in (part.listed, part.store)}
+        except ArragError:  # something is missing, which is said elsewhere
+            continue
+    if len(made) <= MANY_JOBS:
+        return []
+    advice = f"raise database.images_per_job: up to {MANY_JOBS:,} are planned in a minute"
+    return [Finding("plan", "database", WARN, f"{len(made):,} jobs to list and encode", advice)]
+
+
 def _machine(config: Config, machine: Any, wanted_bytes: float) -> list[Finding]:
     found = [Finding("machine", "cores", FINE, str(machine.cores))]
     free, wanted = machine.disk / GIGABYTE, wanted_bytes / GIGABYTE
@@ -246,66 +274,3 @@ def _machine(config: Config, machine: Any, wanted_bytes: float) -> list[Finding]
     else:
         found.append(Finding("machine", "GPU", FINE, "none, none needed"))
     return found
-
-
-def as_text(report: Report) -> str:
-    """The report for a person."""
-    marks = {FINE: "  ok ", WARN: "  !  ", BLOCK: "BLOCK"}
-    lines = []
-    for finding in report.findings:
-        advice = f" -> {finding.advice}" if finding.advice else ""
-        mark = marks[finding.state]
-        lines.append(f"{mark} {finding.part}: {finding.name}: {finding.found}{advice}")
-    if report.stages:
-        lines += ["", *_table(report.stages), "", *_assumptions(report.stages)]
-        lines.append("These are estimates, good to a factor of a few.")
-    if blocked := len(report.blocked):
-        lines.append(f"Cannot start: {blocked} of the above to mend first.")
-    else:
-        lines.append("Can start." if report.stages else "Nothing is left to run.")
-    return "\n".join(lines)
-
-
-def _table(stages: list[Stage]) -> list[str]:
-    """The stages in columns, and their sum."""
-    beside = any(stage.seconds_on_gpu is not None for stage in stages)
-    rows = [
-        ("stage", "amount", "time here", *(["on one GPU"] if beside else []), "disk", "rests on")
-    ]
-    seconds, on_gpu, size = 0.0, 0.0, 0.0
-    for s in stages:
-        gpu = s.seconds if s.seconds_on_gpu is None else s.seconds_on_gpu
-        seconds, on_gpu, size = seconds + s.seconds, on_gpu + gpu, size + s.bytes
-        cells = [duration(s.seconds)] + ([duration(gpu)] if beside else [])
-        rows.append((s.name, s.amount, *cells, in_bytes(s.bytes), ", ".join(s.basis)))
-    cells = [duration(seconds)] + ([duration(on_gpu)] if beside else [])
-    rows.append(("all, one after the other", "", *cells, in_bytes(size), ""))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    padded = ([cell.ljust(w) for cell, w in zip(row, [*widths, 0], strict=True)] for row in rows)
-    return ["  ".join(cells).rstrip() for cells in padded]
-
-
-def _assumptions(stages: list[Stage]) -> list[str]:
-    """The rates that were not measured, and where they are from."""
-    rates = known()["rates"]
-    beside = any(stage.seconds_on_gpu is not None for stage in stages)
-    used = {basis for stage in stages for basis in stage.basis if basis in rates}
-    used |= {"gpu_flops", "scan_entries", "raster_seconds"} if beside else set()
-    about = ((name, rates[name]) for name in sorted(used))
-    return [f"{name}: {float(r['value']):g} {r['unit']} ({r['source']})" for name, r in about]
-
-
-def duration(seconds: float) -> str:
-    """``3.2 h`` and the like."""
-    for unit, length in (("years", 31_557_600), ("days", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length or (unit == "h" and seconds >= length):
-            return f"{seconds / length:,.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def in_bytes(count: float) -> str:
-    """``3.2 GB`` and the like; "" for nothing."""
-    for unit, length in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= length:
-            return f"{count / length:,.1f} {unit}"
-    return "" if count == 0 else f"{count / 1e3:,.0f} kB"

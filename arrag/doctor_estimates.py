@@ -1,39 +1,21 @@
 """How long each stage takes and how much disk it fills, before anything runs: orders of magnitude.
 
-Every line says which rate it rests on and where that is from (doctor_known.yaml, or measured on
-this machine a moment ago). A stage whose result is there already is left out.
+Every line says which rates it rests on. A stage whose result is there already is left out.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
-
-import yaml
 
 from arrag.config import Config
-from arrag.doctor_machine import Machine, Speed
+from arrag.doctor_costs import CODE_BYTES, Cost, Costs, Keys
+from arrag.doctor_machine import Machine
+from arrag.doctor_rates import Rates, known
+from arrag.doctor_sizes import codes_of, images_of, parameters_of, pixels_of, prompts_in
 from arrag.errors import ArragError
 from arrag.layout import LAST_FILES, Layout
 
-CODE_BYTES = 2
-LIST_BYTES = 14  # a patch in inverted lists: five codes and a number
 SMALL = 300e6  # bytes of a checkpoint whose tokenizer is loaded to be measured
-KNOWN = Path(__file__).with_name("doctor_known.yaml")
-
-
-@lru_cache(maxsize=1)
-def known() -> dict[str, Any]:
-    """The table of assumptions."""
-    return yaml.safe_load(KNOWN.read_text(encoding="utf-8"))
-
-
-def rate(name: str) -> float:
-    """An assumed rate."""
-    return float(known()["rates"][name]["value"])
 
 
 @dataclass
@@ -51,82 +33,28 @@ class Stage:
 class Estimator:
     """Stages of a configuration that are still to be run.
 
-    machine, speed: of this machine; speed None: not measured, a core is then taken for 20 GFLOP/s.
     coding: seconds to encode and to decode an image, by the folder of a checkpoint that was
-    measured.
+    measured; it counts where there is no GPU.
     """
 
     def __init__(
         self,
         config: Config,
         machine: Machine,
-        speed: Speed | None = None,
+        rates: Rates,
         coding: dict[str, tuple[float, float]] | None = None,
     ) -> None:
-        self.coding = coding or {}
-        self.config, self.machine, self.layout = config, machine, Layout(config)
-        self.speed = speed or Speed(20e9, 20e6, 200e6)
-        self.gpu = machine.gpu is not None
-        cores = max(1, min(machine.cores, config.resources.threads))
-        self.flops = rate("gpu_flops") if self.gpu else self.speed.flops * cores
-        self.flops_basis = "gpu_flops" if self.gpu else "measured: FLOP/s of a core"
-        self.scanned = rate("scan_entries") if self.gpu else self.speed.scanned * cores
-        self.scan_basis = "scan_entries" if self.gpu else "measured: look-ups/s of a core"
+        self.config, self.layout = config, Layout(config)
+        cores = min(machine.cores, config.resources.threads)
+        self.costs = Costs(rates, machine.gpu is not None, cores)
+        self.coding = {} if self.costs.gpu else coding or {}
 
     def stages(self) -> list[Stage]:
         """All of them, in the order of a run."""
         found = [*self._corpora(), *self._databases(), *self._training(), *self._benchmarks()]
         return [stage for stage in found if stage.seconds or stage.bytes]
 
-    # What generators are
-
-    def codes_of(self, method: str) -> int:
-        """Codes of an image."""
-        settings = self.config.generator_of(method)[1]
-        if (sizes := sizes_of(settings.checkpoint)) is not None:
-            return sizes[0]
-        return int(known()["tokens"].get(settings.kind, 576))
-
-    def pixels_of(self, method: str) -> int:
-        """Pixels of an image."""
-        settings = self.config.generator_of(method)[1]
-        if (sizes := sizes_of(settings.checkpoint)) is not None:
-            return sizes[1] ** 2
-        usual = known()["pixels"].get(settings.kind, 512)
-        return int(getattr(settings, "size", None) or usual) ** 2
-
-    def parameters_of(self, method: str) -> float:
-        """Parameters of a generator: of its weights' bytes, else as the paper prints them."""
-        settings = self.config.generator_of(method)[1]
-        if settings.checkpoint.is_dir():
-            width = {"float64": 8, "bfloat16": 2, "float16": 2}.get(settings.dtype, 4)
-            return sum(f.stat().st_size for f in settings.checkpoint.glob("*.safetensors")) / min(
-                width, 4
-            )
-        return printed_parameters(self.config.methods[method].paper_key) or 1e9
-
-    def image_seconds(self, method: str) -> tuple[float, list[str]]:
-        """Seconds to draw one image, and what that rests on."""
-        kind = self.config.generator_of(method)[1].kind
-        if known()["tokens"].get(kind) is None:
-            seconds = rate("pipeline_seconds")
-            if self.gpu:
-                return seconds, ["pipeline_seconds"]
-            return seconds * rate("gpu_flops") / self.flops, ["pipeline_seconds", self.flops_basis]
-        augment = self.config.methods[method].augment
-        slower = rate("faid_factor") if getattr(augment, "kind", "") == "faid" else 1.0
-        if self.gpu and kind != "showo":
-            return slower * rate("raster_seconds"), ["raster_seconds", "faid_factor"]
-        settings = self.config.generator_of(method)[1]
-        forwards = self.codes_of(method) * (settings.steps if kind == "showo" else 1)
-        seconds = 2 * 2 * self.parameters_of(method) * forwards / self.flops
-        measured = None if self.gpu else self.coding.get(str(settings.checkpoint))
-        if measured:
-            return slower * seconds + measured[1], [self.flops_basis, "measured: decoding"]
-        decoding = rate("decode_flop") * self.pixels_of(method) / self.flops
-        return slower * seconds + decoding, [self.flops_basis, "decode_flop"]
-
-    # Stages
+    # What is still to be made
 
     def _done(self, part: str, method: str) -> bool:
         try:
@@ -146,6 +74,14 @@ class Estimator:
                 found.setdefault(str(made[part]), method)
         return found
 
+    def _sampled(self, method: str, benchmark: str) -> bool:
+        try:
+            return (self.layout.samples(method, benchmark) / "run.json").is_file()
+        except ArragError:
+            return False
+
+    # Databases
+
     def _corpora(self) -> list[Stage]:
         wanted = {}
         for method in self._retrieving("codes").values():
@@ -153,12 +89,10 @@ class Estimator:
             for sample in database.sources or ():
                 wanted[sample.source, sample.seed] = sample
         return [
-            Stage(
+            _stage(
                 f"list {sample.name}",
                 f"{sample.images or 0:,} images",
-                (sample.images or 0) / rate("list_images"),
-                16 * (sample.images or 0),
-                ["list_images"],
+                self.costs.listing(sample.images or 0),
             )
             for sample in wanted.values()
         ]
@@ -166,107 +100,144 @@ class Estimator:
     def _databases(self) -> list[Stage]:
         stages, seen = [], set()
         for folder, method in self._retrieving("codes").items():
-            database, tokenizer = self.config.resolved(method).database, Path(folder).parent.name
+            database = self.config.resolved(method).database
+            tokenizer = self.layout.tokenizer(method)
             for sample in database.samples.values():  # databases share what they have in common
                 if (tokenizer, str(sample)) in seen:
                     continue
                 seen.add((tokenizer, str(sample)))
-                count, (seconds, basis) = sample.images or 0, self.encode_seconds(method)
-                size = count * self.codes_of(method) * CODE_BYTES
                 name = f"encode {sample.name} for {tokenizer.rpartition('-')[0]}"
-                stages.append(Stage(name, f"{count:,} images", count * seconds, size, basis))
+                cost = self._encoding(method, sample.images or 0)
+                stages.append(_stage(name, f"{sample.images or 0:,} images", cost))
+            if database.sources:
+                images = images_of(self.config, method)
+                cost = self.costs.joining(images, codes_of(self.config, method))
+                stages.append(
+                    _stage(f"join {folder.rpartition('/')[2]}", f"{images:,} images", cost)
+                )
         for folder, method in self._retrieving("index").items():
             if self.config.resolved(method).index.mode != "ivf":
                 continue  # nothing but the store is read
-            entries = self.images_of(method) * self.codes_of(method)
-            size = entries * LIST_BYTES
-            seconds = entries / self.speed.scanned + size / self.speed.disk
-            basis = ["measured: look-ups/s and bytes/s"]
-            about = f"{entries:,} patches"
-            stages.append(Stage(f"index {Path(folder).name}", about, seconds, size, basis))
+            positions, entries = self._entries(method)
+            parts = self.costs.lists(entries, positions, self._keys(method))
+            name = folder.rpartition("/")[2]
+            stages += [_stage(f"{n} of {name}", f"{entries:,} patches", c) for n, c in parts]
         return stages
 
-    def encode_seconds(self, method: str) -> tuple[float, list[str]]:
-        """Seconds to encode one image, and what that rests on."""
-        checkpoint = self.config.generator_of(method)[1].checkpoint
-        if not self.gpu and (measured := self.coding.get(str(checkpoint))):
-            return measured[0], ["measured: images/s of this tokenizer"]
-        flop = rate("encode_flop") * self.pixels_of(method)
-        return flop / self.flops, ["encode_flop", self.flops_basis]
+    def _encoding(self, method: str, images: int) -> Cost:
+        """Decoding, the comparison with test images and the tokenizer, one after the other.
 
-    def images_of(self, method: str) -> int:
-        """Images of a method's database; of one without a stated number, 0."""
-        samples = self.config.resolved(method).database.samples.values()
-        return sum(sample.images or 0 for sample in samples)
+        Beside a GPU the processor's part runs at the same time, and the longer of the two counts.
+        """
+        pixels, codes = pixels_of(self.config, method), codes_of(self.config, method)
+        coded = self.costs.encoding(images, pixels, codes)
+        checkpoint = str(self.config.generator_of(method)[1].checkpoint)
+        if measured := self.coding.get(checkpoint):
+            return Cost(images * measured[0], coded.bytes, ("measured: this tokenizer",))
+        host = [self.costs.decoding(images)]
+        if self.config.resolved(method).database.exclude:
+            host.append(self.costs.guarding(images))
+        waited = sum(cost.seconds for cost in host)
+        seconds = max(waited, coded.seconds) if self.costs.gpu else waited + coded.seconds
+        basis = (*coded.basis, *(name for cost in host for name in cost.basis))
+        return Cost(seconds, coded.bytes, basis)
+
+    def _entries(self, method: str) -> tuple[int, int]:
+        """Patches of a method's database, and those of them that can be found."""
+        codes, images = codes_of(self.config, method), images_of(self.config, method)
+        side, index = round(codes**0.5), self.config.resolved(method).index
+        inside = codes if index.border == "zero" else (side - 1) * (side - 2)  # hop 1, causal
+        return images * codes, images * inside
+
+    def _keys(self, method: str) -> Keys:
+        return Keys(**known()["keys"].get(self.config.generator_of(method)[1].kind, {}))
+
+    def _searching(self, method: str, queries: float) -> Cost:
+        """What a method's queries take."""
+        positions, entries = self._entries(method)
+        index = self.config.resolved(method).index
+        if index.mode == "ivf":
+            return self.costs.probing(queries, entries, index.nprobe, self._keys(method))
+        return self.costs.scanning(queries, positions, self.config.resources.batch_size)
+
+    # Training
 
     def _training(self) -> list[Stage]:
         stages = []
-        wanted = {
-            folder: method
-            for folder, method in self._retrieving("trained_adapter").items()
-            if self.config.methods[method].is_trained_here
-        }
-        for method in wanted.values():
-            training = self.config.resolved(method).training
-            pairs, codes = training.pairs, self.codes_of(method)
+        for method in self._retrieving("trained_adapter").values():
+            if not self.config.methods[method].is_trained_here:
+                continue
+            training, codes = self.config.resolved(method).training, codes_of(self.config, method)
+            queries = training.pairs * codes
             kind = self.config.methods[method].augment.kind
             if kind == "faid" and not self._done("neighbours", method):
-                queries = pairs * codes
-                entries = self.images_of(method) * codes
-                stages.append(
-                    Stage(
-                        f"retrieve for {method}",
-                        f"{queries:,} queries",
-                        queries * entries / self.scanned,
-                        queries * training.faid.k * CODE_BYTES,
-                        [self.scan_basis],
-                    )
-                )
-            flop = 6 * self.parameters_of(method) * pairs * training.epochs * codes
-            about, basis = f"{pairs:,} pairs", [self.flops_basis]
-            size = 0.2 * 4 * self.parameters_of(method)
-            stages.append(Stage(f"train {method}", about, flop / self.flops, size, basis))
+                cost = self._searching(method, queries)
+                stage = _stage(f"retrieve for {method}", f"{queries:,} queries", cost)
+                stage.bytes = queries * training.faid.k * CODE_BYTES
+                stages.append(stage)
+            parameters = parameters_of(self.config, method)
+            cost = self.costs.training(parameters, queries * training.epochs)
+            stage = _stage(f"train {method}", f"{training.pairs:,} pairs", cost)
+            stage.bytes = 0.2 * 4 * parameters
+            stages.append(stage)
         return stages
+
+    # Benchmarks
 
     def _benchmarks(self) -> list[Stage]:
         stages = []
         for name, drawn in self.config.benchmarks.items():
-            prompts = prompts_in(self.config, name)
-            images = prompts * drawn.images_per_prompt
+            images = prompts_in(self.config, name) * drawn.images_per_prompt
             for method in self.config.methods_in(name):
-                seconds, basis = self.image_seconds(method)
-                each = seconds + self._search_seconds(method)
-                todo = not self._sampled(method, name)
-                size = rate("png_bytes") * self.pixels_of(method) * images
-                if todo:
-                    about = f"{images:,} images"
-                    stages.append(Stage(f"draw {name} {method}", about, images * each, size, basis))
-                    stages.append(self._score(name, drawn.kind, images, prompts, method))
+                if self._sampled(method, name):
+                    continue
+                each, basis = self._image(method)
+                size = self.costs.rate("png_bytes") * pixels_of(self.config, method) * images
+                about = f"{images:,} images"
+                stages.append(Stage(f"draw {name} {method}", about, images * each, size, basis))
+                stages.append(self._score(name, drawn.kind, images, method))
         return stages
 
-    def _search_seconds(self, method: str) -> float:
-        if "index" not in self.config.resolved(method).needs:
-            return 0.0
-        codes = self.codes_of(method)
-        entries = self.images_of(method) * codes
-        index = self.config.resolved(method).index
-        share = 1.0
-        if index.mode == "ivf":
-            share = min(1.0, index.nprobe / max(1.0, 1.8 * entries**0.5))
-        return codes * entries * share / self.scanned
+    def _image(self, method: str) -> tuple[float, list[str]]:
+        """Seconds to draw one image, and what that rests on."""
+        cost, decoding = self._drawing(method)
+        seconds, basis = cost.seconds, list(cost.basis)
+        augment = self.config.methods[method].augment
+        if getattr(augment, "kind", "") == "faid":
+            seconds, basis = seconds * self.costs.rate("faid_factor"), [*basis, "faid_factor"]
+        costs = [decoding]
+        if "index" in self.config.resolved(method).needs:
+            costs.append(self._searching(method, codes_of(self.config, method)))
+        seconds += sum(cost.seconds for cost in costs)
+        return seconds, list(dict.fromkeys([*basis, *(n for cost in costs for n in cost.basis)]))
 
-    def _sampled(self, method: str, benchmark: str) -> bool:
-        try:
-            return (self.layout.samples(method, benchmark) / "run.json").is_file()
-        except ArragError:
-            return False
+    def _drawing(self, method: str) -> tuple[Cost, Cost]:
+        """What the forwards of an image take, and its decoding to pixels."""
+        settings, costs = self.config.generator_of(method)[1], self.costs
+        if known()["tokens"].get(settings.kind) is None:
+            seconds, basis = costs.rate("pipeline_seconds"), ("pipeline_seconds",)
+            if costs.gpu:
+                return Cost(seconds, 0, basis), Cost(0)
+            cost = costs.model(seconds * costs.rate("gpu_flops"))
+            return Cost(cost.seconds, 0, basis + cost.basis), Cost(0)
+        if costs.gpu and settings.kind != "showo":
+            return Cost(costs.rate("raster_seconds"), 0, ("raster_seconds",)), Cost(0)
+        forwards = codes_of(self.config, method) * (
+            settings.steps if settings.kind == "showo" else 1
+        )
+        # Two FLOP a parameter and code, of a prompt and of none.
+        drawn = costs.model(2 * 2 * parameters_of(self.config, method) * forwards)
+        if measured := self.coding.get(str(settings.checkpoint)):
+            return drawn, Cost(measured[1], 0, ("measured: this tokenizer",))
+        decoded = costs.model(costs.rate("decode_flop") * pixels_of(self.config, method))
+        return drawn, Cost(decoded.seconds, 0, ("decode_flop",))
 
-    def _score(self, name: str, kind: str, images: int, prompts: int, method: str) -> Stage:
+    def _score(self, name: str, kind: str, images: int, method: str) -> Stage:
         which = {"geneval": "geneval_seconds", "dpg": "answer_seconds"}.get(
             kind, "distance_seconds"
         )
-        each = rate(which) * (14 if kind == "dpg" else 1)  # DPG-Bench asks 13.8 questions a prompt
-        factor = 1.0 if self.gpu or self.config.scale == "micro" else 20.0
+        each = self.costs.rate(which) * (14 if kind == "dpg" else 1)  # 13.8 questions a prompt
+        factor = 1.0 if self.costs.gpu or self.config.scale == "micro" else 20.0
         basis = [which] + ([] if factor == 1.0 else ["assumed: 20 times longer without a GPU"])
         if self.config.scale == "micro":  # a judge of a million parameters, not of 70
             each, basis = each / 10, [*basis, "assumed: a tenth of it for the micro judges"]
@@ -275,40 +246,5 @@ class Estimator:
         )
 
 
-def printed_parameters(key: str | None) -> float | None:
-    """How many parameters the paper's tables print for a row: 1e9 for ``1.0B``; None if none."""
-    from arrag.report.paper import paper_tables
-
-    for table in paper_tables().values():
-        row = table.get("rows", {}).get(key) if isinstance(table, dict) else None
-        if row and row.get("params"):
-            return float(row["params"].removesuffix("B")) * 1e9
-    return None
-
-
-def sizes_of(checkpoint: Path) -> tuple[int, int] | None:
-    """Codes of an image and its side in pixels, from a checkpoint's settings; None if not there."""
-    try:
-        raw = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if raw.get("num_vq_tokens"):
-        return int(raw["num_vq_tokens"]), 16 * round(raw["num_vq_tokens"] ** 0.5)
-    vision = raw.get("vision_config", {})
-    size = vision.get("image_size")
-    if size is None:
-        return None
-    down = 2 ** (len(raw.get("vq_config", {}).get("channel_multiplier", (1,) * 5)) - 1)
-    return (size // down) ** 2, size
-
-
-def prompts_in(config: Config, benchmark: str) -> int:
-    """Prompts of a benchmark; as many as it is known to have when its file is not there yet."""
-    from arrag.prompt_sets import load_prompt_set
-
-    drawn = config.benchmarks[benchmark]
-    if drawn.prompts.is_file():
-        return len(load_prompt_set(drawn))
-    usual = {"geneval": 553, "dpg": 1065, "distribution": 30_000}[drawn.kind]
-    made = config.prepare.get(str(drawn.prompts))
-    return -(-usual // made.every) if made is not None and made.kind == "subset" else usual
+def _stage(name: str, amount: str, cost: Cost) -> Stage:
+    return Stage(name, amount, cost.seconds, cost.bytes, list(cost.basis))

@@ -3,15 +3,18 @@
 import json
 
 import hub_server
+import numpy as np
 import pytest
 import yaml
 
-from arrag import doctor, doctor_machine
+from arrag import doctor, doctor_machine, doctor_measure
 from arrag.cli import main
 from arrag.config import load_config
 from arrag.doctor import BLOCK, FINE, ask, examine
-from arrag.doctor_estimates import known, printed_parameters, sizes_of
 from arrag.doctor_needs import corpora, own_paths, repositories
+from arrag.doctor_rates import Rate, known
+from arrag.doctor_sizes import printed_parameters, sizes_of
+from arrag.doctor_text import as_text
 from arrag.hub import Reference
 
 REFERENCE = Reference("owner/name", "main")
@@ -31,8 +34,12 @@ def test_the_built_in_world_can_start(place, capsys):
     said = json.loads(capsys.readouterr().out)
     assert said["can_start"] and {f["state"] for f in said["findings"]} == {FINE}
     stages = {stage["name"]: stage for stage in said["stages"]}
-    assert stages["encode micro for micro-janus"]["bytes"] == 4000 * 144 * 2
+    assert stages["encode micro for micro-janus"]["bytes"] == 4000 * (144 * 2 + 40)
     assert all(stage["seconds"] >= 0 and stage["basis"] for stage in said["stages"])
+    measured = {name for name, rate in said["rates"].items() if rate["measured"]}
+    assert measured >= {"disk_write", "decode_images", "scan_core", "scan_lists", "assign_flops"}
+    assert all(rate["value"] > 0 and rate["source"] for rate in said["rates"].values())
+    assert not list((place / "results").iterdir())  # what was written to be measured is gone
     config = load_config("config/micro.yaml")
     assert sum(name.startswith("draw ") for name in stages) == sum(
         len(config.methods_in(name)) for name in config.benchmarks
@@ -73,7 +80,7 @@ def test_the_small_paper_profile_says_what_it_needs(place):
     assert drawn["draw geneval vanilla"] == "24 images"
     assert drawn["draw dpg vanilla"] == "44 images"
     assert drawn["draw mjhq vanilla"] == "300 images"
-    assert "raster_seconds" in doctor.as_text(report)
+    assert "raster_seconds" in as_text(report)
 
 
 def test_a_small_disk_blocks(place, monkeypatch):
@@ -113,6 +120,27 @@ def test_a_repository_that_is_closed_blocks_without_the_token(hub, mode):
 def test_a_hub_out_of_reach_is_no_crash():
     state, found, advice, answered = ask(REFERENCE, "http://127.0.0.1:9")
     assert (state, answered) == (BLOCK, False) and "out of reach" in found
+
+
+def test_own_rates_take_the_place_of_others(place):
+    own = {"disk_write": Rate(1.0, "bytes/s", "mine")}
+    config = load_config("config/micro.yaml")
+    report = examine(config, "x", network=False, measured=False, own=own)
+    assert report.rates["disk_write"].source == "mine" and report.rates["host_memory"].measured
+    layout = next(s for s in report.stages if s.name.startswith("layout of ivf-causal"))
+    assert layout.seconds == pytest.approx(layout.bytes, rel=0.01)  # a byte a second
+
+
+def test_made_up_codes_have_near_ones(tmp_path):
+    """A share of the patches as in photographs: else a scan's rate says nothing of a real one."""
+    store, asked = doctor_measure.made_up_store(tmp_path / "store")
+    assert store.grid == (24, 24) and asked.shape[1:] == store.grid
+    codes = store.grids(np.arange(len(store)))
+    group = codes // (16384 // doctor_measure.GROUPS)
+    share = (group == group[:1, :1, :1]).mean()
+    assert 0.001 < share < 0.02 and len(np.unique(codes)) > 16000
+    near, far = store.codebook[1], store.codebook[-1]
+    assert np.square(near - store.codebook[0]).sum() < np.square(far - store.codebook[0]).sum()
 
 
 def test_sizes_come_from_a_checkpoint_or_from_the_paper(root):

@@ -1,6 +1,9 @@
 """The paper's profile: planned as a whole without weights or data, and its small twin."""
 
+import importlib.util
 import shutil
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -37,6 +40,34 @@ def test_the_paper_profile_is_planned_without_weights_and_data(bare):
     assert planned["choose_images"] == 3 and planned["hash_test_images"] == 1
     assert planned["fetch_hub"] and planned["reference_statistics"] == 3
     assert not list(bare.path.glob("data/*"))
+
+
+@pytest.mark.slow
+def test_a_hundred_million_images_are_planned(bare, root):
+    path = root / "benchmarks/speed/plan.py"
+    spec = importlib.util.spec_from_file_location("plan", path)
+    plan = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plan)
+    paper = yaml.safe_load((bare.path / "config/paper.yaml").read_text(encoding="utf-8"))
+    large = plan.enlarged(paper, 100_000_000)
+    (bare.path / "large.yaml").write_text(yaml.safe_dump(large, sort_keys=False))
+    samples = load_config(bare.path / "large.yaml").database.samples.values()
+    assert sum(sample.images for sample in samples) == pytest.approx(100_000_000)
+    planned = bare.plan("--configfile", "large.yaml", "--", "all")
+    assert sum(planned.values()) < MOST_JOBS
+    parts = sum(-(-sample.images // 100_000) for sample in samples)
+    assert planned["encode_part"] == 2 * planned["list_corpus"] == 2 * parts > 2000
+
+
+def test_naming_a_database_by_its_test_images_loads_no_torch(tmp_path):
+    """Test images that lie in a folder are listed at every start of snakemake."""
+    (tmp_path / "0.png").write_bytes(b"")
+    code = (
+        "import sys\nfrom arrag.layout_digests import listing_digest\n"
+        f"print(listing_digest([{str(tmp_path)!r}]))\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and len(done.stdout) == 65, done.stderr
 
 
 def test_every_row_of_the_paper_is_a_method_or_said_not_to_be_run(root):

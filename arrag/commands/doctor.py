@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from arrag.commands import command, config_option
@@ -29,14 +30,35 @@ def add(commands: Any) -> None:
     doctor.add_argument(
         "--offline", action="store_true", help="do not ask the hub about what is not here"
     )
+    doctor.add_argument(
+        "--rates", type=Path, metavar="FILE", help="your own rates and prices, YAML: `name: number`"
+    )
+    doctor.add_argument(
+        "--scale",
+        action="store_true",
+        help="print the tables of docs/scale.md instead: 1 million to 1 billion images, by rates "
+        "that are not measured here",
+    )
 
 
 def run_doctor(args: argparse.Namespace) -> dict[str, Any]:
-    """Look at everything."""
-    from arrag.config import load_config
-    from arrag.doctor import as_text, examine
+    """Look at everything, or only multiply."""
+    from arrag.doctor_rates import assumed, own_rates
 
-    report = examine(load_config(args.config), args.config, network=not args.offline)
+    own = own_rates(args.rates) if args.rates else {}
+    if args.scale:
+        from arrag.doctor_scale import as_json
+        from arrag.doctor_scale_tables import as_markdown
+
+        found = Findings(as_json(assumed() | own))
+        found.text = as_markdown(assumed() | own)
+        return found
+    from arrag.config import load_config
+    from arrag.doctor import examine
+    from arrag.doctor_text import as_text
+
+    config = load_config(args.config)
+    report = examine(config, args.config, network=not args.offline, own=own)
     found = Findings(report.as_json())
     found.text, found.status = as_text(report), int(bool(report.blocked))
     return found
