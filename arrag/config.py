@@ -37,6 +37,13 @@ class Resources(Model):
     threads: int = Field(default=1, ge=1, description="threads of one job")
     train_batch_size: int = Field(default=16, ge=1, description="images trained on at a time")
     save_minutes: float = Field(default=10.0, gt=0, description="between a training's checkpoints")
+    sample_parts: dict[Name, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict,
+        description="jobs that share a method's images of a benchmark; 1 where none are given",
+    )
+    retrieve_parts: int = Field(
+        default=1, ge=1, description="jobs that share the retrieval that a training reads"
+    )
 
 
 class Config(Model):

@@ -27,6 +27,8 @@ def check_methods(config: Config) -> None:
         _check_names(config, name, method, at)
         _check_augment(resolve(config, name), at)
     check_reports(config)
+    for name in config.resources.sample_parts:
+        _check_known("resources.sample_parts", "benchmark", name, config.benchmarks)
     for name, point in config.derived.items():
         _check_augment(resolve(config, name), point.at)
 

@@ -7,7 +7,9 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -21,14 +23,15 @@ from tqdm import tqdm
 
 from arrag.backbones.janus import load_janus
 from arrag.backbones.showo_checkpoint import load_showo
-from arrag.baselines.retrieved import Retrieved
+from arrag.baselines.retrieved import Retrieved, join_records, record_name, record_retrieved
 from arrag.codec import Codec, load_codec
 from arrag.config import Config
 from arrag.decode import decode_masked, decode_raster, uniforms
 from arrag.devices import default_device
 from arrag.errors import ArragError
-from arrag.files import read_json, sha256_file, tree_digest, write_json, write_text
+from arrag.files import read_json, sha256_file, tree_digest, write_json
 from arrag.methods import Sources, equip
+from arrag.parts import Part
 from arrag.prompt_sets import load_prompt_set
 from arrag.sample_codes import codes_chunk
 
@@ -208,12 +211,17 @@ def sample_benchmark(
     sources: Sources = NO_SOURCES,
     batch_size: int = 16,
     progress: bool = True,
+    part: Part | None = None,
 ) -> dict:
     """Draw every image of a benchmark in GenEval's layout below ``out``; ``run.json`` is last.
 
     ``benchmark`` is a name of the configuration, None the main one. Goes on after a kill with
     the images that are missing; images of other settings are removed first. Returns the contents of
     run.json.
+
+    ``part``: draw only that part, while other jobs draw the others into the same folder; run.json
+    is left to ``arrag.sample_parts.complete``. Parts are of whole batches, so that batches are
+    those of a single job. Images of other settings are then an ArragError.
     """
     out = Path(out)
     drawn = config.benchmark(benchmark)
@@ -222,54 +230,51 @@ def sample_benchmark(
     texts = [prompt["prompt"] for prompt in prompts]
     sampler.check(texts, drawn.images_per_prompt)
     run = {
+        **known_run(config, method, benchmark, prompts),
+        "weights": sampler.weights,
+        "parameters": sampler.parameters,
+        "index": sampler.index,
+    }
+    if overlong := sampler.overlong(texts):
+        run["prompts_cut_short"] = overlong
+    wanted = [(i, k) for i in range(len(prompts)) for k in range(drawn.images_per_prompt)]
+    if part:
+        batches = [wanted[at : at + batch_size] for at in range(0, len(wanted), batch_size)]
+        wanted = [job for batch in part.share(batches) for job in batch]
+    prepare(out, run, prompts, {i for i, _ in wanted} if part else None)
+    jobs = [job for job in wanted if not image_path(out, *job).is_file()]
+    about = {"desc": f"{method} {part}" if part else method, "unit": "image"}
+    with tqdm(
+        total=len(wanted), initial=len(wanted) - len(jobs), disable=not progress, **about
+    ) as bar:
+        for start in range(0, len(jobs), batch_size):
+            chunk = jobs[start : start + batch_size]
+            shown = [texts[i] for i, _ in chunk]
+            images, codes = _drawn(sampler, shown, [k for _, k in chunk], config.seed)
+            for (i, k), image, grid in zip(chunk, images, codes, strict=True):
+                save_png(image, image_path(out, i, k), grid)
+            bar.update(len(chunk))
+    found = ((*job, sampler.retrieved(texts[job[0]], job[1])) for job in wanted)
+    record_retrieved(out / record_name(part), found)
+    if part:
+        return run
+    join_records(out)
+    return finish(out, run)
+
+
+def known_run(
+    config: Config, method: str, benchmark: str | None, prompts: list[dict]
+) -> dict[str, Any]:
+    """What run.json says that is known before the method is loaded."""
+    drawn = config.benchmark(benchmark)
+    return {
         "method": method,
         "config_hash": config.config_hash(method, benchmark),
         "seed": config.seed,
         "prompt_set_sha256": sha256_file(drawn.prompts),
-        "weights": sampler.weights,
-        "parameters": sampler.parameters,
-        "index": sampler.index,
         "images_per_prompt": drawn.images_per_prompt,
         "prompts": len(prompts),
     }
-    if overlong := sampler.overlong(texts):
-        run["prompts_cut_short"] = overlong
-    prepare(out, run, prompts)
-    jobs = [
-        (i, k)
-        for i in range(len(prompts))
-        for k in range(drawn.images_per_prompt)
-        if not image_path(out, i, k).is_file()
-    ]
-    total = len(prompts) * drawn.images_per_prompt
-    with tqdm(
-        total=total, initial=total - len(jobs), desc=method, unit="image", disable=not progress
-    ) as bar:
-        for start in range(0, len(jobs), batch_size):
-            chunk = jobs[start : start + batch_size]
-            wanted = [texts[i] for i, _ in chunk]
-            images, codes = _drawn(sampler, wanted, [k for _, k in chunk], config.seed)
-            for (i, k), image, grid in zip(chunk, images, codes, strict=True):
-                save_png(image, image_path(out, i, k), grid)
-            bar.update(len(chunk))
-    record_retrieved(out, sampler, texts, drawn.images_per_prompt)
-    return finish(out, run)
-
-
-def record_retrieved(out: Path, sampler: Drawer, texts: list[str], samples: int) -> None:
-    """Write which whole images each sample was drawn with, one a line, if the method has any.
-
-    A line of retrieved.jsonl: ``prompt`` and ``sample``, numbers as in ``image_path``, ``query``,
-    and best first ``images``, ``keys`` and ``cosines``: images of the store, and their names there.
-    """
-    lines = [
-        json.dumps({"prompt": i, "sample": k, **found.as_json()}, ensure_ascii=False) + "\n"
-        for i, text in enumerate(texts)
-        for k in range(samples)
-        if (found := sampler.retrieved(text, k)) is not None
-    ]
-    if lines:
-        write_text(out / "retrieved.jsonl", "".join(lines))
 
 
 def _drawn(
@@ -287,25 +292,47 @@ def image_path(out: Path, prompt: int, sample: int) -> Path:
     return out / f"{prompt:05d}" / "samples" / f"{sample:04d}.png"
 
 
-def prepare(out: Path, run: dict, prompts: list[dict]) -> None:
+def prepare(
+    out: Path, run: dict, prompts: list[dict], numbers: Iterable[int] | None = None
+) -> None:
     """Make the prompt folders of ``out``; start afresh when it holds images of another run.
 
-    Raises ArragError when ``out`` holds something that no run made: that is not ours to remove.
+    ``numbers``: of the prompts to make folders for, while other jobs make the others; images of
+    another run, which those jobs may be drawing, are then an ArragError. Another is raised when
+    ``out`` holds something that no run made: that is not ours to remove.
     """
     begun = out / "begun.json"
     if out.exists() and any(out.iterdir()):
         if not begun.is_file():
             raise ArragError(f"{out}: holds files that are no samples; name an empty folder")
         if read_json(begun) != run:
+            if numbers is not None:
+                raise ArragError(
+                    f"{begun}: is of images of other settings or weights; delete {out} and draw "
+                    "all parts again"
+                )
             shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
     if not begun.is_file():
-        write_json(begun, run)
-    for i, prompt in enumerate(prompts):
+        _begin(out, run)
+    for i in range(len(prompts)) if numbers is None else sorted(numbers):
         folder = out / f"{i:05d}"
         (folder / "samples").mkdir(parents=True, exist_ok=True)
-        line = json.dumps(prompt, ensure_ascii=False) + "\n"
+        line = json.dumps(prompts[i], ensure_ascii=False) + "\n"
         (folder / "metadata.jsonl").write_text(line, encoding="utf-8")
+
+
+def _begin(out: Path, run: dict) -> None:
+    """Make ``out`` with begun.json in it, in one step: other parts may do the same just now."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    about = {"prefix": f".{out.name}.", "suffix": ".tmp", "dir": out.parent}
+    with tempfile.TemporaryDirectory(**about) as holder:
+        made = Path(holder) / out.name
+        made.mkdir()
+        write_json(made / "begun.json", run)
+        with suppress(OSError):  # there is one that is not empty
+            os.rename(made, out)
+    if read_json(out / "begun.json") != run:
+        raise ArragError(f"{out}: another job has just begun other samples there; run this again")
 
 
 def finish(out: Path, run: dict) -> dict:

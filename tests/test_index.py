@@ -2,7 +2,11 @@
 
 import json
 import math
+import threading
+import time
+from contextlib import contextmanager
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -17,6 +21,7 @@ import arrag.index.ivf
 from arrag.errors import ArragError
 from arrag.files import atomic_path, clear_leftovers
 from arrag.index import build_index, open_index
+from arrag.index.faiss_index import in_threads
 from arrag.index.lists import nearest_lists
 from arrag.neighborhood import MISSING, Neighborhood
 from arrag.store import StoreWriter, TokenStore
@@ -310,6 +315,36 @@ def test_rebuilding_gives_the_same_bytes(smooth_store, tmp_path, monkeypatch, mo
     assert (files("c", seed=1) != before) == (mode == "ivf")
     monkeypatch.setattr(arrag.index.cut, "SAMPLE_IMAGES", 33)
     assert files("d") == before
+    with threads_of_faiss(3):
+        assert files("e") == before
+
+
+@contextmanager
+def threads_of_faiss(count):
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def test_work_in_threads_keeps_its_order_and_reads_little_ahead():
+    read = []
+
+    def work(number):
+        time.sleep(0.02 if number % 3 == 0 else 0)  # the first of three is the last to be done
+        return number, threading.get_ident()
+
+    with threads_of_faiss(3):
+        results = in_threads(work, (read.append(i) or i for i in range(9)))
+        first = next(results)
+    assert read == [0, 1, 2, 3]
+    done = [first, *results]
+    assert [number for number, _ in done] == list(range(9))
+    assert 1 < len({thread for _, thread in done}) <= 3
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(lambda number: 1 // number, range(3)))
 
 
 def test_an_interrupted_build_leaves_the_previous_one(smooth_store, tmp_path, monkeypatch):

@@ -271,3 +271,24 @@ def test_pickled_weights_are_converted(models, tmp_path):
 
 class Settings:
     """No tensor: reading it would run code."""
+
+
+def test_parts_record_what_they_retrieve_as_one_job_does(
+    document,
+    retriever,  # noqa: F811
+    tmp_path,
+    in_repository,
+):
+    places = ["--codes", retriever.index.store.path, "--image-index", retriever.index.path]
+    places += ["--batch-size", 1]
+    for method in ("rdm", "imagerag"):
+        (tmp_path / "parts").mkdir(exist_ok=True)
+        assert sample(document, method, tmp_path, *places)[0] == 0
+        for more in (["--part", "2/2"], ["--part", "1/2"], ["--join"]):
+            status, out = sample(document, method, tmp_path / "parts", *places, *more)
+            assert status == 0
+            assert (out / "retrieved.jsonl").exists() == (more == ["--join"])
+        whole = {p.relative_to(tmp_path): p for p in (tmp_path / method).rglob("*") if p.is_file()}
+        parts = {p.relative_to(out.parent): p for p in out.rglob("*") if p.is_file()}
+        assert whole.keys() == parts.keys() and "retrieved.jsonl" in {p.name for p in whole}
+        assert all(whole[name].read_bytes() == parts[name].read_bytes() for name in whole)

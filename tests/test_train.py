@@ -26,6 +26,7 @@ from arrag.errors import ArragError
 from arrag.files import tree_digest
 from arrag.index import build_index, open_index
 from arrag.neighborhood import Neighborhood
+from arrag.parts import Part
 from arrag.store import StoreWriter, TokenStore
 from arrag.training.adapt import compare, train
 from arrag.training.neighbours import Neighbours, nearest_others, own_images, precompute
@@ -241,6 +242,28 @@ def test_retrieval_goes_on_after_a_kill(pairs, index, retrieved, root, tmp_path)
     rows = np.arange(len(pairs.captions))
     whole = Neighbours(retrieved, pairs, K, index.digest).codes(rows, K)
     assert torch.equal(Neighbours(out, pairs, K, index.digest).codes(rows, K), whole)
+
+
+def test_retrieval_by_parts_is_that_of_one_job(pairs, index, tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    manifest = precompute(pairs, index, whole, K, shard_images=2)
+    precompute(pairs, index, out, K, shard_images=2, part=Part(2, 3))
+    first = {path: path.stat().st_mtime_ns for path in out.glob("*.npy")}
+    assert 0 < len(first) < len(manifest["shards"])
+    for i in (4, 1, 3, 2):  # another number of parts in between
+        with pytest.raises(ArragError, match="not finished"):
+            Neighbours(out, pairs, K, index.digest)
+        precompute(pairs, index, out, K, shard_images=2, part=Part(i, 4))
+    (out / "shard-00003.npy").unlink()
+    with pytest.raises(ArragError, match=r"shard-00003\.npy: missing; delete"):
+        precompute(pairs, index, out, K, shard_images=2)
+    shutil.copy(whole / "shard-00003.npy", out)
+    dates = {path: path.stat().st_mtime_ns for path in out.glob("*.npy")}
+    assert precompute(pairs, index, out, K, shard_images=2) == manifest
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*.npy")} == dates
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in whole.iterdir()
+    }
 
 
 def test_retrieval_of_something_else_is_refused(pairs, index, retrieved, tmp_path):

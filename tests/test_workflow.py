@@ -211,6 +211,38 @@ def test_dates_batches_and_the_files_name_recompute_nothing(finished):
     assert finished.plan(*TARGETS, "--configfile", "config/renamed.yaml") == {}
 
 
+def test_parts_of_a_finished_run_are_not_drawn_again(finished):
+    finished.edit("  threads: 1\n", "  threads: 1\n  sample_parts: {geneval: 3, dpg: 2, mjhq: 2}\n")
+    assert finished.plan(*TARGETS, *TABLES) == {}
+    (run,) = finished.path.glob("results/samples/geneval/daid-*/run.json")
+    run.unlink()
+    assert finished.plan("reports/table1.md") == {
+        "sample_part": 3, "sample": 1, "score_geneval": 1, "table": 1,
+    }  # fmt: skip
+
+
+def test_another_number_of_parts_recomputes_nothing(project):
+    project.edit("  threads: 1\n", "  threads: 1\n  sample_parts: {geneval: 3}\n")
+    assert project.plan() == WHOLE_PLAN | {"sample_part": 6 * 3}
+    project.finish()
+    marks = list(project.path.glob("results/samples/*/*.parts/*"))
+    assert len(marks) == 6 * 3
+    for other in ("{geneval: 5}", "{}"):
+        project.edit("sample_parts: {geneval: 3}", f"sample_parts: {other}")
+        assert project.plan() == {}
+        project.edit(f"sample_parts: {other}", "sample_parts: {geneval: 3}")
+    project.edit("sample_parts: {geneval: 3}", "sample_parts: {geneval: 5}")
+    (run,) = project.path.glob("results/samples/geneval/daid-*/run.json")
+    (score,) = project.path.glob(f"results/scores/geneval/*/{run.parent.name}.json")
+    for path in (run, score, project.path / "reports/table1.md"):
+        path.unlink()
+    # It is begun in three parts, and they are drawn.
+    wanted = {"sample": 1, "score_geneval": 1, "table": 1}
+    assert project.plan("reports/table1.md") == wanted
+    shutil.rmtree(run.parent.with_name(f"{run.parent.name}.parts"))
+    assert project.plan("reports/table1.md") == wanted | {"sample_part": 5}
+
+
 def test_one_parameter_of_daid_recomputes_only_its_row(finished):
     finished.edit("lam: 0.1", "lam: 0.25")
     wanted = {"sample": 1, "score_geneval": 1, "table": 1}

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from arrag.clip import OpenClip
+from arrag.files import write_text
 from arrag.image_index import ImageIndex
+from arrag.parts import Part
 
 
 class Retrieved(NamedTuple):
@@ -45,3 +50,38 @@ class ImageRetriever:
         numbers = images[0].tolist()
         keys = [self.index.store.keys(image) for image in numbers]
         return Retrieved(query, numbers, keys, cosines[0].tolist())
+
+
+def record_name(part: Part | None = None) -> str:
+    """Name of the record beside the samples; a part's own is there until all are drawn."""
+    return f"retrieved-{part}.jsonl" if part else "retrieved.jsonl"
+
+
+def record_retrieved(path: Path, found: Iterable[tuple[int, int, Retrieved | None]]) -> None:
+    """Write which whole images each sample was drawn with, one a line; no file if none has any.
+
+    found: prompt, sample, and what it retrieved. A line: ``prompt`` and ``sample``, numbers as in
+    the samples' names, ``query``, and best first ``images``, ``keys`` and ``cosines``: images of
+    the store, and their names there.
+    """
+    lines = [
+        json.dumps({"prompt": i, "sample": k, **one.as_json()}, ensure_ascii=False) + "\n"
+        for i, k, one in found
+        if one is not None
+    ]
+    if lines:
+        write_text(path, "".join(lines))
+
+
+def join_records(folder: Path) -> None:
+    """Put the parts' records in the place of the one that a single job writes."""
+    parts = sorted(folder.glob("retrieved-*-of-*.jsonl"))
+    lines = {}
+    for path in [*folder.glob(record_name()), *parts]:  # it is there after a kill just below
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            about = json.loads(line)
+            lines[about["prompt"], about["sample"]] = line
+    if lines:
+        write_text(folder / record_name(), "".join(lines[key] for key in sorted(lines)))
+    for path in parts:
+        path.unlink()

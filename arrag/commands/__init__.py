@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from arrag.parts import Part
+
 DEFAULT_CONFIG = Path("config/micro.yaml")
 Run = Callable[[argparse.Namespace], dict[str, Any]]
 
@@ -50,3 +52,11 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number of at least 1")
     return value
+
+
+def one_part(text: str) -> Part:
+    """An argparse type: ``3/16``, the third of sixteen parts."""
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted I/N with 1 <= I <= N, as in 3/16")
+    return Part(int(number), int(of))

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arrag.commands import command, config_option, count
+from arrag.commands import command, config_option, count, one_part
 from arrag.layout import MICRO_ASSETS
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ def add(commands: Any) -> None:
     sample.add_argument(
         "--assets", type=Path, default=MICRO_ASSETS, help="for `real`, `reconstructions`"
     )
+    jobs = sample.add_mutually_exclusive_group()
+    jobs.add_argument("--part", type=one_part, metavar="I/N", help="draw the I-th of N parts only")
+    jobs.add_argument("--join", action="store_true", help="complete what all parts have drawn")
     for parser in (generate, sample):
         config_option(parser)
         also = "; also real or reconstructions" if parser is sample else ""
@@ -90,11 +93,14 @@ def run_sample(args: argparse.Namespace) -> dict[str, Any]:
     """The workflow's sampling stage; ``run.json`` is written last."""
     from arrag.config import load_config
     from arrag.config_methods import CEILING_LABELS
+    from arrag.errors import ArragError
     from arrag.layout import Layout
 
     config = load_config(args.config)
     _refuse_foreign_folder(args.out)
     if args.method in CEILING_LABELS:
+        if args.part:
+            raise ArragError(f"--part: '{args.method}' is made by one job; leave it out")
         out = args.out or Layout(config).samples(args.method, args.benchmark)
         from arrag.micro import ceiling
 
@@ -105,14 +111,17 @@ def run_sample(args: argparse.Namespace) -> dict[str, Any]:
         return {"samples": out, **(write(config, out, args.assets, args.benchmark) or {})}
     out = args.out or Layout(config).samples(args.method, args.benchmark)
     from arrag.generate import sample_benchmark
+    from arrag.sample_parts import complete
 
-    run = sample_benchmark(
+    run = args.join and complete(config, args.method, out, args.benchmark)
+    run = run or sample_benchmark(
         config,
         args.method,
         out,
         benchmark=args.benchmark,
         sources=sources_of(config, args),
         batch_size=args.batch_size or config.resources.batch_size,
+        part=args.part,
     )
     return {"samples": out, **run}
 
@@ -121,7 +130,8 @@ def _refuse_foreign_folder(out: Path | None) -> None:
     """Sampling empties a folder of other settings: let it not be a folder of something else."""
     from arrag.errors import ArragError
 
-    if out is None or (out / "begun.json").is_file() or not out.exists():
+    # In this order: another part may begin the folder between the two looks.
+    if out is None or not out.exists() or (out / "begun.json").is_file():
         return
     if not out.is_dir() or any(out.iterdir()):
         raise ArragError(f"--out: {out} holds other files than samples; name a new folder")

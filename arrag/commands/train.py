@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arrag.commands import command, config_option, count, group
+from arrag.commands import command, config_option, count, group, one_part
 from arrag.layout import MICRO, MICRO_ASSETS
 
 if TYPE_CHECKING:
@@ -59,6 +59,9 @@ def add(commands: Any) -> None:
         run_retrieve,
     )
     retrieve.add_argument("-k", type=count, help="patches a position; the configuration's if not")
+    retrieve.add_argument(
+        "--part", type=one_part, metavar="I/N", help="search for the I-th of N parts only"
+    )
     _paths(retrieve, "pairs", "codes", "index")
     references = command(
         inner,
@@ -142,7 +145,7 @@ def run_retrieve(args: argparse.Namespace) -> dict[str, Any]:
     out = args.out or layout.neighbours(method)
     pairs = Pairs.open(args.pairs or layout.pairs(method))
     k = args.k or config.resolved(method).training.faid.k
-    manifest = precompute(pairs, _index(args, layout, method), out, k)
+    manifest = precompute(pairs, _index(args, layout, method), out, k, part=args.part)
     return {"neighbours": out, **{k: v for k, v in manifest.items() if k != "shards"}}
 
 

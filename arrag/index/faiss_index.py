@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -209,6 +211,23 @@ def nearest_centroid(centroids: np.ndarray) -> Callable[[np.ndarray], np.ndarray
     quantizer = faiss.IndexFlatL2(centroids.shape[1])
     quantizer.add(np.ascontiguousarray(centroids))
     return lambda vectors: quantizer.search(vectors, 1)[1][:, 0]
+
+
+def in_threads(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """``work`` of each item, in order, in as many threads as FAISS may use.
+
+    Each item is one thread's, so results do not depend on their number. No more items are read
+    ahead than there are threads.
+    """
+    threads = faiss.omp_get_max_threads()
+    with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
+        pending = deque()
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) > threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 @contextmanager

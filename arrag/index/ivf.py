@@ -25,6 +25,7 @@ from arrag.index.base import Heap, PatchIndex, check_files, describe_files, empt
 from arrag.index.cut import Cutter, release
 from arrag.index.faiss_index import (
     TRAINING_POINTS,
+    in_threads,
     nearest_centroid,
     one_thread,
     train_centroids,
@@ -175,8 +176,7 @@ def _write_lists(
     first = 0 if old is None else old.meta["images"]
     kept = np.zeros(len(centroids), np.int64) if old is None else np.diff(old.offsets)
     scratch = path / "assigned.tmp"
-    with one_thread():
-        assigned, added = _assign(cutter, centroids, scratch, first, progress)
+    assigned, added = _assign(cutter, centroids, scratch, first, progress)
     sizes = kept + added
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)  # [nlist + 1]
     np.save(path / "offsets.npy", offsets)
@@ -221,9 +221,13 @@ def _assign(
         return np.empty(0, np.uint32), sizes
     assigned = allocated(scratch, np.dtype(np.uint32), (entries,))
     done = 0
+
+    def lists_of(grids: np.ndarray) -> np.ndarray:
+        return nearest(cutter.vectors(cutter.keys(grids)))
+
+    chunks = (grids for _, grids in cutter.chunks(first))
     with tqdm(total=entries, desc="assign", unit="patch", disable=not progress) as bar:
-        for _, grids in cutter.chunks(first):
-            here = nearest(cutter.vectors(cutter.keys(grids)))
+        for here in in_threads(lists_of, chunks):
             assigned[done : done + len(here)] = here
             sizes += np.bincount(here, minlength=len(sizes))
             done += len(here)

@@ -16,6 +16,7 @@ retrieving in the second half of the steps alone, when most is known.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import torch
 
 from arrag.errors import ArragError
 from arrag.index import PatchIndex
+from arrag.parts import Part
 from arrag.store import TokenStore
 from arrag.store_format import MAX_CODES
 from arrag.training.pairs import Pairs
@@ -38,12 +40,19 @@ SLACK = 8
 
 
 def precompute(
-    pairs: Pairs, index: PatchIndex, out: str | Path, k: int, *, shard_images: int = SHARD_IMAGES
+    pairs: Pairs,
+    index: PatchIndex,
+    out: str | Path,
+    k: int,
+    *,
+    shard_images: int = SHARD_IMAGES,
+    part: Part | None = None,
 ) -> dict[str, Any]:
     """Write the ``k`` nearest patches of all pairs below ``out``; goes on after a kill.
 
-    Returns the manifest. Raises ArragError for another tokenizer, an index whose entries cannot be
-    traced to images, or a folder begun with other settings.
+    part: search only for that part of the shards, see ``write_shards``. Returns the manifest.
+    Raises ArragError for another tokenizer, an index whose entries cannot be traced to images, or a
+    folder begun with other settings.
     """
     _check(pairs, index, k)
     header = {
@@ -54,10 +63,11 @@ def precompute(
         "k": k,
         "positions": pairs.store.grid[0] * pairs.store.grid[1],
     }
-    own = own_images(pairs.store, index.store)
+    # Reads the whole database, which a last job after all parts need not.
+    own = cache(lambda: own_images(pairs.store, index.store))
 
     def rows_of(images: np.ndarray) -> np.ndarray:
-        return nearest_others(index, pairs.store.grids(images), [own(i) for i in images], k)
+        return nearest_others(index, pairs.store.grids(images), [own()(i) for i in images], k)
 
     return write_shards(
         out,
@@ -67,6 +77,7 @@ def precompute(
         rows_in_shard=shard_images,
         rows_at_once=BATCH,
         what="retrieve",
+        part=part,
     )
 
 

@@ -1,13 +1,13 @@
-"""An array with a row for each pair, computed once, shard by shard, by a job that can be killed.
+"""An array with a row for each pair, computed once, shard by shard, by jobs that can be killed.
 
-shard-00000.npy   rows
-manifest.json     what the rows are (its fields are the caller's), and the shards; written last
-writing.json      the same for the shards done so far, while they are being written
+shard-00000.npy       rows
+manifest.json         what the rows are (its fields are the caller's), and the shards; written last
+writing.json          the same for the shards done so far, while they are being written
+writing-2-of-3.json   the same for those that the second of three jobs wrote
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,18 @@ import numpy as np
 from tqdm import tqdm
 
 from arrag.errors import ArragError
-from arrag.files import atomic_path, check_file, disk_space, read_json, sha256_file, write_json
+from arrag.files import (
+    atomic_path,
+    check_file,
+    clear_leftovers,
+    disk_space,
+    read_json,
+    sha256_file,
+    write_json,
+)
+from arrag.parts import Part
 
-MANIFEST, WRITING = "manifest.json", "writing.json"
+MANIFEST, WRITING = "manifest.json", "writing*.json"
 
 
 def write_shards(
@@ -30,33 +39,54 @@ def write_shards(
     rows_in_shard: int,
     rows_at_once: int,
     what: str,
+    part: Part | None = None,
 ) -> dict[str, Any]:
-    """Write the rows ``rows_of`` gives for 0 ... total - 1; goes on after the last whole shard.
+    """Write the rows ``rows_of`` gives for 0 ... total - 1; shards that are whole are kept.
 
     rows_of: numbers int64 [n] (n up to ``rows_at_once``) -> array [n, ...]. header: JSON-able, what
-    the rows depend on. Returns the manifest. Raises ArragError for a folder with another header,
-    damaged shards or a full disk.
+    the rows depend on. part: write only that part of the shards, while other jobs write the others;
+    a last call without it adds what is missing and the manifest. Returns the manifest, or what a
+    part's would be. Raises ArragError for a folder with another header, damaged shards or a full
+    disk.
     """
     out = Path(out)
     if (out / MANIFEST).is_file():
         return _begun(out / MANIFEST, header)
     out.mkdir(parents=True, exist_ok=True)
-    for leftover in out.glob(".*.tmp"):
-        shutil.rmtree(leftover)
-    shards = _begun(out / WRITING, header)["shards"] if (out / WRITING).is_file() else []
-    done = sum(shard["rows"] for shard in shards)
-    with tqdm(desc=what, total=total, initial=done, unit="image") as bar, disk_space(out):
-        while done < total:
-            end, found = min(done + rows_in_shard, total), []
-            for start in range(done, end, rows_at_once):
-                found.append(rows_of(np.arange(start, min(start + rows_at_once, end))))
+    rows = {
+        out / f"shard-{i:05d}.npy": range(first, min(first + rows_in_shard, total))
+        for i, first in enumerate(range(0, total, rows_in_shard))
+    }
+    own = part.share(list(rows)) if part else list(rows)
+    record = out / (f"writing-{part}.json" if part else "writing.json")
+    for path in (out / MANIFEST, record, *own):
+        clear_leftovers(path)
+    records = {path: _begun(path, header)["shards"] for path in out.glob(WRITING)}
+    whole = {
+        out / shard["file"]: shard
+        for shards in records.values()
+        for shard in shards
+        if shard["rows"] == len(rows.get(out / shard["file"], ()))
+    }
+    written = records.get(record, [])
+    done = sum(len(rows[file]) for file in own if file in whole)
+    images = sum(len(rows[file]) for file in own)
+    about = {"desc": f"{what} {part}" if part else what, "unit": "image"}
+    with tqdm(total=images, initial=done, **about) as bar, disk_space(out):
+        for file in [file for file in own if file not in whole]:
+            found = []
+            for start in rows[file][::rows_at_once]:
+                found.append(rows_of(np.arange(start, min(start + rows_at_once, rows[file].stop))))
                 bar.update(len(found[-1]))
-            shards.append(_write(out / f"shard-{len(shards):05d}.npy", np.concatenate(found)))
-            done = end
-            write_json(out / WRITING, {**header, "shards": shards})
-    write_json(out / MANIFEST, {**header, "shards": shards})
-    (out / WRITING).unlink(missing_ok=True)
-    return read_json(out / MANIFEST)
+            whole[file] = _write(file, np.concatenate(found))
+            written.append(whole[file])
+            write_json(record, {**header, "shards": written})
+    manifest = {**header, "shards": [whole[file] for file in own]}
+    if part is None:
+        write_json(out / MANIFEST, manifest)
+        for path in out.glob(WRITING):
+            path.unlink()
+    return manifest
 
 
 class Shards:
@@ -68,7 +98,7 @@ class Shards:
 
     def __init__(self, path: str | Path, expected: dict[str, Any], again: str) -> None:
         self.path = path = Path(path)
-        if (path / WRITING).is_file() and not (path / MANIFEST).is_file():
+        if any(path.glob(WRITING)) and not (path / MANIFEST).is_file():
             raise ArragError(f"{path}: not finished ({WRITING} without {MANIFEST}); {again}")
         self.manifest = read_json(path / MANIFEST)
         for field, wanted in expected.items():

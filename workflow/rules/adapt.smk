@@ -30,9 +30,32 @@ rule make_pairs:
         " --out {params.out:q} > {log:q} 2>&1"
 
 
+rule retrieve_part:
+    input:
+        unpack(lambda wildcards: inputs_for("neighbours", wildcards.neighbours, "pairs", "index")),
+    output:
+        touch(str(RESULTS / "neighbours/{neighbours}.parts/{part}-of-{parts}")),
+    log:
+        "logs/retrieve_part/{neighbours}-{part}-of-{parts}.log",
+    wildcard_constraints:
+        part="[0-9]+",
+        parts="[0-9]+",
+    threads: CONFIG.resources.threads
+    resources:
+        config=CONFIG_FILE,
+        method=lambda wildcards: method_for("neighbours", wildcards.neighbours),
+    params:
+        out=lambda wildcards: RESULTS / f"neighbours/{wildcards.neighbours}",
+    shell:
+        "arrag train retrieve --config {resources.config:q} --method {resources.method}"
+        " --out {params.out:q} --part {wildcards.part}/{wildcards.parts} > {log:q} 2>&1"
+
+
+# After parts it writes what is missing, which is the manifest alone.
 rule retrieve_neighbours:
     input:
         unpack(lambda wildcards: inputs_for("neighbours", wildcards.neighbours, "pairs", "index")),
+        parts=retrieve_parts,
     output:
         str(RESULTS / "neighbours/{neighbours}/manifest.json"),
     log:

@@ -59,9 +59,10 @@ rule index_images:
         str(RESULTS / "image-index/{images}/meta.json"),
     log:
         "logs/index_images/{images}.log",
-    threads: CONFIG.resources.threads
+    threads: CONFIG.resources.threads + WORKERS
     resources:
         batch_size=CONFIG.resources.encode_batch_size,
+        workers=options({"workers": WORKERS or None}),
     params:
         source=lambda wildcards: source_name(images_of(wildcards).database),
         images=lambda wildcards: options({"images": images_of(wildcards).database.images}),
@@ -70,4 +71,5 @@ rule index_images:
         out=folder_of_output,
     shell:
         "arrag index images {params.source:q} --codes {params.codes:q} --clip {params.clip:q}"
-        " --out {params.out:q} {params.images} --batch-size {resources.batch_size} > {log:q} 2>&1"
+        " --out {params.out:q} {params.images} --batch-size {resources.batch_size}"
+        " {resources.workers} > {log:q} 2>&1"

@@ -1,11 +1,38 @@
-# One job a method and benchmark. The images are no output of Snakemake's,
-# which would delete them with a killed job: they stay in the folder, and the next job goes on from
-# there. run.json, written last, says that the folder is complete.
+# One job a method and benchmark, or `resources.sample_parts` jobs and one that completes what they
+# drew. The images are no output of Snakemake's, which would delete them with a killed job: they stay
+# in the folder, and the next job goes on from there. run.json, written last, says that the folder is
+# complete.
+
+
+rule sample_part:
+    input:
+        unpack(sample_inputs),
+    output:
+        touch(str(RESULTS / "samples/{benchmark}/{run}.parts/{part}-of-{parts}")),
+    log:
+        "logs/sample_part/{benchmark}/{run}-{part}-of-{parts}.log",
+    wildcard_constraints:
+        part="[0-9]+",
+        parts="[0-9]+",
+    threads: CONFIG.resources.threads
+    resources:
+        config=CONFIG_FILE,
+        batch_size=CONFIG.resources.batch_size,
+        method=lambda wildcards: method_of(wildcards),
+    params:
+        config_hash=lambda wildcards: CONFIG.config_hash(method_of(wildcards), wildcards.benchmark),
+        out=lambda wildcards: RESULTS / f"samples/{wildcards.benchmark}/{wildcards.run}",
+    shell:
+        "arrag sample --config {resources.config:q} --method {resources.method}"
+        " --benchmark {wildcards.benchmark} --out {params.out:q}"
+        " --part {wildcards.part}/{wildcards.parts}"
+        " --batch-size {resources.batch_size} > {log:q} 2>&1"
 
 
 rule sample:
     input:
         unpack(sample_inputs),
+        parts=sample_parts,
     output:
         str(RESULTS / "samples/{benchmark}/{run}/run.json"),
     log:
@@ -17,12 +44,13 @@ rule sample:
         config=CONFIG_FILE,
         batch_size=CONFIG.resources.batch_size,
         method=lambda wildcards: method_of(wildcards),  # any of the same settings will do
+        join=lambda wildcards, input: options({"join": bool(input.parts)}),
     params:
         config_hash=lambda wildcards: CONFIG.config_hash(method_of(wildcards), wildcards.benchmark),
         out=folder_of_output,
     shell:
         "arrag sample --config {resources.config:q} --method {resources.method}"
-        " --benchmark {wildcards.benchmark} --out {params.out:q}"
+        " --benchmark {wildcards.benchmark} --out {params.out:q} {resources.join}"
         " --batch-size {resources.batch_size} > {log:q} 2>&1"
 
 

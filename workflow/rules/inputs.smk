@@ -97,6 +97,30 @@ def sample_inputs(wildcards):
     return method_inputs(method_of(wildcards)) | {"prompts": prompts_of(wildcards)}
 
 
+def shared_by(folder, last_file, parts):
+    """The marks of the jobs that share the work on a folder; none if one job does it all.
+
+    What is begun in some number of parts stays in it, and what one job made whole stays that job's:
+    Snakemake would do finished work again if its inputs were others.
+    """
+    marks = folder.with_name(f"{folder.name}.parts")
+    if begun := next(marks.glob("*-of-*"), None):
+        parts = int(begun.name.rpartition("-")[2])
+    elif (folder / last_file).exists():
+        parts = 1
+    return [str(marks / f"{i}-of-{parts}") for i in range(1, parts + 1)] if parts > 1 else []
+
+
+def sample_parts(wildcards):
+    folder = RESULTS / f"samples/{wildcards.benchmark}/{wildcards.run}"
+    return shared_by(folder, "run.json", CONFIG.resources.sample_parts.get(wildcards.benchmark, 1))
+
+
+def retrieve_parts(wildcards):
+    folder = RESULTS / f"neighbours/{wildcards.neighbours}"
+    return shared_by(folder, LAST_FILES["neighbours"], CONFIG.resources.retrieve_parts)
+
+
 def method_inputs(method):
     """The generator, and what a method adds to it."""
     resolved = CONFIG.resolved(method)
