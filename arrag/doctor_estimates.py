@@ -103,7 +103,7 @@ class Estimator:
             return sum(f.stat().st_size for f in settings.checkpoint.glob("*.safetensors")) / min(
                 width, 4
             )
-        return printed_parameters(self.config.methods[method].paper_key) or 1e9
+        return printed_parameters(self.config.method(method).paper_key) or 1e9
 
     def image_seconds(self, method: str) -> tuple[float, list[str]]:
         """Seconds to draw one image, and what that rests on."""
@@ -113,7 +113,7 @@ class Estimator:
             if self.gpu:
                 return seconds, ["pipeline_seconds"]
             return seconds * rate("gpu_flops") / self.flops, ["pipeline_seconds", self.flops_basis]
-        augment = self.config.methods[method].augment
+        augment = self.config.method(method).augment
         slower = rate("faid_factor") if getattr(augment, "kind", "") == "faid" else 1.0
         if self.gpu and kind != "showo":
             return slower * rate("raster_seconds"), ["raster_seconds", "faid_factor"]
@@ -235,7 +235,7 @@ class Estimator:
             images = prompts * drawn.images_per_prompt
             for method in self.config.methods_in(name):
                 seconds, basis = self.image_seconds(method)
-                each = seconds + self._search_seconds(method)
+                each = seconds + self.search_seconds(method)
                 todo = not self._sampled(method, name)
                 size = rate("png_bytes") * self.pixels_of(method) * images
                 if todo:
@@ -244,7 +244,8 @@ class Estimator:
                     stages.append(self._score(name, drawn.kind, images, prompts, method))
         return stages
 
-    def _search_seconds(self, method: str) -> float:
+    def search_seconds(self, method: str) -> float:
+        """Seconds to search for all positions of one image; 0 for a method that retrieves none."""
         if "index" not in self.config.resolved(method).needs:
             return 0.0
         codes = self.codes_of(method)
