@@ -165,7 +165,7 @@ class SlurmMachine:
         """All jobs since the start, by their numbers."""
         listed = self.ask("squeue", "--states=all", "--noheader", "--format=%i|%T|%k|%m")
         rows = [line.split("|") for line in listed.splitlines()]
-        return {int(row[0]): Job(*row[1:]) for row in rows}
+        return {int(row[0]): Job(*row[1:]) for row in sorted(rows, key=lambda row: int(row[0]))}
 
     def ask(self, *command: str) -> str:
         """What a client of Slurm's says; "" if it fails."""

@@ -108,11 +108,9 @@ def test_the_table_of_a_cluster_is_that_of_one_machine(project, slurm, tmp_path)
 
     submitted = {int(number) for number in re.findall(r"with SLURM jobid (\d+)", output)}
     assert submitted == set(slurm.jobs()) and len(submitted) > 2 + 2 * ROWS + 1
-    assert "localrule" not in output.replace("localrule fetch_assets", "")
     encoded = of_rule(slurm, "encode_database")
     assert [job.memory for job in encoded][:2] == ["500M", "1000M"]
-    assert [job.state for job in encoded][-1] == "COMPLETED"
-    assert encoded[0].state in ("FAILED", "OUT_OF_MEMORY")
-    assert "Restarts=1" in slurm.ask("scontrol", "show", "job") or "NODE_FAIL" in output
+    assert encoded[0].state in ("FAILED", "OUT_OF_MEMORY") and encoded[-1].state == "COMPLETED"
+    assert "Restarts=1" in slurm.ask("scontrol", "show", "job")  # by Slurm, on the worker's return
     again = finish(start(project, "--profile", "profiles/slurm", env=slurm.environ))
     assert "Nothing to be done" in again
