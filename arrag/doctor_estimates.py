@@ -107,7 +107,7 @@ class Estimator:
                     continue
                 seen.add((tokenizer, str(sample)))
                 name = f"encode {sample.name} for {tokenizer.rpartition('-')[0]}"
-                cost = self._encoding(method, sample.images or 0)
+                cost = self.encoding(method, sample.images or 0)
                 stages.append(_stage(name, f"{sample.images or 0:,} images", cost))
             if database.sources:
                 images = images_of(self.config, method)
@@ -124,7 +124,7 @@ class Estimator:
             stages += [_stage(f"{n} of {name}", f"{entries:,} patches", c) for n, c in parts]
         return stages
 
-    def _encoding(self, method: str, images: int) -> Cost:
+    def encoding(self, method: str, images: int) -> Cost:
         """Decoding, the comparison with test images and the tokenizer, one after the other.
 
         Beside a GPU the processor's part runs at the same time, and the longer of the two counts.
@@ -191,14 +191,14 @@ class Estimator:
             for method in self.config.methods_in(name):
                 if self._sampled(method, name):
                     continue
-                each, basis = self._image(method)
+                each, basis = self.image_seconds(method)
                 size = self.costs.rate("png_bytes") * pixels_of(self.config, method) * images
                 about = f"{images:,} images"
                 stages.append(Stage(f"draw {name} {method}", about, images * each, size, basis))
                 stages.append(self._score(name, drawn.kind, images, method))
         return stages
 
-    def _image(self, method: str) -> tuple[float, list[str]]:
+    def image_seconds(self, method: str) -> tuple[float, list[str]]:
         """Seconds to draw one image, and what that rests on."""
         cost, decoding = self._drawing(method)
         seconds, basis = cost.seconds, list(cost.basis)

@@ -1,14 +1,18 @@
 """``arrag train``: adapters of a generator, and what they are trained on.
 
-``accelerate launch -m arrag.cli train faid ...`` trains with several processes or machines.
+``--gpus N`` trains with N processes of ``accelerate launch``, which a person can call too, for
+several machines: ``accelerate launch -m arrag.cli train faid ...``.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arrag import gpus
 from arrag.commands import command, config_option, count, group, one_part
 from arrag.layout import MICRO, MICRO_ASSETS
 
@@ -105,6 +109,7 @@ def _add_kind(inner: Any, kind: str, help: str) -> argparse.ArgumentParser:
     train.add_argument("--work-dir", type=Path, help="running state and log (OUT.work)")
     train.add_argument("--batch-size", type=count, help="images a process takes at a time")
     train.add_argument("--cpu", action="store_true", help="even if there is a GPU")
+    train.add_argument("--gpus", type=int, default=1, help="more than 1: a process for each")
     return train
 
 
@@ -164,6 +169,8 @@ def run_references(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_kind(args: argparse.Namespace) -> dict[str, Any]:
     """Train an adapter."""
+    if not args.cpu:
+        take_gpus(args.gpus)
     from arrag.training.adapt import train
     from arrag.training.pairs import Pairs
 
@@ -185,6 +192,18 @@ def run_kind(args: argparse.Namespace) -> dict[str, Any]:
     )
     held_out = about.pop("held_out", None)
     return {"adapter": out, "held_out": held_out and held_out["mean"], **about}
+
+
+def take_gpus(count: int) -> None:
+    """Take GPUs to train on; more than one: become ``accelerate launch`` of this very command."""
+    gpus.take(max(1, count))
+    if count <= 1 or "LOCAL_RANK" in os.environ:  # alone, or already launched
+        return
+    options = {"num_processes": count, "num_machines": 1, "mixed_precision": "no"}
+    options |= {"dynamo_backend": "no", "main_process_port": 0}  # any free one
+    words = [f"--{name}={value}" for name, value in options.items()]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", *words]
+    os.execv(sys.executable, [*launcher, "-m", "arrag.cli", *sys.argv[1:]])
 
 
 def run_compare(args: argparse.Namespace) -> dict[str, Any]:

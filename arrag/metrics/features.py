@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from arrag.devices import default_device
 from arrag.errors import ArragError
 from arrag.files import atomic_path, disk_space, sha256_json, write_json
 from arrag.images import UNREADABLE
@@ -259,9 +260,7 @@ class _Queue:
 
     def add(self, digest: str, data: bytes) -> None:
         if self.batch_size is None:
-            import torch
-
-            self.batch_size = BATCH_ON_GPU if torch.cuda.is_available() else BATCH_ON_CPU
+            self.batch_size = BATCH_ON_GPU if default_device() == "cuda" else BATCH_ON_CPU
         self.waiting[digest] = data
         if len(self.waiting) >= self.batch_size:
             self._run()

@@ -21,6 +21,7 @@ rule make_pairs:
         "logs/make_pairs/{pairs}.log",
     threads: CONFIG.resources.threads
     resources:
+        **asks("encode"),
         config=CONFIG_FILE,
         method=lambda wildcards: method_for("pairs", wildcards.pairs),
     params:
@@ -42,6 +43,7 @@ rule retrieve_part:
         parts="[0-9]+",
     threads: CONFIG.resources.threads
     resources:
+        **asks("search"),
         config=CONFIG_FILE,
         method=lambda wildcards: method_for("neighbours", wildcards.neighbours),
     params:
@@ -62,6 +64,7 @@ rule retrieve_neighbours:
         "logs/retrieve_neighbours/{neighbours}.log",
     threads: CONFIG.resources.threads
     resources:
+        **asks("search"),
         config=CONFIG_FILE,
         method=lambda wildcards: method_for("neighbours", wildcards.neighbours),
     params:
@@ -84,6 +87,7 @@ rule retrieve_references:
         "logs/retrieve_references/{references}.log",
     threads: CONFIG.resources.threads
     resources:
+        **asks("search"),
         config=CONFIG_FILE,
         method=lambda wildcards: method_for("references", wildcards.references),
     params:
@@ -105,6 +109,7 @@ rule train_adapter:
         key="[0-9a-f]+",
     threads: CONFIG.resources.threads
     resources:
+        **asks("train"),
         config=CONFIG_FILE,
         method=lambda wildcards: method_for("trained_adapter", f"{wildcards.kind}-{wildcards.key}"),
         batch_size=CONFIG.resources.train_batch_size,
@@ -114,4 +119,4 @@ rule train_adapter:
     shell:
         "arrag train {wildcards.kind} --config {resources.config:q} --method {resources.method}"
         " --out {params.out:q} --work-dir {params.work:q} --batch-size {resources.batch_size}"
-        " > {log:q} 2>&1"
+        " --gpus {resources.gpu} > {log:q} 2>&1"

@@ -10,6 +10,8 @@ rule list_corpus:
     wildcard_constraints:
         corpus="[^/]+",
         part="[0-9]+",
+    resources:
+        **asks("list"),
     params:
         source=lambda wildcards, output: part_of_output(output[0])[0].source,
         seed=lambda wildcards, output: part_of_output(output[0])[0].sample.seed,
@@ -29,6 +31,8 @@ rule choose_images:
         corpus="[^/]+",
         images="all|[0-9]+",
     priority: 20
+    resources:
+        **asks("list"),
     params:
         seed=lambda wildcards, output: part_of_output(output[0])[0].sample.seed,
         images=lambda wildcards: "" if wildcards.images == "all" else f"--images {wildcards.images}",
@@ -46,6 +50,8 @@ rule hash_test_images:
         "logs/hash_test_images/{key}.log",
     wildcard_constraints:
         key="[0-9a-f]+",
+    resources:
+        **asks("list"),
     params:
         sources=excluded_sources,
     shell:
@@ -66,6 +72,7 @@ rule encode_part:
     priority: 10
     threads: CONFIG.resources.threads + CONFIG.resources.encode_workers
     resources:
+        **asks("encode", seconds_to_encode_part),
         batch_size=CONFIG.resources.encode_batch_size,
         workers=options({"workers": CONFIG.resources.encode_workers or None}),
         shard_size=lambda wildcards: CONFIG.resolved(part_store(wildcards)[1]).database.shard_size,
@@ -90,6 +97,8 @@ rule join_parts:
     wildcard_constraints:
         tokenizer="[^/]+",
         corpus="joined-[^/]+",
+    resources:
+        **asks("list"),
     params:
         parts=lambda wildcards, input: [Path(path).parent for path in input],
         out=folder_of_output,

@@ -8,6 +8,7 @@ rule fetch_assets:
         assets=str(MICRO_ASSETS / "assets.npz"),
     log:
         "logs/fetch_assets.log",
+    localrule: True
     params:
         out=folder_of_output,
         files=sorted(wheel.sha256 for wheel in WHEELS.values()),

@@ -17,6 +17,7 @@ rule encode_database:
     priority: 10  # the longest chain starts here
     threads: CONFIG.resources.threads + WORKERS
     resources:
+        **asks("encode", seconds_to_encode),
         batch_size=CONFIG.resources.encode_batch_size,
         workers=options({"workers": WORKERS or None}),
         shard_size=lambda wildcards: database_of(wildcards).database.shard_size,
@@ -39,6 +40,8 @@ rule build_index:
         "logs/build_index/{index}.log",
     priority: 10
     threads: CONFIG.resources.threads
+    resources:
+        **asks("index"),
     params:
         codes=lambda wildcards, input: Path(input.codes).parent,
         mode=lambda wildcards: index_of(wildcards).mode,
@@ -61,6 +64,7 @@ rule index_images:
         "logs/index_images/{images}.log",
     threads: CONFIG.resources.threads + WORKERS
     resources:
+        **asks("encode", seconds_to_index_images),
         batch_size=CONFIG.resources.encode_batch_size,
         workers=options({"workers": WORKERS or None}),
     params:

@@ -13,6 +13,7 @@ rule figures:
     log:
         "logs/figures.log",
     resources:
+        **asks("report"),
         config=CONFIG_FILE,
     params:
         scale=CONFIG.scale,
@@ -36,6 +37,7 @@ rule figure4:
     log:
         "logs/figure4.log",
     resources:
+        **asks("report"),
         config=CONFIG_FILE,
     params:
         shown=[CONFIG.figures.prompts, CONFIG.figures.images],
@@ -60,6 +62,7 @@ rule figure5:
         "logs/figure5.log",
     threads: CONFIG.resources.threads
     resources:
+        **asks("draw"),
         config=CONFIG_FILE,
     params:
         shown=CONFIG.figures.copying_prompts,
@@ -81,6 +84,7 @@ rule figure6:
         "logs/figure6.log",
     threads: CONFIG.resources.threads
     resources:
+        **asks("search"),
         config=CONFIG_FILE,
     params:
         shown=[CONFIG.figures.held_out, CONFIG.figures.k],
@@ -98,6 +102,7 @@ rule figure7:
     log:
         "logs/figure7.log",
     resources:
+        **asks("report"),
         config=CONFIG_FILE,
     params:
         labels=[CONFIG.method(CONFIG.grids[name].method).label for name in maps(CONFIG)],

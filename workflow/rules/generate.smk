@@ -16,6 +16,7 @@ rule sample_part:
         parts="[0-9]+",
     threads: CONFIG.resources.threads
     resources:
+        **asks("draw", seconds_to_draw_part),
         config=CONFIG_FILE,
         batch_size=CONFIG.resources.batch_size,
         method=lambda wildcards: method_of(wildcards),
@@ -41,6 +42,7 @@ rule sample:
         run=f"(?!{CEILING_RUN}(/|$))[^/]+",
     threads: CONFIG.resources.threads
     resources:
+        **asks("draw", seconds_to_draw),
         config=CONFIG_FILE,
         batch_size=CONFIG.resources.batch_size,
         method=lambda wildcards: method_of(wildcards),  # any of the same settings will do
@@ -67,6 +69,7 @@ rule sample_ceiling:
         run=CEILING_RUN,
     threads: CONFIG.resources.threads
     resources:
+        **asks("draw"),
         config=CONFIG_FILE,
     params:
         ceiling=lambda wildcards: method_of(wildcards),

@@ -17,6 +17,7 @@ rule ablation:
     wildcard_constraints:
         grid="[^/]+",
     resources:
+        **asks("report"),
         config=CONFIG_FILE,
     params:
         grid=lambda wildcards: told_plainly(grid_of, CONFIG, wildcards.grid).model_dump_json(),

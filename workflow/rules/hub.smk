@@ -11,6 +11,7 @@ rule fetch_hub:
     wildcard_constraints:
         reference="[^/]+",
     priority: 30  # a gated or missing repository is found before hours are spent
+    localrule: True
     resources:
         download=1,
     params:
@@ -28,6 +29,7 @@ rule prepare_file:
         "logs/prepare/{path}.log",
     wildcard_constraints:
         path=one_of(FILES),
+    localrule: True
     resources:
         config=CONFIG_FILE,
     params:
@@ -46,6 +48,7 @@ rule prepare_folder:
     wildcard_constraints:
         path=one_of(FOLDERS),
     resources:
+        **asks("convert"),
         config=CONFIG_FILE,
     params:
         entry=lambda wildcards: CONFIG.prepare[wildcards.path].model_dump_json(),

@@ -15,6 +15,7 @@ rule page:
         "logs/page.log",
     threads: CONFIG.resources.threads
     resources:
+        **asks("search"),
         config=CONFIG_FILE,
     params:
         found=found_reports,

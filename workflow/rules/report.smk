@@ -15,6 +15,7 @@ rule table:
     wildcard_constraints:
         table="|".join(TABLES),
     resources:
+        **asks("report"),
         config=CONFIG_FILE,
     params:
         rows=lambda wildcards: [
@@ -37,6 +38,7 @@ rule gallery:
     log:
         "logs/gallery.log",
     resources:
+        **asks("report"),
         config=CONFIG_FILE,
     params:
         labels=[[name, method.label] for name, method in CONFIG.methods_in().items()],

@@ -15,6 +15,8 @@ rule score_geneval:
     log:
         "logs/score_geneval/{benchmark}-{judge}-{run}.log",
     threads: CONFIG.resources.threads
+    resources:
+        **asks("score"),
     params:
         images=lambda wildcards, input: Path(input.run).parent,
     shell:
@@ -34,6 +36,8 @@ rule score_dpg:
     log:
         "logs/score_dpg/{benchmark}-{judge}-{run}.log",
     threads: CONFIG.resources.threads
+    resources:
+        **asks("score"),
     params:
         images=lambda wildcards, input: Path(input.run).parent,
         judge=options(CONFIG.judge.question_options),
@@ -51,6 +55,7 @@ rule fetch_feature_network:
         manifest=str(FEATURE_NETWORK / "manifest.json"),
     log:
         "logs/fetch_feature_network.log",
+    localrule: True
     params:
         out=folder_of_output,
     shell:
@@ -68,6 +73,8 @@ rule render_reference:
         "logs/render_reference/{benchmark}-{key}.log",
     wildcard_constraints:
         key="[0-9a-f]+",
+    resources:
+        **asks("report"),
     params:
         out=folder_of_output,
     shell:
@@ -88,6 +95,8 @@ rule reference_statistics:
         metric="|".join(METRICS),
         judge="[0-9a-f]+",
     threads: CONFIG.resources.threads
+    resources:
+        **asks("score"),
     params:
         reference=lambda wildcards: path_of("reference", wildcards.benchmark),
         settings=lambda wildcards: options(
@@ -108,6 +117,8 @@ rule score_distance:
     wildcard_constraints:
         metric="|".join(METRICS),
     threads: CONFIG.resources.threads
+    resources:
+        **asks("score"),
     params:
         images=lambda wildcards, input: Path(input.run).parent,
         reference=reference_of_score,

@@ -12,6 +12,7 @@ rule time_rows:
         "logs/time_rows/{timing}.log",
     threads: workflow.cores
     resources:
+        **asks("draw"),
         config=CONFIG_FILE,
     shell:
         "arrag time --config {resources.config:q} --out {output:q} > {log:q} 2>&1"
@@ -28,6 +29,7 @@ rule table4:
     log:
         "logs/table4.log",
     resources:
+        **asks("report"),
         config=CONFIG_FILE,
     params:
         rows=[

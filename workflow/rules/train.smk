@@ -24,6 +24,8 @@ rule train_codebook:
     log:
         "logs/train_codebook.log",
     threads: workflow.cores
+    resources:
+        **asks("train"),
     shell:
         "arrag micro train codebook --out {output:q} > {log:q} 2>&1"
 
@@ -40,6 +42,8 @@ rule train_part:
     wildcard_constraints:
         part="decoder|lm",
     threads: workflow.cores
+    resources:
+        **asks("train"),
     params:
         work=str(TRAIN / "{part}"),
         steps=lambda wildcards: STEPS[wildcards.part],
@@ -56,6 +60,8 @@ rule assemble_janus:
         str(TRAIN / "micro-janus/config.json"),
     log:
         "logs/assemble_janus.log",
+    resources:
+        **asks("report"),
     params:
         out=folder_of_output,
     shell:
@@ -76,6 +82,8 @@ rule train_judge:
         judge="detector|clip",
         config="config|open_clip_config",
     threads: workflow.cores
+    resources:
+        **asks("train"),
     params:
         tokenizer=lambda wildcards, input: Path(input.tokenizer[0]).parent,
         work=str(TRAIN / "{judge}"),
@@ -94,6 +102,8 @@ rule train_retriever:
     log:
         "logs/train_retriever.log",
     threads: workflow.cores
+    resources:
+        **asks("train"),
     params:
         work=str(TRAIN / "retriever"),
         steps=STEPS["retriever"],
@@ -118,6 +128,8 @@ rule train_signs:
     log:
         "logs/train_signs.log",
     threads: workflow.cores
+    resources:
+        **asks("train"),
     shell:
         "arrag micro train signs --out {output:q} > {log:q} 2>&1"
 
@@ -133,6 +145,8 @@ rule train_showo_part:
     wildcard_constraints:
         part="decoder|lm",
     threads: workflow.cores
+    resources:
+        **asks("train"),
     params:
         work=str(TRAIN / "showo-{part}"),
         steps=lambda wildcards: STEPS[f"showo-{wildcards.part}"],
@@ -149,6 +163,8 @@ rule assemble_showo:
         str(TRAIN / "micro-showo/config.json"),
     log:
         "logs/assemble_showo.log",
+    resources:
+        **asks("report"),
     params:
         out=folder_of_output,
     shell:
