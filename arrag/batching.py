@@ -17,9 +17,9 @@ FIRST, MOST = 8, 1024  # on an accelerator, where the size grows with what is fr
 SPARE = 0.9  # of what is free, the share that a batch may take
 
 
-def by_length(prompts: Sequence[str]) -> list[int]:
-    """The numbers of the prompts, short ones first, in order within 128 bytes of length."""
-    return sorted(range(len(prompts)), key=lambda i: len(prompts[i].encode()) // BUCKET)
+def bucket(prompt: str) -> int:
+    """Prompts of one bucket are about as long; drawn bucket by bucket, few are padded much."""
+    return len(prompt.encode()) // BUCKET
 
 
 class Memory(NamedTuple):

@@ -29,7 +29,11 @@ from arrag.files import sha256_json
 class Resources(Model):
     """What changes speed and memory, never a result; no hash contains it."""
 
-    batch_size: int = Field(default=16, ge=1, description="images drawn at a time")
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="images drawn at a time; null: what memory holds, 64 on a CPU",
+    )
     encode_batch_size: int = Field(default=64, ge=1, description="images encoded at a time")
     encode_workers: int = Field(
         default=0, ge=0, description="further processes that decode the images to encode"

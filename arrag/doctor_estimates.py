@@ -158,7 +158,7 @@ class Estimator:
         index = self.config.resolved(method).index
         if index.mode == "ivf":
             return self.costs.probing(queries, entries, index.nprobe, self._keys(method))
-        return self.costs.scanning(queries, positions, self.config.resources.batch_size)
+        return self.costs.scanning(queries, positions, self.config.resources.batch_size or 16)
 
     # Training
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from arrag.backbones.janus import load_janus
 from arrag.backbones.showo_checkpoint import load_showo
 from arrag.baselines.retrieved import Retrieved, join_records, record_name, record_retrieved
+from arrag.batching import ON_CPU, bucket, in_batches
 from arrag.codec import Codec, load_codec
 from arrag.config import Config
 from arrag.decode import decode_masked, decode_raster, uniforms
@@ -189,16 +190,21 @@ def generate_images(
     seed: int,
     samples_per_prompt: int = 1,
     sources: Sources = NO_SOURCES,
-    batch_size: int = 16,
+    batch_size: int | None = None,
 ) -> list[np.ndarray]:
-    """Draw ``samples_per_prompt`` images of each prompt: uint8 [S, S, 3], prompt by prompt."""
+    """Draw ``samples_per_prompt`` images of each prompt: uint8 [S, S, 3], prompt by prompt.
+
+    ``batch_size``: see ``arrag.batching.in_batches``.
+    """
     sampler = open_method(config, method, sources)
     sampler.check(prompts, samples_per_prompt)
     jobs = [(p, i) for p in prompts for i in range(samples_per_prompt)]
     images: list[np.ndarray] = []
-    for start in tqdm(range(0, len(jobs), batch_size), desc=method, unit="batch"):
-        chunk = jobs[start : start + batch_size]
-        images += list(sampler.draw(*zip(*chunk, strict=True), seed))
+    with tqdm(total=len(jobs), desc=method, unit="image") as bar:
+        draw = lambda batch: sampler.draw(*zip(*batch, strict=True), seed)  # noqa: E731
+        for batch, drawn in in_batches(draw, jobs, batch_size):
+            images += list(drawn)
+            bar.update(len(batch))
     return images
 
 
@@ -209,7 +215,7 @@ def sample_benchmark(
     *,
     benchmark: str | None = None,
     sources: Sources = NO_SOURCES,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     progress: bool = True,
     part: Part | None = None,
 ) -> dict:
@@ -217,7 +223,8 @@ def sample_benchmark(
 
     ``benchmark`` is a name of the configuration, None the main one. Goes on after a kill with
     the images that are missing; images of other settings are removed first. Returns the contents of
-    run.json.
+    run.json. ``batch_size``: see ``arrag.batching.in_batches``; prompts of like length are drawn
+    together.
 
     ``part``: draw only that part, while other jobs draw the others into the same folder; run.json
     is left to ``arrag.sample_parts.complete``. Parts are of whole batches, so that batches are
@@ -239,21 +246,23 @@ def sample_benchmark(
         run["prompts_cut_short"] = overlong
     wanted = [(i, k) for i in range(len(prompts)) for k in range(drawn.images_per_prompt)]
     if part:
-        batches = [wanted[at : at + batch_size] for at in range(0, len(wanted), batch_size)]
+        size = batch_size or ON_CPU
+        batches = [wanted[at : at + size] for at in range(0, len(wanted), size)]
         wanted = [job for batch in part.share(batches) for job in batch]
     prepare(out, run, prompts, {i for i, _ in wanted} if part else None)
     jobs = [job for job in wanted if not image_path(out, *job).is_file()]
+    jobs.sort(key=lambda job: bucket(texts[job[0]]))
     about = {"desc": f"{method} {part}" if part else method, "unit": "image"}
     with tqdm(
         total=len(wanted), initial=len(wanted) - len(jobs), disable=not progress, **about
     ) as bar:
-        for start in range(0, len(jobs), batch_size):
-            chunk = jobs[start : start + batch_size]
-            shown = [texts[i] for i, _ in chunk]
-            images, codes = _drawn(sampler, shown, [k for _, k in chunk], config.seed)
-            for (i, k), image, grid in zip(chunk, images, codes, strict=True):
-                save_png(image, image_path(out, i, k), grid)
-            bar.update(len(chunk))
+        draw = lambda batch: _drawn(  # noqa: E731
+            sampler, [texts[i] for i, _ in batch], [k for _, k in batch], config.seed
+        )
+        for batch, (images, codes) in in_batches(draw, jobs, batch_size):
+            for job, image, grid in zip(batch, images, codes, strict=True):
+                save_png(image, image_path(out, *job), grid)
+            bar.update(len(batch))
     found = ((*job, sampler.retrieved(texts[job[0]], job[1])) for job in wanted)
     record_retrieved(out / record_name(part), found)
     if part:

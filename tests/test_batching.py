@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from arrag.batching import BUCKET, MOST, ON_CPU, Memory, by_length, grown, in_batches
+from arrag.batching import BUCKET, MOST, ON_CPU, Memory, bucket, grown, in_batches
 
 FREE = Memory(taken=1, free=1 << 40)
 
@@ -12,9 +12,9 @@ def batches(count, size, memory=lambda: None, draw=len):
     return [list(batch) for batch, _ in in_batches(draw, range(count), size, memory)]
 
 
-def test_short_prompts_first_and_in_order_within_a_bucket():
-    prompts = ["ä" * BUCKET, "b" * (BUCKET - 1), "c", "d" * BUCKET, "e"]
-    assert by_length(prompts) == [1, 2, 4, 3, 0]  # an ä is two bytes
+def test_prompts_of_like_length_share_a_bucket():
+    prompts = ["ä" * BUCKET, "b" * (BUCKET - 1), "c", "d" * BUCKET]
+    assert [bucket(prompt) for prompt in prompts] == [2, 0, 0, 1]  # an ä is two bytes
 
 
 def test_a_size_that_is_told_is_kept():

@@ -195,10 +195,11 @@ def _codes(sampler: Sampler, prompts: list[str], config: Config) -> Any:
     import torch
     from tqdm import tqdm
 
-    size = config.resources.batch_size
-    parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
-    bar = tqdm(parts, desc="codes", unit="batch")
-    return torch.cat([sampler.draw_codes(some, [0] * len(some), config.seed).cpu() for some in bar])
+    from arrag.batching import in_batches
+
+    draw = lambda some: sampler.draw_codes(some, [0] * len(some), config.seed).cpu()  # noqa: E731
+    drawn = in_batches(draw, prompts, config.resources.batch_size)
+    return torch.cat([codes for _, codes in tqdm(drawn, desc="codes", unit="batch")])
 
 
 def run_figure6(args: argparse.Namespace) -> dict[str, Any]:

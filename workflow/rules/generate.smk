@@ -18,7 +18,7 @@ rule sample_part:
     resources:
         **asks("draw", seconds_to_draw_part),
         config=CONFIG_FILE,
-        batch_size=CONFIG.resources.batch_size,
+        batch_size=options({"batch_size": CONFIG.resources.batch_size}),
         method=lambda wildcards: method_of(wildcards),
     params:
         config_hash=lambda wildcards: CONFIG.config_hash(method_of(wildcards), wildcards.benchmark),
@@ -27,7 +27,7 @@ rule sample_part:
         "arrag sample --config {resources.config:q} --method {resources.method}"
         " --benchmark {wildcards.benchmark} --out {params.out:q}"
         " --part {wildcards.part}/{wildcards.parts}"
-        " --batch-size {resources.batch_size} > {log:q} 2>&1"
+        " {resources.batch_size} > {log:q} 2>&1"
 
 
 rule sample:
@@ -44,7 +44,7 @@ rule sample:
     resources:
         **asks("draw", seconds_to_draw),
         config=CONFIG_FILE,
-        batch_size=CONFIG.resources.batch_size,
+        batch_size=options({"batch_size": CONFIG.resources.batch_size}),
         method=lambda wildcards: method_of(wildcards),  # any of the same settings will do
         join=lambda wildcards, input: options({"join": bool(input.parts)}),
     params:
@@ -53,7 +53,7 @@ rule sample:
     shell:
         "arrag sample --config {resources.config:q} --method {resources.method}"
         " --benchmark {wildcards.benchmark} --out {params.out:q} {resources.join}"
-        " --batch-size {resources.batch_size} > {log:q} 2>&1"
+        " {resources.batch_size} > {log:q} 2>&1"
 
 
 rule sample_ceiling:

@@ -6,6 +6,7 @@ import torch
 from tqdm import tqdm
 
 from arrag.augment import Augment
+from arrag.batching import in_batches
 from arrag.generate import Sampler
 from arrag.report.page.patches import Drawing
 
@@ -41,18 +42,19 @@ class Watched(Augment):
 
 
 def draw_again(
-    sampler: Sampler, jobs: list[tuple[str, int]], seed: int, batch_size: int
+    sampler: Sampler, jobs: list[tuple[str, int]], seed: int, batch_size: int | None
 ) -> list[Drawing]:
     """Draw (prompt, sample) again; the same randomness gives the same codes."""
-    found: list[Drawing] = []
     augment = sampler.augment
-    for start in tqdm(range(0, len(jobs), batch_size), desc="drawn again", unit="batch"):
-        texts, samples = zip(*jobs[start : start + batch_size], strict=True)
+
+    def draw(batch: list[tuple[str, int]]) -> list[Drawing]:
         sampler.augment = watched = Watched(augment)
         try:
-            codes = sampler.draw_codes(texts, samples, seed).cpu().numpy()
+            codes = sampler.draw_codes(*zip(*batch, strict=True), seed).cpu().numpy()
         finally:
             sampler.augment = augment
         orders = watched.order().cpu().numpy()
-        found += [Drawing(c, o) for c, o in zip(codes, orders, strict=True)]
-    return found
+        return [Drawing(c, o) for c, o in zip(codes, orders, strict=True)]
+
+    drawn = in_batches(draw, jobs, batch_size)
+    return [one for _, some in tqdm(drawn, desc="drawn again", unit="batch") for one in some]
