@@ -15,6 +15,7 @@ from arrag.doctor_sizes import codes_of, images_of, parameters_of, pixels_of, pr
 from arrag.errors import ArragError
 from arrag.layout import LAST_FILES, Layout
 
+BATCH = 8  # images whose patches are retrieved together: arrag/training/neighbours.py
 SMALL = 300e6  # bytes of a checkpoint whose tokenizer is loaded to be measured
 
 
@@ -152,13 +153,13 @@ class Estimator:
     def _keys(self, method: str) -> Keys:
         return Keys(**known()["keys"].get(self.config.generator_of(method)[1].kind, {}))
 
-    def _searching(self, method: str, queries: float) -> Cost:
-        """What a method's queries take."""
+    def _searching(self, method: str, queries: float, together: int) -> Cost:
+        """What a method's queries take, so many of which are asked at once."""
         positions, entries = self._entries(method)
         index = self.config.resolved(method).index
         if index.mode == "ivf":
             return self.costs.probing(queries, entries, index.nprobe, self._keys(method))
-        return self.costs.scanning(queries, positions, self.config.resources.batch_size or 16)
+        return self.costs.scanning(queries, positions, together)
 
     # Training
 
@@ -171,7 +172,7 @@ class Estimator:
             queries = training.pairs * codes
             kind = self.config.methods[method].augment.kind
             if kind == "faid" and not self._done("neighbours", method):
-                cost = self._searching(method, queries)
+                cost = self._searching(method, queries, BATCH * codes)
                 stage = _stage(f"retrieve for {method}", f"{queries:,} queries", cost)
                 stage.bytes = queries * training.faid.k * CODE_BYTES
                 stages.append(stage)
@@ -207,7 +208,9 @@ class Estimator:
             seconds, basis = seconds * self.costs.rate("faid_factor"), [*basis, "faid_factor"]
         costs = [decoding]
         if "index" in self.config.resolved(method).needs:
-            costs.append(self._searching(method, codes_of(self.config, method)))
+            queries = codes_of(self.config, method)
+            together = self.config.resources.batch_size or BATCH
+            costs.append(self._searching(method, queries, together))
         seconds += sum(cost.seconds for cost in costs)
         return seconds, list(dict.fromkeys([*basis, *(n for cost in costs for n in cost.basis)]))
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from arrag.config import Config
 from arrag.doctor_rates import known
+
+USUAL_LEVELS = (1,) * 5  # of a tokenizer, each half as large as the one before
 
 
 def codes_of(config: Config, method: str) -> int:
@@ -54,18 +57,24 @@ def images_of(config: Config, method: str) -> int:
 
 def sizes_of(checkpoint: Path) -> tuple[int, int] | None:
     """Codes of an image and its side in pixels, from a checkpoint's settings; None if not there."""
-    try:
-        raw = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if raw.get("num_vq_tokens"):
-        return int(raw["num_vq_tokens"]), 16 * round(raw["num_vq_tokens"] ** 0.5)
-    vision = raw.get("vision_config", {})
-    size = vision.get("image_size")
+    raw = _settings(checkpoint)
+    if codes := raw.get("num_vq_tokens"):
+        from arrag.magvit import FOLDER
+
+        levels = _settings(checkpoint / FOLDER).get("encoder_multipliers", USUAL_LEVELS)
+        return int(codes), 2 ** (len(levels) - 1) * round(codes**0.5)
+    size = raw.get("vision_config", {}).get("image_size")
     if size is None:
         return None
-    down = 2 ** (len(raw.get("vq_config", {}).get("channel_multiplier", (1,) * 5)) - 1)
-    return (size // down) ** 2, size
+    levels = raw.get("vq_config", {}).get("channel_multiplier", USUAL_LEVELS)
+    return (size // 2 ** (len(levels) - 1)) ** 2, size
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def prompts_in(config: Config, benchmark: str) -> int:

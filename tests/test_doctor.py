@@ -145,6 +145,7 @@ def test_made_up_codes_have_near_ones(tmp_path):
 
 def test_sizes_come_from_a_checkpoint_or_from_the_paper(root):
     assert sizes_of(root / "checkpoints/micro-janus") == (144, 48)
+    assert sizes_of(root / "checkpoints/micro-showo") == (144, 48)
     assert sizes_of(root / "checkpoints/none") is None
     assert printed_parameters("janus-pro-1b+faid") == 1.2e9
     assert printed_parameters("no such row") is None
