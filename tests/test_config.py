@@ -322,6 +322,7 @@ SHARED = [
 RETRIEVAL = [{"database": {"images": 100}}, {"index": {"nprobe": 8}}, {"index": {"mode": "exact"}}]
 NEITHER = [
     {"resources": {"batch_size": 3, "encode_batch_size": 5, "threads": 2}},
+    {"resources": {"sample_parts": {"geneval": 3}, "retrieve_parts": 4}},
     {"database": {"shard_size": 7}},
     {"judge": {"detector": "elsewhere"}},
 ]

@@ -67,6 +67,9 @@ def test_workers_and_unused_lists_change_nothing():
         ("database", "exclude", "tests", r"database\.exclude: found 'tests'; .*list"),
         ("database", "exclude", [""], r"database\.exclude\.0: found ''"),
         ("resources", "encode_workers", -1, r"resources\.encode_workers: found -1"),
+        ("resources", "sample_parts", {"x": 2}, r"sample_parts: found 'x', no such benchmark"),
+        ("resources", "sample_parts", {"dpg": 0}, r"resources\.sample_parts\.dpg: found 0"),
+        ("resources", "retrieve_parts", 0, r"resources\.retrieve_parts: found 0"),
     ],
 )
 def test_a_mistake_is_named(root, tmp_path, block, field, value, message):

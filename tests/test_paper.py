@@ -38,6 +38,11 @@ def test_the_paper_profile_is_planned_without_weights_and_data(bare):
     # 13.6 million images, a hundred thousand a job, for each tokenizer that retrieves.
     assert planned["encode_part"] == 2 * planned["list_corpus"] == 272
     assert planned["choose_images"] == 3 and planned["hash_test_images"] == 1
+    assert planned["retrieve_part"] == 2 * config.resources.retrieve_parts  # Janus's and Show-o's
+    parts = config.resources.sample_parts
+    assert planned["sample_part"] == sum(
+        parts[name] * len(config.methods_in(name)) for name in config.benchmarks
+    )
     assert planned["fetch_hub"] and planned["reference_statistics"] == 3
     assert not list(bare.path.glob("data/*"))
 
