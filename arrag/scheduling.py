@@ -23,7 +23,7 @@ class Ask:
     gpus: int | None = None
 
 
-# Micro: the largest job takes 1.3 GB, and snakemake beside it 0.2 GB. Paper: nothing of it was
+# Micro: the largest job takes 1.2 GB, and snakemake beside it 0.2 GB. Paper: nothing of it was
 # measured. The codes of 13.6 million images are 16 GB, which a search reads, and the pickles of
 # Flan-T5-XL 11 GB, which a conversion holds twice; models are in a GPU's memory.
 STAGES: dict[str, dict[str, Ask]] = {

@@ -18,7 +18,7 @@ taken = gpus.take(int(sys.argv[1]))
 assert os.environ["CUDA_VISIBLE_DEVICES"] == ",".join(taken) and "ARRAG_GPUS" not in os.environ
 print(*taken, flush=True)
 """
-FOREVER = JOB + "time.sleep(600)"
+FOREVER = JOB + "time.sleep(120)"
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_several_gpus_are_taken_together_or_not_at_all(start):
 
 
 def test_a_job_holds_its_gpu_through_exec_and_for_its_children(start):
-    became = FOREVER.replace("time.sleep(600)", "os.execv('/bin/sleep', ['sleep', '600'])")
+    became = FOREVER.replace("time.sleep(120)", "os.execv('/bin/sleep', ['sleep', '600'])")
     first = start("0", code=became)
     assert taken(first) == ["0"]
     child = "import subprocess; child = subprocess.Popen(['sleep', '600'], close_fds=False)"
