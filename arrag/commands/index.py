@@ -231,7 +231,7 @@ def run_info(args: argparse.Namespace) -> dict[str, Any]:
     """The index's own description."""
     from arrag.files import read_json
 
-    return read_json(args.index / "meta.json")
+    return read_json(args.index / "meta.json", {})
 
 
 def run_verify(args: argparse.Namespace) -> dict[str, Any]:
