@@ -9,6 +9,7 @@ from arrag.config_benchmarks import Benchmark
 from arrag.config_model import Model
 from arrag.errors import ArragError
 from arrag.files import sha256_file, sha256_json, tree_digest
+from arrag.patterns import files_of
 
 
 def prompts_digest(benchmark: Benchmark, name: str) -> str:
@@ -54,11 +55,9 @@ def listing_digest(sources: Sequence[str]) -> str:
     A test set is too large to be read at every start; the codes' manifest names its pixels.
     ArragError for a source that is not there.
     """
-    from webdataset.shardlists import expand_urls
-
     found = []
     for source in sources:
-        for path in map(Path, expand_urls(source)):
+        for path in map(Path, files_of(source)):
             if not path.exists():
                 raise ArragError(f"database.exclude: no file or folder {path}; correct the path")
             files = sorted(path.rglob("*")) if path.is_dir() else [path]

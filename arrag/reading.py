@@ -6,17 +6,36 @@ where the file is read, so that nothing else has to know them. Nothing is ever u
 
 from __future__ import annotations
 
+import io
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from arrag.errors import ArragError
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL.Image import Image
 
+PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Formats that are read, whatever a file is called; Pillow's others include one that runs code."""
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow raises at damaged bytes; its decompression bombs are made a ValueError."""
 BOMB_BYTES, BOMB_RATIO = 2**28, 200
 """A zip's member larger than this, of so many times its packed size, is no picture, no numbers."""
 SHOWN = 200  # characters of a library's own words
@@ -109,6 +128,23 @@ def _short(found: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def open_picture(source: Path | str | bytes) -> Image:
+    """Pillow's image of a file or of its bytes, one of PICTURES, not decoded yet.
+
+    Raises one of UNREADABLE, as decoding it does; also for a pipe, which would never end.
+    """
+    from PIL import Image
+
+    if isinstance(source, bytes):
+        source = io.BytesIO(source)
+    elif not Path(source).is_file():
+        raise OSError("not a regular file" if Path(source).exists() else "no such file")
+    try:
+        return Image.open(source, formats=PICTURES)
+    except Image.DecompressionBombError as error:
+        raise ValueError(because(error)) from None
+
+
 def read_npy(path: str | Path, remedy: str, kinds: str, ndim: int | None = None) -> np.ndarray:
     """The array of a .npy file, memory-mapped. ArragError when it is damaged or of another kind.
 
@@ -142,6 +178,23 @@ def read_npz(
             return {name: archive[name] for name in (names or archive.files)}
     except Exception as error:  # numpy, zipfile, zlib and ast raise a dozen types here
         raise ArragError(f"{path}: cannot be read ({because(error)}); {remedy}") from None
+
+
+def npz_names(path: str | Path, remedy: str) -> list[str]:
+    """Names of the arrays of a .npz file. ArragError when it is none."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return list(archive.files)
+    except Exception as error:  # as in read_npz
+        raise ArragError(f"{path}: cannot be read ({because(error)}); {remedy}") from None
+
+
+def outside(name: str) -> bool:
+    """Whether a name that an archive or a server gives a file would leave the folder it goes to."""
+    parts = PurePosixPath(name).parts
+    return not parts or parts[0] == "/" or ".." in parts or "\\" in name or "\0" in name
 
 
 def refuse_bomb(archive: zipfile.ZipFile) -> None:

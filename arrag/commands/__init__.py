@@ -50,3 +50,10 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number of at least 1")
     return value
+
+
+def seed(text: str) -> int:
+    """An argparse type: the seed of a random stream."""
+    if not (text.isdecimal() and len(text) < 20 and int(text) < 2**63):
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number of at least 0")
+    return int(text)
