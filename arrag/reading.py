@@ -175,7 +175,10 @@ def read_npz(
     try:
         with np.load(path, allow_pickle=False) as archive:
             refuse_bomb(archive.zip)
-            return {name: archive[name] for name in (names or archive.files)}
+            held = {name: archive[name] for name in (names or archive.files)}
+            if strangers := [name for name, a in held.items() if not isinstance(a, np.ndarray)]:
+                raise ValueError(f"{strangers[0]} is no array")
+            return held
     except Exception as error:  # numpy, zipfile, zlib and ast raise a dozen types here
         raise ArragError(f"{path}: cannot be read ({because(error)}); {remedy}") from None
 
