@@ -13,7 +13,7 @@ from arrag.errors import ArragError
 
 TARS = (".tar", ".tar.gz", ".tgz")
 PARQUET = ".parquet"
-MOST_FILES = 1_000_000
+MOST_FILES = 100_000
 
 
 def is_tars(source: str) -> bool:

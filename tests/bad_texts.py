@@ -15,7 +15,7 @@ RESULT = {
     "metadata": json.dumps(PROMPT),
     "details": json.dumps({"dog": [[1, 1, 9, 9, 0.9]]}),
 }
-TYPES = (None, True, -1, 3.5, 10**40, "text", "../up", [], [[]], {}, [None], {"a": 1})
+TYPES = (None, -1, 10**40, "../up", [None], {"a": 1})
 """A value of each kind that a field may hold instead of its own."""
 
 

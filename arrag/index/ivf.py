@@ -197,7 +197,9 @@ def _write_lists(
 
 def _describe(path: Path, sizes: np.ndarray) -> dict[str, Any]:
     """What ``meta.json`` says of the lists; sizes: int64 [nlist]."""
-    lists, ids = (np.load(path / name, mmap_mode="r") for name in ("lists.npy", "ids.npy"))
+    lists, ids = (
+        np.load(path / name, mmap_mode="r", allow_pickle=False) for name in ("lists.npy", "ids.npy")
+    )
     return {
         # 1 when all lists are equal; expected entries in a probed list over the mean size.
         "imbalance": float(len(sizes) * (sizes.astype(float) ** 2).sum() / sizes.sum() ** 2),
