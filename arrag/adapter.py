@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from arrag.errors import ArragError
 from arrag.files import read_json, write_json
+from arrag.weights import read_file
 
 FORMAT = 1
 KINDS = ("finetune", "faid", "racm3")
@@ -36,7 +36,7 @@ def read_adapter(folder: str | Path, kind: str, backbone_digest: str) -> dict[st
             f"{folder}: no {CONFIG} there; the micro adapters come with the repository, others are "
             "made by `arrag train` or `arrag faid import`"
         )
-    config = read_json(path)
+    config = read_json(path, {})
     for field, ours in {"format": FORMAT, "kind": kind, "backbone": backbone_digest}.items():
         if config.get(field) != ours:
             raise ArragError(
@@ -70,10 +70,7 @@ def merge_delta(path: Path, model: nn.Module) -> None:
     Raises ArragError when the file is damaged, or names or shapes are not the model's; the model
     is then as it was.
     """
-    try:
-        delta = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ArragError(f"{path}: truncated or damaged ({error}); restore it") from None
+    delta = read_file(path)
     weights = dict(model.named_parameters())
     changed = {}
     for name in sorted({n.removesuffix(LORA_A).removesuffix(LORA_B) for n in delta}):

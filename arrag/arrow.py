@@ -6,7 +6,6 @@ nothing, and damage is named with its place.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,12 @@ import pyarrow.parquet as pq
 from arrag.errors import ArragError
 from arrag.files import read_json
 from arrag.images import Payload
+from arrag.reading import FileName, because, json_of, outside
 
 Rows = Iterator[tuple[str, Callable[[], Payload]]]
 ROWS_AT_ONCE = 64
 """Of a Parquet file, held in memory."""
-DAMAGE = (pa.ArrowException, OSError, EOFError)
+DAMAGE = (pa.ArrowException, OSError, EOFError, ValueError, LookupError, TypeError, MemoryError)
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
@@ -32,18 +32,18 @@ def saved_files(folder: Path) -> list[Path]:
     a cache, and for a file that is not there.
     """
     if (folder / "dataset_dict.json").is_file():
-        splits = read_json(folder / "dataset_dict.json")["splits"]
+        splits = read_json(folder / "dataset_dict.json", {"splits": [str]})["splits"]
         raise ArragError(
-            f"{folder}: holds the splits {', '.join(splits)}; name one, as in {folder / splits[0]}"
+            f"{folder}: holds the splits {', '.join(splits)}; name one, as in "
+            f"{folder / ''.join(splits[:1])}"
         )
     if not (folder / "state.json").is_file():
         raise ArragError(
             f"{folder}: holds dataset_info.json without state.json, so it was not written by "
             "`save_to_disk`; save the data set with that, or name its Parquet files"
         )
-    files = [
-        folder / about["filename"] for about in read_json(folder / "state.json")["_data_files"]
-    ]
+    state = read_json(folder / "state.json", {"_data_files": [{"filename": FileName}]})
+    files = [folder / about["filename"] for about in state["_data_files"]]
     for file in files:
         if not file.is_file():
             raise ArragError(f"{file}: missing, but state.json beside it names it; save it again")
@@ -125,8 +125,7 @@ def image_column(schema: pa.Schema, path: Path) -> str:
 
     Raises ArragError if there is none, or no telling which.
     """
-    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = features.get("info", {}).get("features", {})
+    features = _features(schema)
     marked = [name for name, kind in features.items() if _is_image(kind) and name in schema.names]
     found = marked or [field.name for field in schema if _holds_bytes(field.type)]
     if len(found) > 1 and "image" in found:
@@ -137,6 +136,17 @@ def image_column(schema: pa.Schema, path: Path) -> str:
             "one such column, or call it `image`"
         )
     return found[0]
+
+
+def _features(schema: pa.Schema) -> dict[str, object]:
+    """What ``datasets`` says of the columns; nothing where it does not say it as it should."""
+    try:
+        about = json_of((schema.metadata or {}).get(b"huggingface", b"{}").decode())
+    except ValueError:
+        return {}
+    for name in ("info", "features"):
+        about = about.get(name) if isinstance(about, dict) else None
+    return about if isinstance(about, dict) else {}
 
 
 def _is_image(feature: object) -> bool:
@@ -150,17 +160,22 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 def _payload(cells: pa.Array, row: int, path: Path) -> Payload:
-    """Bytes of an image, or the path of its file; nothing at all is no image."""
+    """Bytes of an image, or the path of its file; nothing at all is no image.
+
+    A row may name a file below its own folder and no other: data do not say what is read here.
+    """
     value = cells[row].as_py()
     if isinstance(value, dict):
-        if value["bytes"] is None and value.get("path"):
-            return path.parent / value["path"]
-        value = value["bytes"]
-    return value or b""
+        named = value.get("path")
+        if value.get("bytes") is None and isinstance(named, str) and not outside(named):
+            return path.parent / named
+        value = value.get("bytes")
+    return value if isinstance(value, bytes) else b""
 
 
 def _broken(path: Path, at: int, error: Exception) -> ArragError:
-    why = " ".join(str(error).split()) or "it has fewer rows than it says"
+    stopped = isinstance(error, StopIteration)
+    why = "it has fewer rows than it says" if stopped else because(error)
     return ArragError(
         f"{path}: broken at byte {at} ({why}); fetch or save it again, then run the same command, "
         "which goes on after the last whole shard"

@@ -10,12 +10,15 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from arrag import __version__
 from arrag.errors import ArragError
+
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,13 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             result = args.run(args)
     except ArragError as error:
         message = " ".join(str(error).split())
-        print(f"arrag: error: {message}", file=sys.stderr)
+        print(plain(f"arrag: error: {message}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("arrag: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     text = getattr(result, "text", None) or describe(result)
-    print(json.dumps(result, default=str, ensure_ascii=False) if args.json else text)
+    print(plain(json.dumps(result, default=str, ensure_ascii=False) if args.json else text))
     return getattr(result, "status", 0)
 
 
@@ -89,6 +92,14 @@ def bound_threads() -> None:
     if threads:
         os.environ.setdefault("NUMBA_NUM_THREADS", threads)
         os.environ.setdefault("RAYON_NUM_THREADS", threads)
+
+
+def plain(text: str) -> str:
+    """The text with its control characters written out, as JSON writes them.
+
+    A name in an archive or in a file of prompts must not steer the terminal it is shown on.
+    """
+    return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def describe(result: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ class Config(Model):
     """A configuration file."""
 
     scale: Literal["micro", "paper"] = Field(description="which world the numbers are about")
-    seed: int = Field(ge=0, description="root of every random stream, >= 0")
+    seed: int = Field(ge=0, lt=2**63, description="root of every random stream, >= 0")
     generators: dict[Name, Generator] = Field(
         min_length=1, description="what draws; a method that names none has the first"
     )

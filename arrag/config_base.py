@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from arrag.config_errors import read_yaml
+from arrag.config_yaml import read_yaml
 from arrag.errors import ArragError
 
 BASE = "base"

@@ -1,65 +1,16 @@
-"""Turns what pydantic and PyYAML find wrong in a file into one sentence a person can act on."""
+"""Turns what pydantic finds wrong in a file into one sentence a person can act on."""
 
 from __future__ import annotations
 
 import difflib
-import re
 import types
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from arrag.errors import ArragError
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without two of its traps: ``1e-3`` is a number, and a key given twice is an error."""
-
-
-# YAML 1.1 wants a dot in a float: without this, `lam: 1e-3` would be text.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            line = node.start_mark.line + 1
-            raise ArragError(f"'{key}' is given twice in the block at line {line}; keep one")
-    loader.flatten_mapping(node)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file's mapping; ArragError if it is missing, malformed, empty or not a mapping."""
-    path = Path(path)
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError:
-        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        there = f"; there are {', '.join(near)}" if near else ""
-        raise ArragError(f"{path}: no such file{there}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArragError(f"{path}: cannot be read ({error}); name a YAML file") from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ArragError(f"{path}: not valid YAML ({reason}); correct that place") from None
-    except ArragError as error:
-        raise ArragError(f"{path}: {error}") from None
-    if not isinstance(document, dict):
-        found = "nothing" if document is None else f"a {type(document).__name__}"
-        raise ArragError(
-            f"{path}: found {found}, wanted `key: value` lines; start from config/micro.yaml"
-        )
-    return document
 
 
 def unknown_choice(what: str, found: str, known: list[str]) -> ArragError:

@@ -23,9 +23,11 @@ from tqdm import tqdm
 from arrag.errors import ArragError
 from arrag.files import atomic_path, disk_space, read_json, write_json
 from arrag.patterns import is_tars
+from arrag.reading import misfit, read_npz
 from arrag.sources import open_source
 
 FORMAT = 1
+CHOICE = {"seed": int, "largest": int, "whole_names": bool, "images": int, "of": int}
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Choice:
     def read(cls, path: str | Path) -> Choice:
         """ArragError for a file that ``choose`` did not write."""
         found = read_json(path)
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
+        if not isinstance(found, dict) or found.get("format") != FORMAT or misfit(found, CHOICE):
             raise ArragError(f"{path}: is no choice of images; make it with `arrag corpus choose`")
         return cls(**{field: found[field] for field in cls.__dataclass_fields__})
 
@@ -111,11 +113,10 @@ def choose(lists: Sequence[str | Path], out: str | Path, images: int | None, see
 
 
 def _read_list(path: Path, seed: int) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            held = {name: archive[name] for name in ("seed", "inside", "whole")}
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise ArragError(f"{path}: cannot be read ({error}); list that part again") from None
+    held = read_npz(path, "list that part again", ("seed", "inside", "whole"))
+    shapes = [(array.dtype, array.ndim) for array in held.values()]
+    if shapes != [(np.uint64, 1)] * 3 or len(held["seed"]) != 1:
+        raise ArragError(f"{path}: is no list of images; list that part again")
     if int(held["seed"][0]) != seed:
         raise ArragError(f"{path}: was listed with seed {held['seed'][0]}, not {seed}; list again")
     return held
@@ -135,9 +136,9 @@ def join(stores: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
     files = [part.path / shard["keys"] for part in parts for shard in part.manifest["shards"]]
     seen = Names()
     for number_of_file, file in enumerate(tqdm(files, desc="names", unit="shard")):
-        suspects = set(seen.add(read_json(file)))  # two names may share a hash
+        suspects = set(seen.add(read_json(file, [str])))  # two names may share a hash
         for earlier in files[:number_of_file] if suspects else ():
-            if repeated := suspects.intersection(read_json(earlier)):
+            if repeated := suspects.intersection(read_json(earlier, [str])):
                 raise ArragError(
                     f"{file.parent}: {sorted(repeated)[0]!r} is also the name of an image of "
                     f"{earlier.parent}; rename the files of one corpus"
@@ -148,7 +149,7 @@ def join(stores: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
     left_out = {}
     for name in (SKIPPED, EXCLUDED):
         files = [part.path / name for part in parts if (part.path / name).is_file()]
-        found = [entry for file in files for entry in read_json(file)]
+        found = [entry for file in files for entry in read_json(file, [{"key": str}])]
         left_out[name.partition(".")[0]] = len(found)
         if files:
             write_json(Path(out) / name, found)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,9 +20,18 @@ from tqdm import tqdm
 
 from arrag.errors import ArragError
 from arrag.files import atomic_path, disk_space, sha256_file, write_text
+from arrag.reading import json_of, lines_of, read_text
 
 PIECE = 1 << 20  # bytes
 SECONDS = 30  # without a byte
+UNANSWERED = (
+    urllib.error.URLError,
+    TimeoutError,
+    ConnectionError,
+    HTTPException,
+    ValueError,
+)
+HEX = re.compile(r"[0-9a-f]+")
 
 
 def fetch_file(
@@ -32,6 +43,14 @@ def fetch_file(
     answer, for other content (naming both digests) and for a full disk; ``out`` is whole or absent.
     """
     out = Path(out)
+    for option, pin, least in (("sha256", sha256, 8), ("git_blob", git_blob, 40)):
+        if pin is not None and not (least <= len(pin) <= 64 and HEX.fullmatch(pin)):
+            raise ArragError(
+                f"{option}: found {pin!r}, wanted its digits from 0 to f, {least} or more; a file "
+                "is known by its content"
+            )
+    if sha256 is None and git_blob is None:
+        raise ArragError(f"{shown(url)}: no digest is given; a file is known by its content")
     if out.is_file() and mismatch(out, sha256, git_blob) is None:
         return {"bytes": out.stat().st_size, "sha256": sha256_file(out)}
     with disk_space(out), atomic_path(out) as temporary:
@@ -45,7 +64,7 @@ def fetch_file(
 
 
 def _receive(url: str, out: Path) -> None:
-    if urlsplit(url).scheme not in ("http", "https"):
+    if shown(url).partition(":")[0] not in ("http", "https"):
         raise ArragError(f"{shown(url)}: not an address that begins with http:// or https://")
     try:
         with urllib.request.urlopen(url, timeout=SECONDS) as answer, open(out, "wb") as file:
@@ -59,8 +78,8 @@ def _receive(url: str, out: Path) -> None:
             f"{shown(url)}: the server answered {error.code}; correct the address, or put the file "
             "there by hand"
         ) from None
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", None) or type(error).__name__
+    except UNANSWERED as error:
+        reason = getattr(error, "reason", None) or type(error).__name__  # others quote the address
         raise ArragError(
             f"{shown(url)}: no answer ({reason}); check the network and its proxies, or put the "
             "file there by hand"
@@ -92,8 +111,11 @@ def git_digest(path: str | Path) -> str:
 
 def shown(url: str) -> str:
     """An address without what may be secret in it: user, password, query."""
-    parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "an address that is none"
     return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
 
 
@@ -104,20 +126,17 @@ def write_subset(source: str | Path, out: str | Path, every: int) -> int:
     them at regular steps keeps tasks and categories in proportion. ArragError if it cannot be read.
     """
     source, out = Path(source), Path(out)
-    try:
-        text = source.read_text(encoding="utf-8-sig" if source.suffix == ".csv" else "utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArragError(f"{source}: cannot be read ({error}); fetch it first") from None
+    text = read_text(source, "it", "fetch it first")
     try:
         if source.suffix == ".csv":
             return _write_items(text, out, every)
         if source.suffix == ".json":
-            kept = dict(list(json.loads(text).items())[::every])
+            kept = dict(list(json_of(text).items())[::every])
             write_text(out, json.dumps(kept, ensure_ascii=False))
             return len(kept)
-    except (ValueError, KeyError, AttributeError, csv.Error) as error:
+    except (ValueError, LookupError, AttributeError, csv.Error) as error:
         raise ArragError(f"{source}: is no prompt file ({error!r}); name another") from None
-    lines = [line for line in text.splitlines() if line.strip()][::every]
+    lines = [line for _, line in lines_of(text)][::every]
     write_text(out, "\n".join(lines) + "\n")
     return len(lines)
 

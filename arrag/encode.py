@@ -142,7 +142,8 @@ class _Omitted:
         self._written = now
 
     def _read(self, name: str) -> list[dict[str, Any]]:
-        return read_json(self.folder / name) if (self.folder / name).exists() else []
+        path = self.folder / name
+        return read_json(path, [{"key": str}]) if path.exists() else []
 
 
 def _after(items: Items, writer: StoreWriter, omitted: _Omitted) -> Items:

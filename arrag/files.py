@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from arrag.errors import ArragError
+from arrag.reading import json_of, misfit
 
 
 @contextmanager
@@ -111,15 +112,21 @@ def write_json(path: str | Path, obj: Any) -> None:
     write_text(path, json.dumps(obj, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file; a missing or malformed one is an ArragError that names it."""
+def read_json(path: str | Path, form: Any = None) -> Any:
+    """Read a JSON file; a missing or malformed one is an ArragError that names it.
+
+    form: what it must hold, as ``arrag.reading.misfit`` has it.
+    """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json_of(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArragError(f"{path}: no such file; make it first or correct the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ArragError(f"{path}: not valid JSON ({error}); delete it and make it again") from None
+    if problem := misfit(found, form):
+        raise ArragError(f"{path}: {problem}; restore it, or delete it and make it again")
+    return found
 
 
 def sha256_file(path: str | Path) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from arrag.errors import ArragError
+from arrag.reading import outside
 
 PREFIX = "hub:"
 FOLDER = Path("data/hub")
@@ -119,6 +120,8 @@ def wanted(names: Iterable[str], also: Sequence[str] = ()) -> list[str]:
     nothing is.
     """
     names = sorted(names)
+    if strangers := [name for name in names if outside(name)]:
+        raise ArragError(f"lists a file {strangers[0]!r}, outside of it; name another repository")
     chosen = [name for name in names if _plain(PurePosixPath(name))]
     if INDEX in names:
         chosen = [n for n in chosen if n == INDEX or len(PurePosixPath(n).parts) == 2]

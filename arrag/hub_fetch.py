@@ -8,6 +8,9 @@ with signatures, so none of them is passed on.
 from __future__ import annotations
 
 import glob
+import os
+import shutil
+import stat
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +31,17 @@ from huggingface_hub.errors import (
 )
 
 from arrag.errors import ArragError
-from arrag.files import atomic_path, disk_space, link, sha256_file, sha256_json, write_json
+from arrag.files import (
+    NO_ROOM,
+    atomic_path,
+    disk_space,
+    link,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 from arrag.hub import Reference, wanted
+from arrag.reading import because, outside, refuse_bomb
 
 MANIFEST = ".fetched.json"  # appended to the folder's name: beside it, for it says whence, not what
 
@@ -165,10 +177,23 @@ def sentence_for(reference: Reference, error: Exception) -> str | None:
 def unpack(archive: Path) -> None:
     """Unpack a zip into the folder of its name without the end, whatever its own top folder is."""
     out = archive.with_suffix("")
+    if out.exists():
+        raise ArragError(f"{archive.name}: {out.name} is there already; name one of both behind #")
+    # A folder of its own: what lies beside it are links into the client's cache.
+    fresh = archive.with_name(f".{archive.name}.unpacking")
     try:
         with zipfile.ZipFile(archive) as zipped:
             members = [m for m in zipped.namelist() if not m.startswith("__MACOSX")]
+            for member in map(zipped.getinfo, members):
+                if outside(member.filename) or stat.S_ISLNK(member.external_attr >> 16):
+                    raise zipfile.BadZipFile(f"{member.filename!r} leads out of it")
+            refuse_bomb(zipped)
+            zipped.extractall(fresh, members)
             inside = all(m.split("/")[0] == out.name for m in members)
-            zipped.extractall(archive.parent if inside else out, members)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise ArragError(f"{archive.name}: broken zip ({error}); fetch it again") from None
+            os.replace(fresh / out.name if inside and members else fresh, out)
+    except Exception as error:  # zipfile and its decompressors raise a dozen types
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise
+        raise ArragError(f"{archive.name}: broken zip ({because(error)}); fetch it again") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

@@ -90,7 +90,9 @@ class _Features:
         self._of = [FORMAT, store.digest, store.starts.tolist(), clip.digest, batch_size]
         self.done, self.dimension = 0, 0
         if (self.path / "done.json").is_file():
-            state = read_json(self.path / "done.json")
+            state = read_json(
+                self.path / "done.json", {"of": list, "images": int, "dimension": int}
+            )
             if state["of"] == self._of:
                 self.done, self.dimension = state["images"], state["dimension"]
         if not self.done and self.path.exists():
@@ -128,7 +130,7 @@ class ImageIndex:
 
     def __init__(self, path: str | Path, store: TokenStore, model_digest: str) -> None:
         path = Path(path)
-        self.path, self.store, self.meta = path, store, read_json(path / "meta.json")
+        self.path, self.store, self.meta = path, store, read_json(path / "meta.json", {})
         for field, ours in {
             "format": FORMAT,
             "store_digest": store.digest,
@@ -140,7 +142,13 @@ class ImageIndex:
                     "use; build the image index again from that store and model"
                 )
         check_files(path, self.meta)
-        shape = (self.meta["images"], self.meta["dimension"])
+        shape = (self.meta.get("images"), self.meta.get("dimension"))
+        size = (path / FEATURES).stat().st_size if (path / FEATURES).is_file() else None
+        if shape[0] != len(store) or type(shape[1]) is not int or size != 4 * shape[0] * shape[1]:
+            raise ArragError(
+                f"{path / FEATURES}: {size} bytes are no {shape[0]} x {shape[1]} features of the "
+                f"{len(store)} images of {store.path}; build the image index again"
+            )
         self.features = np.memmap(path / FEATURES, np.float32, "r", shape=shape)  # [n, d]
 
     def search(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
 import signal
-import struct
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,20 +17,13 @@ from threading import Thread
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from arrag.errors import ArragError
 from arrag.leakage import Fingerprint, fingerprint
+from arrag.reading import UNREADABLE, because, open_picture
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 AHEAD = 16
 """Images a worker is given before its first is wanted: bounds memory, hides waiting."""
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 @dataclass(frozen=True)
@@ -65,7 +56,7 @@ def decode(key: str, payload: Payload, size: int, fingerprints: bool = False) ->
     except UnidentifiedImageError:  # its message holds a path, or an address in memory
         return Decoded(key, problem="not an image of a known format")
     except UNREADABLE as error:
-        return Decoded(key, problem=f"{type(error).__name__}: {error}")
+        return Decoded(key, problem=f"{type(error).__name__}: {because(error)}")
 
 
 def open_rgb(payload: Payload) -> Image.Image:
@@ -73,14 +64,19 @@ def open_rgb(payload: Payload) -> Image.Image:
     if isinstance(payload, MicroScene):
         world = _world(payload.assets, payload.split)
         return Image.fromarray(world.scene(payload.number).image)
-    with Image.open(io.BytesIO(payload) if isinstance(payload, bytes) else payload) as image:
+    with open_picture(payload) as image:
         return image.convert("RGB")
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
-    """Scale the shorter side to ``size`` (bicubic) and crop the middle: uint8 [S, S, 3]."""
+    """Scale the shorter side to ``size`` (bicubic) and crop the middle: uint8 [S, S, 3].
+
+    ValueError for a strip so narrow that the scaled image would be larger than any that is read.
+    """
     scale = size / min(image.size)
     fitted = [max(size, round(side * scale)) for side in image.size]
+    if fitted[0] * fitted[1] > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels are a strip, no picture")
     image = image.resize(fitted, Image.Resampling.BICUBIC)
     left, top = (fitted[0] - size) // 2, (fitted[1] - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size)))
@@ -110,6 +106,11 @@ def decode_all(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise ArragError(
+            "a process that decodes images ended, for want of memory or by a damaged image; run "
+            "the same command again, without --workers to see at which image"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -20,9 +20,11 @@ from tqdm import tqdm
 
 from arrag.errors import ArragError
 from arrag.files import atomic_path, disk_space, sha256_json
+from arrag.reading import read_npz
 
 NEAR = 6
 """Bits of 64 in which the perceptual hashes of copies may differ; strangers differ in about 32."""
+PRINT_KINDS = {"names": "U", "sha256": "U", "look": "u", "mirrored": "u"}
 PRINTS = ".prints.npz"
 """Fingerprints of test images, in the place of the images: many jobs then hash them only once."""
 
@@ -53,7 +55,8 @@ class TestImages:
         Raises ArragError for a source that is missing or empty, and for an image that cannot be
         read: its copies would pass unseen.
         """
-        from arrag.images import UNREADABLE, open_rgb
+        from arrag.images import open_rgb
+        from arrag.reading import UNREADABLE
         from arrag.sources import open_source
 
         names, prints, mirrored = [], [], []
@@ -114,11 +117,13 @@ class TestImages:
 
 def _more(path, names: list, prints: list, mirrored: list) -> tuple[list, list, list]:
     """The lists and what ``save`` wrote to ``path``."""
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            found = {name: held[name].tolist() for name in ("names", "sha256", "look", "mirrored")}
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise ArragError(f"{path}: cannot be read ({error}); make the fingerprints again") from None
+    again = "make the fingerprints again"
+    held = read_npz(path, again, ("names", "sha256", "look", "mirrored"))
+    kinds = {name: (array.dtype.kind, array.shape) for name, array in held.items()}
+    count = held["names"].shape
+    if len(count) != 1 or kinds != {name: (kind, count) for name, kind in PRINT_KINDS.items()}:
+        raise ArragError(f"{path}: holds no fingerprints; {again}")
+    found = {name: array.tolist() for name, array in held.items()}
     pairs = zip(found["sha256"], found["look"], strict=True)
     return (
         names + found["names"],

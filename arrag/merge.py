@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from arrag.errors import ArragError
-from arrag.files import atomic_path, disk_space, read_json, write_json
+from arrag.files import atomic_path, disk_space, write_json
 from arrag.index import describe, open_index
 from arrag.index.ivf import extend_lists
 from arrag.store import TokenStore
-from arrag.store_format import CODEBOOK, FORMAT, MANIFEST, content_digests
+from arrag.store_format import CODEBOOK, FORMAT, MANIFEST, content_digests, read_names
 
 
 def merge_stores(parts: Sequence[TokenStore], out: str | Path) -> TokenStore:
@@ -98,7 +98,7 @@ def _check_begins_with(store: TokenStore, old: TokenStore) -> None:
         if not same:
             break
         here = np.arange(start, start + len(shard))
-        names = read_json(old.path / about["keys"])
+        names = read_names(old.path, about)
         same = np.array_equal(store.grids(here), shard)
         same &= all(store.keys(int(i)) == name for i, name in zip(here, names, strict=True))
     if not same:

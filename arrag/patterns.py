@@ -6,12 +6,14 @@ Nothing is imported that takes time: a workflow is planned with this.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from arrag.errors import ArragError
 
 TARS = (".tar", ".tar.gz", ".tgz")
 PARQUET = ".parquet"
+MOST_FILES = 100_000
 
 
 def is_tars(source: str) -> bool:
@@ -21,12 +23,22 @@ def is_tars(source: str) -> bool:
 
 @lru_cache(maxsize=256)
 def files_of(source: str) -> tuple[str, ...]:
-    """The files of brace patterns that are joined by ``::``; any other source as it is."""
+    """The files of brace patterns that are joined by ``::``; any other source as it is.
+
+    Raises ArragError for a pattern that is none, or one of more than MOST_FILES.
+    """
     from braceexpand import braceexpand
 
     if not source.endswith((*TARS, PARQUET)):
         return (source,)
-    return tuple(file for pattern in source.split("::") for file in braceexpand(pattern))
+    try:
+        every = (file for pattern in source.split("::") for file in braceexpand(pattern))
+        files = tuple(islice(every, MOST_FILES + 1))
+    except (ValueError, RecursionError) as error:
+        raise ArragError(f"{source}: no pattern of files ({error}); correct its braces") from None
+    if len(files) > MOST_FILES:
+        raise ArragError(f"{source}: stands for more than {MOST_FILES} files; name fewer")
+    return files
 
 
 @lru_cache(maxsize=256)

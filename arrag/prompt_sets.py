@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 from arrag.config_benchmarks import Benchmark
 from arrag.errors import ArragError
 from arrag.metrics.samples import load_prompts
+from arrag.reading import because, json_of, lines_of, read_text
 
 
 def load_prompt_set(benchmark: Benchmark) -> list[dict[str, Any]]:
@@ -45,7 +45,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as handle:
             return list(csv.DictReader(handle))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise ArragError(f"{path}: the question table cannot be read ({error})") from None
 
 
@@ -53,13 +53,13 @@ def captions(path: str | Path) -> list[dict[str, Any]]:
     """``{"id", "category", "prompt", ...}`` of JSON lines, or of MJHQ-30K's meta_data.json."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, "the file of prompts")
         if path.suffix == ".json":
-            lines = [{"id": name, **entry} for name, entry in json.loads(text).items()]
+            lines = [{"id": name, **entry} for name, entry in json_of(text).items()]
         else:
-            lines = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ArragError(f"{path}: the prompts cannot be read ({error})") from None
+            lines = [json_of(line) for _, line in lines_of(text)]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ArragError(f"{path}: the prompts cannot be read ({because(error)})") from None
     seen: set[str] = set()
     for number, line in enumerate(lines, 1):
         if not isinstance(line, dict) or not isinstance(line.get("prompt"), str):

@@ -9,10 +9,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from arrag.errors import ArragError
+from arrag.reading import UNREADABLE, json_of, open_picture
 
 CHUNK = "arrag codes"
 
@@ -27,14 +27,14 @@ def codes_chunk(codes: np.ndarray) -> PngInfo:
 def read_codes(path: str | Path) -> np.ndarray | None:
     """The codes int64 [H, W] in a PNG, None when it has none. ArragError when it is damaged."""
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             picture.load()
             found = getattr(picture, "text", {}).get(CHUNK)
         if found is None:
             return None
-        codes = np.array(json.loads(found))
-    except (OSError, SyntaxError, ValueError) as error:
+        codes = np.array(json_of(found))
+    except UNREADABLE as error:
         raise ArragError(f"{path}: not a readable image ({error}); generate it again") from None
-    if codes.ndim != 2 or codes.dtype.kind != "i" or codes.min() < 0:
+    if codes.ndim != 2 or codes.dtype.kind != "i" or not codes.size or codes.min() < 0:
         raise ArragError(f"{path}: its codes are no grid of whole numbers; generate it again")
     return codes.astype(np.int64)

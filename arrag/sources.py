@@ -6,6 +6,7 @@ be called before the iterator moves on, or not at all, which costs nothing but a
 
 from __future__ import annotations
 
+import lzma
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,8 +17,24 @@ from pathlib import Path
 from arrag.errors import ArragError
 from arrag.images import SUFFIXES, MicroScene, Payload
 from arrag.patterns import PARQUET, TARS, files_of
+from arrag.reading import because
 
 Items = Iterator[tuple[str, Callable[[], Payload]]]
+DAMAGE = (
+    tarfile.TarError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+    lzma.LZMAError,
+    zlib.error,
+)
+"""What ``tarfile`` raises at a damaged header or stream."""
+LARGEST = 2**29
+"""Bytes of an image's file in a tar; one that says more is a bomb, or no image."""
 ADVICE = (
     "give a folder of images, tars (`data-{000..099}.tar`), a folder of Hugging Face datasets, "
     "Parquet files or `micro:database`"
@@ -72,7 +89,7 @@ def _files(folder: Path) -> Items:
         )
     if tables:
         return _parts(tables, _rows)
-    return ((str(p.relative_to(folder)), partial(Path, p)) for p in found)
+    return ((printable(str(p.relative_to(folder))), partial(Path, p)) for p in found)
 
 
 def _matching(pattern: str) -> list[Path]:
@@ -98,26 +115,39 @@ def _rows(path: Path, label: str) -> Items:
 
 
 def _one_tar(path: Path, label: str) -> Items:
-    """Images of a tar, streamed; nothing is unpacked to disk."""
-    offset = 0
+    """Images of a tar."""
+    return members(path, label, is_image)
+
+
+def members(path: Path, label: str, wanted: Callable[[str], bool]) -> Items:
+    """Files of a tar by name, streamed; nothing is unpacked to disk. Keys are ``label/member``.
+
+    Raises ArragError at the byte where it is broken.
+    """
+    offset = -1
     try:
         with tarfile.open(path) as tar:
             for member in tar:
+                if member.offset <= offset:
+                    raise tarfile.TarError("a header of a size below zero")
                 offset = member.offset
-                if member.isfile() and is_image(member.name):
-                    yield f"{label}/{member.name}", partial(_read_member, tar, member, path)
+                if member.isfile() and wanted(member.name):
+                    key = f"{label}/{printable(member.name)}"
+                    yield key, partial(_read_member, tar, member, path)
                 tar.members = []  # a list of all members seen, of no use here
             offset = tar.offset
             _check_end(tar, path)
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise _broken(path, offset, str(error)) from None
+    except DAMAGE as error:
+        raise _broken(path, max(0, offset), because(error)) from None
 
 
 def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
+    if not 0 <= member.size <= LARGEST:
+        raise _broken(path, member.offset, f"{member.name} would be {member.size} bytes")
     try:
         data = tar.extractfile(member).read()
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise _broken(path, member.offset, str(error)) from None
+    except DAMAGE as error:
+        raise _broken(path, member.offset, because(error)) from None
     if len(data) != member.size:
         raise _broken(path, member.offset, f"{member.name} has {len(data)} of {member.size} bytes")
     return data
@@ -138,6 +168,11 @@ def _broken(path: Path, offset: int, why: str) -> ArragError:
         f"{path}: broken tar at byte {offset} ({why}); fetch it again, then run the same command, "
         "which goes on after the last whole shard"
     )
+
+
+def printable(name: str) -> str:
+    """A file's name as a text: bytes that are no UTF-8, which no JSON can hold, written out."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def is_image(name: str) -> bool:

@@ -24,9 +24,11 @@ from safetensors.numpy import save
 
 from arrag.errors import ArragError
 from arrag.files import atomic_path, disk_space, read_json, sha256_file, sha256_json, write_json
+from arrag.reading import misfit
 from arrag.store_format import (
     CODEBOOK,
     FORMAT,
+    HEAD,
     MANIFEST,
     WRITING,
     Names,
@@ -35,6 +37,8 @@ from arrag.store_format import (
     checked_codebook,
     content_digests,
     load_codebook,
+    open_shard,
+    read_names,
 )
 
 IDENTITY = ("format", "tokenizer_digest", "grid", "codebook", "images", "content")
@@ -88,7 +92,7 @@ class StoreWriter:
             shutil.rmtree(leftover)
         self._complete = (self.path / MANIFEST).exists()
         if self._complete or (self.path / WRITING).exists():
-            self._resume(read_json(self.path / (MANIFEST if self._complete else WRITING)))
+            self._resume(read_json(self.path / (MANIFEST if self._complete else WRITING), HEAD))
         else:
             with disk_space(self.path):
                 with atomic_path(self.path / CODEBOOK) as temporary:
@@ -108,7 +112,7 @@ class StoreWriter:
     @property
     def last_key(self) -> str | None:
         """Name of the last image on disk."""
-        return read_json(self.path / self._shards[-1]["keys"])[-1] if self._shards else None
+        return read_names(self.path, self._shards[-1])[-1] if self._shards else None
 
     def add(self, keys: Sequence[str], grids: np.ndarray) -> None:
         """Append images: n names and their codes, integer [n, H, W] below V.
@@ -175,14 +179,14 @@ class StoreWriter:
         for shard in self._shards:
             check_listed(self.path / shard["file"], size=shard["bytes"])
             if not self._complete:
-                self._names.add(read_json(self.path / shard["keys"]))
+                self._names.add(read_names(self.path, shard))
 
     def _refuse_repeats(self, keys: list[str]) -> None:
         """A name stands for one image: by it a training image is kept from retrieving itself."""
         suspects = set(self._names.add(keys))
         if not suspects:
             return
-        stored = (key for shard in self._shards for key in read_json(self.path / shard["keys"]))
+        stored = (key for shard in self._shards for key in read_names(self.path, shard))
         earlier = suspects.intersection(stored) | suspects.intersection(self._keys)
         for number, key in enumerate(keys):
             if key in suspects and (key in earlier or key in keys[:number]):
@@ -213,6 +217,16 @@ class StoreWriter:
         write_json(self.path / WRITING, self._state())  # a shard counts once it is listed here
 
 
+def _unsound(manifest: dict[str, Any]) -> str | None:
+    """What the numbers of a manifest of the right form contradict."""
+    if len(manifest["grid"]) != 2 or min(manifest["grid"]) < 1:
+        return f"grid is {manifest['grid']}, wanted two numbers of 1 or more"
+    held = [shard["images"] for shard in manifest["shards"]]
+    if not held or min(held) < 1 or sum(held) != manifest["images"]:
+        return f"images is {manifest['images']}, its shards hold {sum(held)}"
+    return None
+
+
 class TokenStore:
     """A finished store, read through memory maps. Open it with ``TokenStore.open``.
 
@@ -226,10 +240,7 @@ class TokenStore:
         self.grid: tuple[int, int] = tuple(manifest["grid"])
         self.tokenizer_digest: str = manifest["tokenizer_digest"]
         self.digest = sha256_json({field: manifest[field] for field in IDENTITY})
-        self.shards = [
-            np.load(path / shard["file"], mmap_mode="r", allow_pickle=False)
-            for shard in manifest["shards"]
-        ]
+        self.shards = [open_shard(path, shard, self.grid) for shard in manifest["shards"]]
         self.starts = np.cumsum([0] + [len(shard) for shard in self.shards])  # [shards + 1]
         self._cached_keys: tuple[int, list[str]] = (-1, [])
 
@@ -245,15 +256,14 @@ class TokenStore:
                 f"store {path}: not finished ({WRITING} without {MANIFEST}); "
                 "run the encoding again, it goes on where it stopped"
             )
-        manifest = read_json(path / MANIFEST)
+        manifest = read_json(path / MANIFEST, {})
         if manifest.get("format") != FORMAT:
             raise ArragError(
                 f"{path / MANIFEST}: format is {manifest.get('format')!r}, this version of arrag "
                 f"reads {FORMAT}; encode the images again"
             )
-        for field in (*IDENTITY, "shards"):
-            if field not in manifest:
-                raise ArragError(f"{path / MANIFEST}: no field {field!r}; encode the images again")
+        if problem := misfit(manifest, {**HEAD, "content": dict}) or _unsound(manifest):
+            raise ArragError(f"{path / MANIFEST}: {problem}; encode the images again")
         for shard in manifest["shards"]:
             check_listed(path / shard["file"], size=shard["bytes"])
             if verify:
@@ -269,7 +279,7 @@ class TokenStore:
         """Name of an image, 0 <= image < len(store)."""
         shard, row = self._locate(image)
         if self._cached_keys[0] != shard:
-            names = read_json(self.path / self.manifest["shards"][shard]["keys"])
+            names = read_names(self.path, self.manifest["shards"][shard])
             self._cached_keys = (shard, names)
         return self._cached_keys[1][row]
 

@@ -14,9 +14,25 @@ from safetensors.numpy import load_file
 
 from arrag.errors import ArragError
 from arrag.files import check_file, read_json
+from arrag.reading import FileName, read_npy
 
 FORMAT = 1
 MANIFEST, WRITING, CODEBOOK = "manifest.json", "writing.json", "codebook.safetensors"
+AGAIN = "delete the store and encode the images again"
+SHARD = {
+    "file": FileName, "images": int, "bytes": int, "sha256": str,
+    "keys": FileName, "keys_sha256": str,
+}  # fmt: skip
+HEAD = {
+    "format": int,
+    "tokenizer_digest": str,
+    "grid": [int],
+    "codebook": {"codes": int, "dimension": int, "sha256": str},
+    "source": None,
+    "images": int,
+    "shards": [SHARD],
+}
+"""The form of ``writing.json``; the manifest's has ``content`` besides."""
 MAX_CODES = 65535
 """uint16 holds the codes, and the search needs one more value for a missing neighbour."""
 
@@ -55,17 +71,36 @@ def content_digests(path: Path, shards: list[dict[str, Any]]) -> dict[str, str]:
     """SHA-256 of all codes and of all names, however they are cut into shards."""
     codes, names = hashlib.sha256(), hashlib.sha256()
     for shard in shards:
-        codes.update(np.load(path / shard["file"], mmap_mode="r", allow_pickle=False))
-        for key in read_json(path / shard["keys"]):
+        codes.update(read_npy(path / shard["file"], AGAIN, "u", 3))
+        for key in read_names(path, shard):
             names.update(json.dumps(key).encode() + b"\n")
     return {"codes_sha256": codes.hexdigest(), "keys_sha256": names.hexdigest()}
 
 
 def check_listed(path: Path, **expected: Any) -> None:
     """``check_file`` for a file that the manifest lists."""
-    check_file(
-        path, says=MANIFEST, remedy="delete the store and encode the images again", **expected
-    )
+    check_file(path, says=MANIFEST, remedy=AGAIN, **expected)
+
+
+def read_names(path: Path, shard: dict[str, Any]) -> list[str]:
+    """The names of a shard's images. ArragError unless there are as many as images."""
+    names = read_json(path / shard["keys"], [str])
+    if len(names) != shard["images"]:
+        raise ArragError(
+            f"{path / shard['keys']}: {len(names)} names for {shard['images']} images; {AGAIN}"
+        )
+    return names
+
+
+def open_shard(path: Path, shard: dict[str, Any], grid: tuple[int, int]) -> np.ndarray:
+    """A shard's codes, uint16 [n, H, W], memory-mapped. ArragError for an array of another form."""
+    codes = read_npy(path / shard["file"], AGAIN, "u", 3)
+    if codes.dtype != np.uint16 or codes.shape != (shard["images"], *grid):
+        raise ArragError(
+            f"{path / shard['file']}: holds {codes.dtype} {list(codes.shape)}, {MANIFEST} says "
+            f"uint16 {[shard['images'], *grid]}; {AGAIN}"
+        )
+    return codes
 
 
 def check_codes(grids: np.ndarray, codes: int, where: str) -> None:
@@ -96,6 +131,7 @@ def load_codebook(path: Path, sha256: str) -> np.ndarray:
         vectors = load_file(path)["codebook"]
     except Exception as error:  # safetensors has its own error types, one a kind of damage
         raise ArragError(f"{path}: cannot be read ({error}); encode the images again") from None
+    checked_codebook(vectors)
     found = hashlib.sha256(vectors.tobytes()).hexdigest()
     if found != sha256:
         raise ArragError(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 
 from arrag.errors import ArragError
+from arrag.reading import because
 
 SHOWN = 5
 """Keys named in an error; a wrong checkpoint has thousands."""
@@ -39,9 +39,10 @@ def read_file(file: Path, prefix: str = "") -> dict[str, torch.Tensor]:
     read = _read_safetensors if file.suffix == ".safetensors" else _read_bin
     try:
         return read(file, prefix)
-    except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # safetensors, torch, zipfile and the unpickler raise a dozen types
         raise ArragError(
-            f"{file}: truncated or damaged ({str(error).splitlines()[0]}); restore it and run again"
+            f"{file}: truncated, damaged, or more than tensors ({because(error)}); restore it and "
+            "run again"
         ) from None
 
 
@@ -53,6 +54,10 @@ def _read_safetensors(file: Path, prefix: str) -> dict[str, torch.Tensor]:
 
 def _read_bin(file: Path, prefix: str) -> dict[str, torch.Tensor]:
     state = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
+        raise ValueError("no names with tensors")
     return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from arrag.errors import ArragError
 from arrag.files import atomic_path
+from arrag.reading import because, json_of
 
 FORMAT = 1
 
@@ -56,13 +57,14 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tens
         raise ArragError(f"{path}: no such file; make it with `arrag train faid`, or correct it")
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get("faid", "{}"))
+            about = json_of((file.metadata() or {}).get("faid", "{}"))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ArragError(f"{path}: truncated or damaged ({error}); restore it") from None
-    if about.get("format") != FORMAT:
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
+        raise ArragError(f"{path}: truncated or damaged ({because(error)}); restore it") from None
+    found = about.get("format") if isinstance(about, dict) else None
+    if found != FORMAT:
         raise ArragError(
-            f"{path}: not a FAiD adapter of format {FORMAT} (found {about.get('format')!r}); use "
+            f"{path}: not a FAiD adapter of format {FORMAT} (found {found!r}); use "
             "an adapter.safetensors made by `arrag train faid` or `arrag faid import`"
         )
     return about, weights

@@ -69,7 +69,14 @@ def read_published(path: Path) -> dict[str, torch.Tensor]:
             "fetch the file again"
         ) from None
     found = next((loaded[k] for k in WRAPPERS if isinstance(loaded, dict) and k in loaded), {})
-    if not found or not all(isinstance(value, torch.Tensor) for value in found.values()):
+    if (
+        not isinstance(found, dict)
+        or not found
+        or not all(
+            isinstance(name, str) and isinstance(value, torch.Tensor)
+            for name, value in found.items()
+        )
+    ):
         raise ArragError(
             f"{path}: holds no weights under {', '.join(map(repr, WRAPPERS))}; give a file of "
             "peizesun/llamagen_t2i"
@@ -83,7 +90,7 @@ def read_sizes(state: dict[str, torch.Tensor], grid: int, path: Path) -> GptConf
         codes, width = state["tok_embeddings.weight"].shape
         length, text_width = state["cls_embedding.uncond_embedding"].shape
         intermediate = len(state["layers.0.feed_forward.w1.weight"])
-    except (KeyError, ValueError) as error:
+    except (LookupError, ValueError, TypeError) as error:
         raise ArragError(
             f"{path}: no text-conditional LlamaGen ({error} is missing or of another shape); give "
             "t2i_XL_stage1_256.pt or t2i_XL_stage2_512.pt"
@@ -109,7 +116,7 @@ def _vq_sizes(state: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
         base = len(state["encoder.conv_in.weight"])
         levels = 1 + max(int(n.split(".")[2]) for n in state if n.startswith("encoder.conv_blocks"))
         widths = [len(state[f"encoder.conv_blocks.{i}.res.0.conv2.weight"]) for i in range(levels)]
-    except (KeyError, ValueError) as error:
+    except (LookupError, ValueError, TypeError) as error:
         raise ArragError(
             f"{path}: no tokenizer of LlamaGen ({error} is missing or of another shape); give "
             "vq_ds16_t2i.pt"

@@ -6,7 +6,6 @@ without a reference with the same settings and seed; which model it was is the u
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +13,7 @@ from typing import Protocol
 from arrag.config_pipelines import Always, Recorded
 from arrag.errors import ArragError
 from arrag.files import sha256_file
+from arrag.reading import json_of
 
 SHOWN = 3
 """Prompts named in an error."""
@@ -66,7 +66,7 @@ class RecordedAnswers:
         self._answers: dict[tuple[str, int | None], str | None] = {}
         try:
             lines = self.path.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ArragError(
                 f"judge.answers: {path} cannot be read ({error}); record the answers of a model, "
                 "or use a judge of kind `always`"
@@ -79,7 +79,7 @@ class RecordedAnswers:
     def _add(self, number: int, line: str) -> None:
         where = f"judge.answers: {self.path}:{number}"
         try:
-            answer = json.loads(line)
+            answer = json_of(line)
         except ValueError as error:
             raise ArragError(f"{where}: no JSON ({error}); correct that line") from None
         if not isinstance(answer, dict) or set(answer) - {"prompt", "sample", "caption"}:

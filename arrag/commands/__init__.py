@@ -60,3 +60,10 @@ def one_part(text: str) -> Part:
     if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
         raise argparse.ArgumentTypeError(f"found {text!r}, wanted I/N with 1 <= I <= N, as in 3/16")
     return Part(int(number), int(of))
+
+
+def seed(text: str) -> int:
+    """An argparse type: the seed of a random stream."""
+    if not (text.isdecimal() and len(text) < 20 and int(text) < 2**63):
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number of at least 0")
+    return int(text)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from arrag.commands import command, count, group
+from arrag.commands import command, count, group, seed
 
 
 def add(commands: Any) -> None:
@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
     chooser.add_argument("--images", type=count, help="images in the sample (all)")
     chooser.add_argument("--out", type=Path, required=True, help="JSON, for `encode --choice`")
     for parser in (lister, chooser):
-        parser.add_argument("--seed", type=int, default=0, help="of the sample (%(default)s)")
+        parser.add_argument("--seed", type=seed, default=0, help="of the sample (%(default)s)")
     prints = command(
         inner,
         "prints",

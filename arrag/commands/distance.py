@@ -130,10 +130,16 @@ def _read(args: argparse.Namespace) -> Any:
 
 def run_score(args: argparse.Namespace) -> dict[str, Any]:
     """Score; the resampled values are in the file alone."""
+    from arrag.errors import ArragError
     from arrag.files import write_json
     from arrag.metrics.distribution import score
 
-    result = score(args.metric, args.images, args.reference, _read(args))
+    try:
+        result = score(args.metric, args.images, args.reference, _read(args))
+    except ArragError as error:  # the numbers' own do not know whose they are
+        if any(str(path) in str(error) for path in (args.images, args.reference)):
+            raise
+        raise ArragError(f"{args.images}, {args.reference}: {error}") from None
     if args.out is not None:
         write_json(args.out, result)
     shown = dict(result)

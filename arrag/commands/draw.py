@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arrag.commands import command, config_option, count, one_part
+from arrag.commands import command, config_option, count, one_part, seed
 from arrag.layout import MICRO_ASSETS
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     )
     generate.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw")
     generate.add_argument("--out", type=Path, required=True, help="a .png; numbered if several")
-    generate.add_argument("--seed", type=int, default=0, help="random seed (%(default)s)")
+    generate.add_argument("--seed", type=seed, default=0, help="random seed (%(default)s)")
     generate.add_argument("--images", type=count, default=1, help="images a prompt (%(default)s)")
     sample = command(
         commands,

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from arrag.commands import command, count, group
+from arrag.commands import command, count, group, seed
 from arrag.layout import MICRO_ASSETS
 
 
@@ -68,7 +68,7 @@ def _add_build(inner: Any) -> None:
     )
     build.add_argument("--nlist", type=count, help="inverted lists; chosen by size if not given")
     build.add_argument("--nprobe", type=count, default=32, help="lists visited (%(default)s)")
-    build.add_argument("--seed", type=int, default=0, help="of the clustering (%(default)s)")
+    build.add_argument("--seed", type=seed, default=0, help="of the clustering (%(default)s)")
 
 
 def _add_search(inner: Any) -> None:
@@ -105,7 +105,7 @@ def _add_verify(inner: Any) -> None:
     verify.add_argument(
         "--known", type=float, default=1.0, help="share of its neighbours a query knows (all)"
     )
-    verify.add_argument("--seed", type=int, default=0, help="of the sample (%(default)s)")
+    verify.add_argument("--seed", type=seed, default=0, help="of the sample (%(default)s)")
 
 
 def _add_merge(inner: Any) -> None:
@@ -231,7 +231,7 @@ def run_info(args: argparse.Namespace) -> dict[str, Any]:
     """The index's own description."""
     from arrag.files import read_json
 
-    return read_json(args.index / "meta.json")
+    return read_json(args.index / "meta.json", {})
 
 
 def run_verify(args: argparse.Namespace) -> dict[str, Any]:

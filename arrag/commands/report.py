@@ -94,10 +94,9 @@ def run_table(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_gallery(args: argparse.Namespace) -> dict[str, Any]:
     """Every method and the real images, for the first prompts of each task."""
-    from PIL import Image
-
     from arrag.config import load_config
     from arrag.layout import Layout
+    from arrag.metrics.samples import load_image
     from arrag.prompt_sets import load_prompt_set
     from arrag.report.gallery import contact_sheet
 
@@ -109,8 +108,8 @@ def run_gallery(args: argparse.Namespace) -> dict[str, Any]:
     columns = {label: layout.samples(key, name) for key, label in labels.items()}
     shown = first_of_each_task(load_prompt_set(drawn), args.per_task)
     images = min(args.images, drawn.images_per_prompt)
-    with Image.open(next(iter(columns.values())) / "00000/samples/0000.png") as picture:
-        scale = max(1, 96 // picture.width)  # small worlds are enlarged to about 96 pixels
+    first = load_image(next(iter(columns.values())) / "00000/samples/0000.png")
+    scale = max(1, 96 // first.shape[1])  # small worlds are enlarged to about 96 pixels
     contact_sheet(columns, shown, args.out, images, scale)
     return {"sheet": args.out, "prompts": shown}
 

@@ -21,19 +21,23 @@ import numpy as np
 import arrag
 from arrag.errors import ArragError
 from arrag.files import atomic_path, clear_leftovers, disk_space, read_json, write_json
-from arrag.index.base import PatchIndex, Retrieved
+from arrag.index.base import META, PatchIndex, Retrieved
 from arrag.index.cut import release
 from arrag.index.exact import ExactIndex
 from arrag.index.faiss_index import PREFIX, VERSION, FaissIndex, build_faiss, link_published
 from arrag.index.hamming import HammingIndex, check_signs
 from arrag.index.ivf import IvfIndex, build_lists
 from arrag.neighborhood import Neighborhood
+from arrag.reading import misfit
 from arrag.store import TokenStore
 from arrag.store_format import check_codes
 
 __all__ = ["PatchIndex", "Retrieved", "build_index", "open_index"]
 
 FORMAT = 1
+FILES = {"nprobe": (int, None), "files": dict}
+LISTS = {"nprobe": int, "nlist": int, "seed": int, "trained_images": int, "files": dict}
+"""What ``meta.json`` has besides, in modes with files of their own."""
 
 
 def build_index(
@@ -131,12 +135,7 @@ def open_index(
     digests), a truncated file, or a misplaced nprobe.
     """
     path = Path(path)
-    meta = read_json(path / "meta.json")
-    if meta.get("format") != FORMAT:
-        raise ArragError(
-            f"{path / 'meta.json'}: format is {meta.get('format')!r}, this version of arrag reads "
-            f"{FORMAT}; build the index again"
-        )
+    meta = _read_meta(path / "meta.json", store)
     expected = {"tokenizer_digest": tokenizer_digest, "store_digest": store.digest}
     for field, ours in expected.items():
         if ours is not None and meta[field] != ours:
@@ -153,3 +152,31 @@ def open_index(
             f"index {path}: mode {meta['mode']} has no nprobe, found {nprobe}; leave it out"
         )
     return scans[meta["mode"]](store, meta)
+
+
+def _read_meta(path: Path, store: TokenStore) -> dict[str, Any]:
+    """An index's ``meta.json``; ArragError unless all that every mode reads of it is there."""
+    meta = read_json(path, {})
+    if meta.get("format") != FORMAT:
+        raise ArragError(
+            f"{path}: format is {meta.get('format')!r}, this version of arrag reads {FORMAT}; "
+            "build the index again"
+        )
+    problem = misfit(meta, META)
+    if not problem:
+        scans = meta["mode"] in ("exact", "hamming")
+        problem = None if scans else misfit(meta, LISTS if meta["mode"] == "ivf" else FILES)
+    if not problem:
+        extra = sorted(meta["neighborhood"].keys() - META["neighborhood"].keys())
+        problem = f"neighborhood has fields {', '.join(extra)}" if extra else None
+    if not problem and not _fits(meta["neighborhood"]["hop"], max(store.grid)):
+        problem = f"neighborhood.hop is {meta['neighborhood']['hop']!r} on the grid {store.grid}"
+    if problem:
+        raise ArragError(f"{path}: {problem}; build the index again")
+    return meta
+
+
+def _fits(hop: Any, side: int) -> bool:
+    """Whether a neighbourhood's hop, one or several, lies within a grid; a huge one never ends."""
+    hops = hop if isinstance(hop, list) else [hop]
+    return bool(hops) and all(type(h) is int and 1 <= h <= side for h in hops)

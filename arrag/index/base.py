@@ -16,6 +16,7 @@ from arrag.files import check_file, sha256_file, sha256_json
 from arrag.index.heap import sort_heap
 from arrag.index.measure import FAR, FIXED_BITS, LARGEST, bound_rows, slack
 from arrag.neighborhood import MISSING, Neighborhood
+from arrag.reading import FileName, misfit
 from arrag.store import TokenStore
 
 Heap = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -23,6 +24,20 @@ Heap = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 ROWS_BYTES = 2**26
 """Of distances kept between searches; more if one search needs more."""
+META = {
+    "format": int,
+    "mode": str,
+    "neighborhood": {"context": str, "hop": None, "border": str, "masked_distance": bool},
+    "grid": [int],
+    "codes": int,
+    "images": int,
+    "entries": int,
+    "border_share": (int, float, None),
+    "store_digest": str,
+    "tokenizer_digest": str,
+}
+"""The form of ``meta.json`` in every mode; those with files have FILES besides."""
+FILE = {"bytes": int, "sha256": str}
 QUERIES_AT_ONCE = 256
 """Bounds the memory of the distance tables: 4 n (V + 1) bytes a query at most."""
 
@@ -216,7 +231,11 @@ def describe_files(path: Path, names: Iterable[str]) -> dict[str, dict[str, Any]
 
 def check_files(path: Path, meta: dict[str, Any], digests: bool = False) -> None:
     """Raise ArragError unless the files have the size (and SHA-256) ``meta.json`` says."""
-    for name, about in meta.get("files", {}).items():
+    files = meta.get("files", {})
+    form = {"files": dict.fromkeys(files, FILE) if isinstance(files, dict) else {}}
+    if problem := misfit({"files": files, "names": list(files)}, {**form, "names": [FileName]}):
+        raise ArragError(f"{path / 'meta.json'}: {problem}; build the index again")
+    for name, about in files.items():
         check_file(
             path / name,
             says="meta.json",

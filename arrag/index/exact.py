@@ -17,6 +17,7 @@ from arrag.index.instructions import WIDE
 from arrag.index.measure import LARGEST, empty_found, settle
 from arrag.index.order import GROUPS, grouped
 from arrag.store import TokenStore
+from arrag.store_format import check_codes
 
 HELD_BYTES = 2**32
 """Of grids held in memory; those of a larger store are made anew at each search."""
@@ -65,6 +66,7 @@ class ExactIndex(PatchIndex):
             images = plane[before : len(plane) - after].reshape(len(shard), height + margin, -1)
             for first in range(0, len(shard), IMAGES):
                 some = np.asarray(shard[first : first + IMAGES])
+                check_codes(some, len(self._points) - 1, f"store {self.store.path}")
                 images[first : first + IMAGES, :height, :width] = table[some]
             planes.append(plane)
         release(shard)

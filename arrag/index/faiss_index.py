@@ -28,6 +28,7 @@ from arrag.index.base import Heap, PatchIndex, check_files, describe_files
 from arrag.index.cut import Cutter, key_vectors
 from arrag.index.measure import FAR
 from arrag.neighborhood import Neighborhood
+from arrag.reading import read_npy
 from arrag.store import TokenStore
 
 VERSION = faiss.__version__
@@ -51,6 +52,13 @@ class FaissIndex(PatchIndex):
         file = path / (PUBLISHED if self._published else FILE)
         self._index = _read(file)
         self._codes = _load_codes(path / PUBLISHED_CODES) if self._published else None
+        if self._index.d != Cutter(store, self.neighborhood).dimension or (
+            self._index.ntotal != (meta["entries"] if self._codes is None else len(self._codes))
+        ):
+            raise ArragError(
+                f"{file}: holds {self._index.ntotal} entries of {self._index.d} dimensions, not "
+                "those of this store; build the index again"
+            )
         if nprobe is not None or meta["nprobe"] is not None:
             set_nprobe(self._index, meta["nprobe"] if nprobe is None else nprobe, file)
         self._positions = np.flatnonzero(self._inside.numpy())  # [E]
@@ -246,7 +254,7 @@ def _read(path: Path) -> Any:
         raise ArragError(f"{path}: no such file; fetch or build the index, or correct the path")
     try:
         return faiss.read_index(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise ArragError(
             f"{path}: FAISS cannot read it ({_reason(error)}); fetch or build it again"
         ) from None
@@ -264,11 +272,8 @@ def _write(index: Any, path: Path) -> None:
 
 def _load_codes(path: Path) -> np.ndarray:
     """Codes of the published entries: whole numbers [E], memory-mapped."""
-    try:
-        codes = np.load(path, mmap_mode="r", allow_pickle=False).squeeze()
-    except (OSError, ValueError) as error:
-        raise ArragError(f"{path}: cannot be read ({error}); fetch it again") from None
-    if codes.dtype.kind not in "ui" or codes.ndim != 1:
+    codes = read_npy(path, "fetch it again", "ui").squeeze()
+    if codes.ndim != 1:
         raise ArragError(
             f"{path}: expected whole numbers, one an entry, found {codes.dtype} "
             f"{list(codes.shape)}; fetch it again"
@@ -290,6 +295,6 @@ def _refuse_masked(neighborhood: Neighborhood, mode: str) -> None:
         )
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: Exception) -> str:
     """FAISS's own words, without the line of C++ they come from."""
     return re.sub(r"^Error in .*?:\d+: (Error: )?", "", str(error), flags=re.DOTALL).strip()

@@ -18,6 +18,7 @@ from arrag.index.base import Heap, PatchIndex, empty_heap
 from arrag.index.heap import replace_worst
 from arrag.neighborhood import MISSING
 from arrag.store import TokenStore
+from arrag.store_format import check_codes
 
 OUT_OF_REACH = 2**30
 BLOCK_BYTES = 256 * 1024
@@ -30,6 +31,7 @@ class HammingIndex(PatchIndex):
     def __init__(self, store: TokenStore, meta: dict[str, Any]) -> None:
         super().__init__(store, meta)
         check_signs(store)
+        self._checked_shards: set[int] = set()
         self._dimension = d = store.codebook.shape[1]
         self._bits = np.zeros(len(store.codebook) + 1, np.uint64)  # the last for a missing one
         self._bits[:-1] = (store.codebook > 0) @ (1 << np.arange(d, dtype=np.uint64))
@@ -50,7 +52,12 @@ class HammingIndex(PatchIndex):
 
     def _scan(self, keys: np.ndarray, k: int) -> Heap:
         queries, heap = self._queries(keys), empty_heap(len(keys), k)
-        for grids, start in zip(self.store.shards, self.store.starts, strict=False):
+        for number, (grids, start) in enumerate(
+            zip(self.store.shards, self.store.starts, strict=False)
+        ):
+            if number not in self._checked_shards:  # the kernel does not look
+                check_codes(grids, len(self.store.codebook), f"store {self.store.path}")
+                self._checked_shards.add(number)
             for m in range(0, len(grids), self._block):
                 _scan_signs(
                     np.asarray(grids[m : m + self._block]),

@@ -30,16 +30,17 @@ from arrag.index.faiss_index import (
     one_thread,
     train_centroids,
 )
+from arrag.index.ivf_files import AGAIN, FILES, id_type, read_lists
 from arrag.index.lists import CHUNK, nearest_lists, read_rows, scan_lists
 from arrag.index.measure import LARGEST, empty_found, settle
 from arrag.neighborhood import MISSING, Neighborhood
+from arrag.reading import read_npy
 from arrag.store import TokenStore
 
 RELEASE_ENTRIES = 2**20
 """Entries placed before the pages of the lists are let go."""
 ROOM = 8 * CHUNK
 """Entries noted before they are measured."""
-FILES = ("centroids.npy", "offsets.npy", "lists.npy", "ids.npy")
 
 
 class IvfIndex(PatchIndex):
@@ -50,9 +51,7 @@ class IvfIndex(PatchIndex):
     ) -> None:
         super().__init__(store, meta)
         check_files(path, meta)
-        centroids, self.offsets, self.lists, self.ids = (
-            np.asarray(np.load(path / name, mmap_mode="r", allow_pickle=False)) for name in FILES
-        )
+        centroids, self.offsets, self.lists, self.ids = read_lists(path, self)
         self._nearby = np.ascontiguousarray(centroids)  # float32 [nlist, n * d]
         self._centroids = np.ascontiguousarray(centroids.T)  # [n * d, nlist]
         # Four codes at a time (little-endian), as the rows are no multiple of eight bytes.
@@ -164,7 +163,7 @@ def extend_lists(
     new images are assigned. Returns what ``meta.json`` says.
     """
     kept = {field: old.meta[field] for field in ("nlist", "nprobe", "seed", "trained_images")}
-    centroids = np.load(old_path / "centroids.npy", allow_pickle=False)
+    centroids = np.array(read_npy(old_path / "centroids.npy", AGAIN, "f", 2))
     return kept | _write_lists(Cutter(store, old.neighborhood), path, centroids, old, progress)
 
 
@@ -182,7 +181,7 @@ def _write_lists(
     np.save(path / "offsets.npy", offsets)
     rows, n = int(offsets[-1]), cutter.around.shape[1]
     lists = allocated(path / "lists.npy", np.dtype(np.uint16), (rows, n + 1))
-    ids = allocated(path / "ids.npy", _id_type(cutter.store), (rows,))
+    ids = allocated(path / "ids.npy", id_type(cutter.store), (rows,))
     if old is not None:
         for start, stop, to in zip(old.offsets, old.offsets[1:], offsets, strict=False):
             lists[to : to + stop - start] = old.lists[start:stop]
@@ -198,7 +197,9 @@ def _write_lists(
 
 def _describe(path: Path, sizes: np.ndarray) -> dict[str, Any]:
     """What ``meta.json`` says of the lists; sizes: int64 [nlist]."""
-    lists, ids = (np.load(path / name, mmap_mode="r") for name in ("lists.npy", "ids.npy"))
+    lists, ids = (
+        np.load(path / name, mmap_mode="r", allow_pickle=False) for name in ("lists.npy", "ids.npy")
+    )
     return {
         # 1 when all lists are equal; expected entries in a probed list over the mean size.
         "imbalance": float(len(sizes) * (sizes.astype(float) ** 2).sum() / sizes.sum() ** 2),
@@ -298,8 +299,3 @@ def allocated(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
     with open(path, "r+b") as handle:
         os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
     return array
-
-
-def _id_type(store: TokenStore) -> np.dtype:
-    largest = len(store) * store.grid[0] * store.grid[1]
-    return np.dtype(np.uint32 if largest <= 2**32 else np.uint64)

@@ -13,8 +13,11 @@ from arrag.index import open_index
 from arrag.index.base import PatchIndex, check_files
 from arrag.index.cut import Cutter, key_vectors
 from arrag.index.exact import ExactIndex
+from arrag.index.ivf import IvfIndex
+from arrag.index.ivf_files import check_contents
 from arrag.neighborhood import MISSING
 from arrag.store import TokenStore
+from arrag.store_format import check_codes
 
 TIE = 1e-5
 """Relative; an entry as near as the exact k-th one is as good, whichever came first."""
@@ -45,6 +48,10 @@ def verify_index(
     store = TokenStore.open(codes, verify=True)
     index = open_index(path, store, nprobe=nprobe)
     check_files(Path(path), index.meta, digests=True)
+    for shard in store.shards:
+        check_codes(shard, len(store.codebook), f"store {store.path}")
+    if isinstance(index, IvfIndex):
+        check_contents(store, index.lists, index.ids)
     checked = 2 * len(store.shards) + 1 + len(index.meta.get("files", {}))
     result = {"mode": index.meta["mode"], "entries": index.meta["entries"], "files": checked}
     result["border_share"] = index.meta["border_share"]

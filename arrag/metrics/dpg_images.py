@@ -19,6 +19,7 @@ from arrag.errors import ArragError
 from arrag.files import atomic_path
 from arrag.metrics.questions import listed
 from arrag.metrics.samples import image_size, load_image, numbered_images, read_metadata
+from arrag.reading import FileName, misfit
 
 SIDE = 2  # images a side of a grid
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -151,7 +152,7 @@ def _from_folders(
 def _item(folder: Path) -> str:
     metadata = read_metadata(folder / "metadata.jsonl")
     item = metadata.get("item_id") if isinstance(metadata, dict) else None
-    if not isinstance(item, str) or not item:
+    if not isinstance(item, str) or not item.strip():
         raise ArragError(
             f"{folder / 'metadata.jsonl'}: field item_id is {item!r}, wanted the prompt's name in "
             "the question table; generate the samples of that table again"
@@ -165,10 +166,15 @@ def write_grids(root: str | Path, out: str | Path) -> list[str]:
     ``out`` must not hold anything yet: it is replaced. Raises ArragError for an incomplete folder.
     """
     root = Path(root)
+    if not root.is_dir():
+        raise ArragError(f"{root}: no such directory of images; generate them first")
     folders = sorted(p for p in root.iterdir() if p.is_dir() and p.name.isdigit())
     items = [_item(folder) for folder in folders]
     if not items:
         raise ArragError(f"{root}: holds no folder of samples; generate them first")
+    for item in items:
+        if problem := misfit(item, FileName, "item_id"):
+            raise ArragError(f"{root}: {problem} that a file can have; correct the question table")
     pictures, gaps = _from_folders(root, folders, items, SIDE * SIDE, None)
     for kind, names in gaps.items():
         raise ArragError(f"{root}: {kind}: {listed(names)}; generate them first")

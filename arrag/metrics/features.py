@@ -12,7 +12,6 @@ network, and after a change of one image only that one is computed.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +26,9 @@ from tqdm import tqdm
 from arrag.devices import default_device
 from arrag.errors import ArragError
 from arrag.files import atomic_path, disk_space, sha256_json, write_json
-from arrag.images import UNREADABLE
 from arrag.metrics.extractors import Extractor
 from arrag.metrics.samples import read_run
+from arrag.reading import UNREADABLE, open_picture
 from arrag.sources import TARS, open_source
 
 SHARD = 1024  # newly computed images that are written together
@@ -102,15 +101,23 @@ def read_images(source: str | Path) -> Iterator[tuple[str, bytes]]:
     seen = False
     for name, load in open_source(str(source), None, None):
         payload = load()
-        yield name, payload if isinstance(payload, bytes) else Path(payload).read_bytes()
+        yield name, payload if isinstance(payload, bytes) else _bytes_of(payload)
         seen = True
     if not seen:
         raise ArragError(f"{source}: holds no image (png, jpg, webp, bmp); correct the path")
 
 
+def _bytes_of(path: Path) -> bytes:
+    """What a file holds; nothing, which is no image, for a pipe or a file that cannot be read."""
+    try:
+        return path.read_bytes() if path.is_file() else b""
+    except OSError:
+        return b""
+
+
 def open_image(data: bytes) -> Image.Image:
     """The image in RGB, as the official scorers open it. Raises one of ``UNREADABLE``."""
-    with Image.open(io.BytesIO(data)) as picture:
+    with open_picture(data) as picture:
         return picture.convert("RGB")
 
 

@@ -21,9 +21,11 @@ from arrag.metrics.geneval import judge
 from arrag.metrics.geneval_score import COMPAT, Gaps, Record, summarise
 from arrag.metrics.objects import Detection
 from arrag.metrics.questions import counted, listed
-from arrag.metrics.samples import TASKS, load_prompts, prompt_problem
+from arrag.metrics.samples import MOST, TASKS, load_prompts, prompt_problem
+from arrag.reading import json_of, lines_of, read_text
 
-NUMBERS = re.compile(r"(\d+)/samples/(\d+)\.png$")  # of folder and sample in a filename
+# Of folder and sample in a filename.
+NUMBERS = re.compile(r"(?<![0-9])([0-9]{1,9})/samples/([0-9]{1,9})\.png$")
 NO_MASK = np.zeros((0, 0), dtype=bool)
 
 
@@ -34,14 +36,8 @@ def read_results(path: str | Path) -> list[Record]:
     names the line of the first mistake: a missing field, an unknown tag, a file named twice.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArragError(f"{path}: the results cannot be read ({error})") from None
-    records: list[Record] = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            records.append(_record(f"{path}:{number}", line))
+    lines = lines_of(read_text(path, "the file of results"))
+    records = [_record(f"{path}:{number}", line) for number, line in lines]
     if not records:
         raise ArragError(f"{path}: holds no verdict; give the official results.jsonl")
     twice = [name for name, n in Counter(r["filename"] for r in records).items() if n > 1]
@@ -57,8 +53,8 @@ def read_results(path: str | Path) -> list[Record]:
 
 def _record(where: str, line: str) -> Record:
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
+        record = json_of(line)
+    except ValueError as error:
         raise ArragError(f"{where}: not a JSON object ({error})") from None
     for name in ("filename", "tag", "correct", "metadata"):
         if not isinstance(record, dict) or name not in record:
@@ -71,6 +67,9 @@ def _record(where: str, line: str) -> Record:
         raise ArragError(f"{where}: field correct is {record['correct']!r}, expected true or false")
     if not isinstance(record["metadata"], str):
         record["metadata"] = json.dumps(record["metadata"])
+    for name in ("reason", "prompt"):
+        if not isinstance(record.setdefault(name, ""), str):
+            raise ArragError(f"{where}: field {name} is no text; give the official results.jsonl")
     return record | {"filename": str(record["filename"]), "correct": bool(record["correct"])}
 
 
@@ -125,8 +124,9 @@ def _gaps(records: list[Record]) -> Gaps:
     places = [NUMBERS.search(record["filename"]) for record in records]
     if all(places):
         present = {int(place[1]) for place in places}
-        if absent := [f"{i:05d}" for i in range(max(present)) if i not in present]:
-            gaps["prompt folders are missing"] = absent
+        if max(present) <= MOST:  # beyond that they are names, not numbers from 0 on
+            absent = [f"{i:05d}" for i in range(max(present)) if i not in present]
+            gaps |= {"prompt folders are missing": absent} if absent else {}
     return gaps
 
 
@@ -136,8 +136,8 @@ def _against(records: list[Record], prompts: list[dict]) -> tuple[list[str], lis
     found = {}
     for text in dict.fromkeys(record["metadata"] for record in records):
         try:
-            found[text] = sha256_json(json.loads(text))
-        except json.JSONDecodeError:
+            found[text] = sha256_json(json_of(text))
+        except ValueError:
             found[text] = ""
     missing = [text for digest, text in wanted.items() if digest not in set(found.values())]
     foreign = [m for m, digest in found.items() if digest not in wanted]
@@ -173,9 +173,9 @@ def rejudge_records(path: str | Path, records: list[Record]) -> dict[str, Any]:
 def _boxes(path: str | Path, record: Record) -> tuple[dict, dict[str, list[Detection]]]:
     where = f"{path}: {record['filename']}"
     try:
-        metadata = json.loads(record["metadata"])
+        metadata = json_of(record["metadata"])
         details = record.get("details")
-        details = json.loads(details) if isinstance(details, str) else details
+        details = json_of(details) if isinstance(details, str) else details
         found = {
             label: [
                 Detection(label, float(box[4]), tuple(map(float, box[:4])), NO_MASK)
@@ -183,7 +183,7 @@ def _boxes(path: str | Path, record: Record) -> tuple[dict, dict[str, list[Detec
             ]
             for label, boxes in details.items()
         }
-    except (ValueError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise ArragError(f"{where}: metadata or details cannot be read ({error})") from None
     if problem := prompt_problem(metadata):
         raise ArragError(f"{where}: metadata: {problem}")

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
 from arrag import __version__
@@ -32,6 +31,7 @@ from arrag.metrics.samples import (
     load_prompts,
     read_run,
 )
+from arrag.reading import open_picture
 
 COMPAT = "official"
 LIBRARIES = ("torch", "torchvision", "transformers", "open-clip-torch", "pillow", "numpy")
@@ -131,7 +131,7 @@ def image_sizes(samples: list[Sample]) -> dict[str, int]:
     """How many images have which size, "width x height"."""
     counts: Counter[str] = Counter()
     for sample in samples:
-        with Image.open(sample.path) as picture:
+        with open_picture(sample.path) as picture:
             counts["{} x {}".format(*picture.size)] += 1
     return dict(counts.most_common())
 

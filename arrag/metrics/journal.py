@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arrag.files import disk_space
+from arrag.reading import json_of
 
 
 class Journal:
@@ -24,9 +25,9 @@ class Journal:
         self._fresh = not lines or lines[0] != head
         self._head = head
         if not self._fresh:
-            for line in lines[1:]:
-                key, value = json.loads(line)
-                self._done[key] = value
+            for entry in map(json_of, lines[1:]):
+                if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str):
+                    self._done[entry[0]] = entry[1]
 
     def _lines(self) -> list[str]:
         """The lines that are whole JSON."""
@@ -35,10 +36,10 @@ class Journal:
         except (OSError, UnicodeDecodeError):
             return []
         whole = []
-        for line in text.splitlines():
+        for line in text.split("\n"):
             try:
-                json.loads(line)
-            except json.JSONDecodeError:
+                json_of(line)
+            except ValueError:
                 continue
             whole.append(line)
         return whole

@@ -122,7 +122,7 @@ def convert(checkpoint: str | Path, out: str | Path) -> dict[str, Any]:
     state = read_checkpoint(checkpoint)
     try:
         config = make_config(state)
-    except (KeyError, ValueError) as error:
+    except (LookupError, ValueError, ArithmeticError) as error:
         raise ArragError(
             f"{checkpoint}: not a Mask2Former with a Swin backbone of mmdetection: {error}"
         ) from None
@@ -156,7 +156,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         ) from None
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     found = {}
-    for name, tensor in state.items():
+    for name, tensor in state.items() if isinstance(state, dict) else ():
+        if not isinstance(name, str):
+            continue
         for old, new in OLD_NAMES:
             name = re.sub(old, new, name)
         found[name] = tensor

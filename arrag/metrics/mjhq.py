@@ -14,6 +14,7 @@ from pathlib import Path
 from arrag.errors import ArragError
 from arrag.files import read_json
 from arrag.images import SUFFIXES
+from arrag.reading import FileName, misfit
 
 OVERALL = "all"
 NAMED = 5
@@ -38,7 +39,8 @@ def load_mjhq(meta: str | Path) -> list[Entry]:
         for field in ("category", "prompt"):
             if not isinstance(value, dict) or not isinstance(value.get(field), str):
                 raise ArragError(f"{meta}: entry {key}: field {field} is missing; correct it")
-        if value["category"] == OVERALL or "/" in key or "/" in value["category"]:
+        names = {key: FileName, value["category"]: FileName}
+        if value["category"] == OVERALL or any(misfit(n, form) for n, form in names.items()):
             raise ArragError(f"{meta}: entry {key}: {value['category']!r} is no category's name")
         entries.append(Entry(key, value["category"], value["prompt"]))
     return entries

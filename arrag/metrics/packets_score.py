@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from arrag.errors import ArragError
 from arrag.files import atomic_path, disk_space, sha256_json
-from arrag.images import UNREADABLE
 from arrag.metrics.distribution import finish
 from arrag.metrics.features import ImageList, open_image, read_images
 from arrag.metrics.features import finish as finish_list
@@ -32,6 +31,7 @@ from arrag.metrics.preparation import center_square
 from arrag.metrics.references import is_stored, read_stored
 from arrag.metrics.sides import Options, Side, check_same_judge
 from arrag.metrics.spool import Pixels, Spool
+from arrag.reading import UNREADABLE
 
 CHEAP_DIM = 128  # up to so many coefficients a packet, resampling takes seconds
 RESAMPLES = 100

@@ -67,7 +67,7 @@ def read_rows(path: str | Path, required: Iterable[str] = ()) -> list[dict[str, 
             reader = csv.DictReader(handle, strict=True)
             rows = list(reader)
             columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise ArragError(f"{path}: not a readable CSV file ({error}); give another file") from None
     if absent := [name for name in required if name not in columns]:
         raise ArragError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,18 @@ import numpy as np
 
 from arrag.errors import ArragError
 from arrag.files import atomic_path, disk_space, sha256_file
+from arrag.reading import because, json_of, misfit, npz_names, read_npy, read_npz, refuse_bomb
 
 FEATURE_KEYS = ("feats", "features", "embeddings", "arr_0")
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+AGAIN = "make it again"
+UNREADABLE = (
+    ValueError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 
 
 @dataclass
@@ -65,30 +75,42 @@ def read_stored(path: str | Path) -> Stored:
     path = Path(path)
     if not path.is_file():
         raise ArragError(f"{path}: no such file; make it with `arrag stats` or correct the path")
-    try:
-        if path.suffix == ".npy":
-            return _features(path, np.load(path, mmap_mode="r", allow_pickle=False), {})
-        with np.load(path, allow_pickle=False) as archive:
-            names = set(archive.files)
-            meta = json.loads(str(archive["meta"])) if "meta" in names else {}
-            for name in FEATURE_KEYS:
-                if name in names:
-                    return _features(path, archive[name], meta)
-            if not {"mu", "sigma"} <= names:
-                raise ArragError(
-                    f"{path}: holds {', '.join(sorted(names)) or 'nothing'}, expected mu and "
-                    "sigma, or feats; make it with `arrag stats`"
-                )
-            n = int(archive["n"]) if "n" in names else meta.get("images", {}).get("n")
-            stored = Stored(path, mu=np.asarray(archive["mu"], np.float64), n=n, meta=meta)
-        _open_sigma(stored)
-    except UNREADABLE as error:
-        raise ArragError(f"{path}: cannot be read ({error}); make it again") from None
+    if path.suffix == ".npy":
+        return _features(path, read_npy(path, AGAIN, "biuf"), {})
+    names = npz_names(path, AGAIN)
+    meta = _meta(path) if "meta" in names else {}
+    for name in FEATURE_KEYS:
+        if name in names:
+            return _features(path, read_npz(path, AGAIN, [name])[name], meta)
+    if not {"mu", "sigma"} <= set(names):
+        raise ArragError(
+            f"{path}: holds {', '.join(sorted(names)) or 'nothing'}, expected mu and sigma, or "
+            "feats; make it with `arrag stats`"
+        )
+    held = read_npz(path, AGAIN, ["mu", "n"] if "n" in names else ["mu"])
+    n = held["n"].tolist() if "n" in held else meta.get("images", {}).get("n")
+    if held["mu"].dtype.kind not in "iuf" or not (n is None or (type(n) is int and n >= 0)):
+        raise ArragError(f"{path}: mu or n is no number, or n is below zero; {AGAIN}")
+    stored = Stored(path, mu=held["mu"].astype(np.float64), n=n, meta=meta)
+    _open_sigma(stored)
     return stored
 
 
+def _meta(path: Path) -> dict[str, Any]:
+    """What a file says of itself; ArragError unless it is of the form that is written here."""
+    try:
+        meta = json_of(str(read_npz(path, AGAIN, ["meta"])["meta"]))
+    except ValueError as error:
+        raise ArragError(f"{path}: meta is no JSON ({because(error)}); {AGAIN}") from None
+    form = {name: dict for name in ("judge", "images") if isinstance(meta, dict) and name in meta}
+    if problem := misfit(meta, form, "meta"):
+        raise ArragError(f"{path}: {problem}; {AGAIN}")
+    return meta
+
+
 def _features(path: Path, array: np.ndarray, meta: dict[str, Any]) -> Stored:
-    if array.ndim not in (2, 4) or not np.issubdtype(array.dtype, np.number) or not len(array):
+    real = np.issubdtype(array.dtype, np.number) and array.dtype.kind in "iuf"
+    if array.ndim not in (2, 4) or not real or not array.size:
         raise ArragError(
             f"{path}: an array of shape {array.shape} and type {array.dtype}, expected features "
             "[n, d] (or images [n, H, W, 3] in [0, 1] for FWD)"
@@ -101,10 +123,21 @@ def _open_sigma(stored: Stored) -> None:
     stored._folder = tempfile.TemporaryDirectory(prefix="arrag-stats-")
     try:
         with zipfile.ZipFile(stored.path) as archive, disk_space(stored._folder.name):
+            refuse_bomb(archive)
             unpacked = archive.extract("sigma.npy", stored._folder.name)
-        stored.sigma = np.load(unpacked, mmap_mode="r", allow_pickle=False)
+        stored.sigma = read_npy(unpacked, AGAIN, "iuf")
         if stored.sigma.ndim == 2:
             stored.sigma = np.array(stored.sigma, np.float64)
+    except (
+        ValueError,
+        EOFError,
+        LookupError,
+        RuntimeError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
+        stored.close()
+        raise ArragError(f"{stored.path}: cannot be read ({because(error)}); {AGAIN}") from None
     except BaseException:
         stored.close()
         raise

@@ -6,23 +6,25 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from arrag.errors import ArragError
 from arrag.files import read_json
 from arrag.metrics.objects import COLORS
+from arrag.reading import UNREADABLE, json_of, lines_of, open_picture, read_text
 
 # GenEval's six tasks in the order of its prompt file and of the paper's Table 1.
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 RELATIONS = ("left of", "right of", "above", "below")
 NAMED = 5  # how many offenders an error message names
+NUMBERED = re.compile(r"[0-9]{1,9}\.png")
+MOST = 1_000_000  # objects of a clause, prompts of a set, images of a prompt
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,11 @@ def load_prompts(path: str | Path) -> list[dict[str, Any]]:
     Raises ArragError that names the line and the field of the first mistake, or an empty file.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArragError(f"{path}: the prompt file cannot be read ({error})") from None
     prompts = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in lines_of(read_text(path, "the prompt file")):
         try:
-            prompt = json.loads(line)
-        except json.JSONDecodeError as error:
+            prompt = json_of(line)
+        except ValueError as error:
             raise ArragError(f"{path}:{number}: not a JSON object ({error})") from None
         if problem := prompt_problem(prompt):
             raise ArragError(f"{path}:{number}: {problem}; correct that line")
@@ -63,7 +59,7 @@ def load_prompts(path: str | Path) -> list[dict[str, Any]]:
 def prompt_problem(prompt: Any) -> str | None:
     """What is wrong with one prompt's metadata, or None."""
     if not isinstance(prompt, dict):
-        return f"expected a JSON object, found {prompt!r}"
+        return f"expected a JSON object, found a {type(prompt).__name__}"
     if prompt.get("tag") not in TASKS:
         return f"field tag is {prompt.get('tag')!r}, expected one of {', '.join(TASKS)}"
     if not isinstance(prompt.get("prompt"), str) or not prompt["prompt"].strip():
@@ -83,8 +79,8 @@ def _clause_problem(clause: Any, index: int) -> str | None:
     if not isinstance(clause, dict) or not isinstance(clause.get("class"), str):
         return f"expected an object with class and count, found {clause!r}"
     count = clause.get("count")
-    if type(count) is not int or count < 1:
-        return f"count is {count!r}, expected a whole number of at least 1"
+    if type(count) is not int or not 1 <= count <= MOST:
+        return f"count is {str(count)[:40]}, expected a whole number of at least 1"
     if clause.get("color", COLORS[0]) not in COLORS:
         return f"color is {clause['color']!r}, expected one of {', '.join(COLORS)}"
     if "position" not in clause:
@@ -101,7 +97,17 @@ def _clause_problem(clause: Any, index: int) -> str | None:
 def read_run(images_dir: str | Path) -> dict[str, Any] | None:
     """Contents of run.json beside the samples, or None when there is none."""
     path = Path(images_dir) / "run.json"
-    return read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    run = read_json(path, {})
+    for field in ("images_per_prompt", "prompts"):
+        count = run.get(field, 1)
+        if type(count) is not int or not 1 <= count <= MOST:
+            raise ArragError(
+                f"{path}: {field} is {str(count)[:40]}, wanted a whole number from 1; generate the "
+                "samples again"
+            )
+    return run
 
 
 def folder_prompts(images_dir: str | Path) -> dict[int, dict[str, Any]]:
@@ -128,6 +134,8 @@ def prompt_folders(images_dir: str | Path) -> dict[int, Path]:
         raise ArragError(f"{root}: no such directory of samples; generate them first")
     folders: dict[int, Path] = {}
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name.isdecimal()):
+        if int(folder.name) > MOST:
+            _refuse(root, f"folders have a number above {MOST}", [folder.name])
         if int(folder.name) in folders:
             _refuse(root, "folders have the number of another", [folder.name])
         folders[int(folder.name)] = folder
@@ -188,9 +196,9 @@ def list_samples(
 def load_image(path: str | Path) -> np.ndarray:
     """uint8 RGB [H, W, 3], turned upright by its EXIF orientation. ArragError when damaged."""
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise ArragError(f"{path}: not a readable image ({error}); generate it again") from None
 
 
@@ -215,7 +223,7 @@ def _refuse(root: Path, what: str, names: list[str]) -> None:
 def read_metadata(path: Path) -> Any:
     """The JSON of a sample folder's metadata.jsonl, or None when it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_of(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
@@ -224,7 +232,7 @@ def numbered_images(folder: Path) -> list[Path]:
     """Files like 0000.png in ``folder``, by number; anything else there is not a sample."""
     if not folder.is_dir():
         return []
-    found = [p for p in folder.iterdir() if re.fullmatch(r"\d+\.png", p.name) and p.is_file()]
+    found = [p for p in folder.iterdir() if NUMBERED.fullmatch(p.name) and p.is_file()]
     return sorted(found, key=lambda p: (int(p.stem), p.name))
 
 
@@ -238,9 +246,9 @@ def image_size(path: Path) -> tuple[int, int] | None:
     A PNG's chunks are checked by their checksums; nothing is decoded.
     """
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             size = picture.size
             picture.verify()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except UNREADABLE:
         return None
     return size

@@ -16,6 +16,7 @@ CAPTION_WIDTH = 190  # pixels of the prompts' column
 GAP = 4  # pixels between images of a prompt
 MARGIN = 14  # pixels around the sheet and between methods
 INK, PAPER, LINE = "#1f2328", "#ffffff", "#d1d9e0"
+LONGEST = 2000  # characters of a text that are drawn
 
 
 def contact_sheet(
@@ -103,9 +104,12 @@ def _draw(
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Words of ``text`` in lines of at most ``width`` pixels (a longer word stands alone)."""
+    """Words of ``text`` in lines of at most ``width`` pixels (a longer word stands alone).
+
+    Of a text of more than LONGEST characters, as no prompt is, only the beginning.
+    """
     lines = [""]
-    for word in text.split():
+    for word in text[:LONGEST].split():
         longer = f"{lines[-1]} {word}".strip()
         if lines[-1] and font.getlength(longer) > width:
             lines.append(word)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from arrag.metrics.stats import Estimate
 
 NONE = "\u2013"  # an empty cell
+LINE_ENDS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")  # a cell is one line
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_|<>\[\]#~])")
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -133,7 +134,7 @@ def latex(page: Page) -> str:
 
 
 def _md(text: str) -> str:
-    return MARKDOWN_SPECIAL.sub(r"\\\1", text)
+    return MARKDOWN_SPECIAL.sub(r"\\\1", LINE_ENDS.sub(" ", text))
 
 
 def _md_cell(cell: Cell) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from arrag.errors import ArragError
 from arrag.files import atomic_path
+from arrag.metrics.geneval_results import NUMBERS
 from arrag.metrics.samples import load_image
+from arrag.reading import because, json_of
 from arrag.report.gallery import FONT_SIZE, INK, MARGIN, PAPER, wrap
 
 TILE = 240  # pixels of an image's longer side on the sheet, at least
 LABEL_SIZE = 12  # pixels
+FAR = 1e6  # pixels; no box is drawn farther
 LINE_HEIGHT = FONT_SIZE + 4  # pixels
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 BOXES = ("#0969da", "#bf3989", "#9a6700", "#8250df", "#1b7c83", "#bc4c00")  # a colour a class
@@ -63,7 +65,12 @@ def _first(records: Sequence[dict[str, Any]], tag: str) -> int:
 
 
 def _tile(root: Path, record: dict[str, Any]) -> Image.Image:
-    path = root.joinpath(*Path(record["filename"]).parts[-3:])
+    if not (place := NUMBERS.search(record["filename"])):
+        raise ArragError(
+            f"{record['filename']}: is no place of a sample, as 00000/samples/0000.png; give the "
+            "results of a folder of samples"
+        )
+    path = root / place[0]
     picture = Image.fromarray(load_image(path))
     longer = max(picture.size)
     # Small pictures are enlarged so that every pixel stays a square, large ones are shrunk.
@@ -84,9 +91,26 @@ def _tile(root: Path, record: dict[str, Any]) -> Image.Image:
     return tile
 
 
+def _details(record: dict[str, Any]) -> dict[str, list[list[float]]]:
+    """{class: boxes with scores} that a record tells; ArragError for anything else."""
+    try:
+        details = json_of(record.get("details", ""))
+        found = {
+            str(name): [[min(max(float(x), -FAR), FAR) for x in box] for box in boxes]
+            for name, boxes in details.items()
+        }
+        if any(len(box) != 5 or box != box for boxes in found.values() for box in boxes):
+            raise ValueError("a box is no four corners and a score")
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise ArragError(
+            f"{record['filename']}: its details cannot be read ({because(error)}); score it again"
+        ) from None
+    return found
+
+
 def _draw_boxes(picture: Image.Image, record: dict[str, Any], scale: float) -> None:
     """Boxes first, then labels, so that no line crosses a text."""
-    details = json.loads(record["details"])
+    details = _details(record)
     pen = ImageDraw.Draw(picture)
     font = ImageFont.load_default(LABEL_SIZE)
     labels = []
@@ -94,6 +118,7 @@ def _draw_boxes(picture: Image.Image, record: dict[str, Any], scale: float) -> N
         color = BOXES[i % len(BOXES)]
         for x0, y0, x1, y1, score in boxes:
             corners = [x0 * scale, y0 * scale, x1 * scale - 1, y1 * scale - 1]
+            corners[2:] = map(max, zip(corners[:2], corners[2:], strict=True))
             pen.rectangle(corners, outline=color, width=2)
             labels.append((corners[0], corners[1], f"{name} {score:.2f}", color))
     taken: list[tuple[float, float, float]] = []

@@ -11,7 +11,6 @@ A caption stands beside its image, under the same name: ``.txt``, or ``.json`` w
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,11 +20,14 @@ import numpy as np
 from arrag.encode import encode_source
 from arrag.errors import ArragError
 from arrag.files import check_file, read_json, sha256_file, sha256_json, write_json, write_text
-from arrag.sources import TARS, open_source
+from arrag.patterns import TARS, files_of
+from arrag.reading import because, json_of, lines_of, misfit, read_text
+from arrag.sources import members, open_source
 from arrag.store import TokenStore
 
 FORMAT = 1
 CAPTIONS, PAIRS = "captions.jsonl", "pairs.json"
+FORM = {"held_out": [int], "dropped": [int], "captions_sha256": str, "store_digest": str}
 FIELDS = ("caption", "prompt", "text")
 ADVICE = "put a .txt (or a .json with a field caption) of the same name beside each image"
 
@@ -54,16 +56,17 @@ class Pairs:
                 f"{path}: is a token store without captions ({CAPTIONS}); an adapter is trained on "
                 "images with captions, make them with `arrag train pairs`"
             )
-        about = read_json(path / PAIRS)
+        about = read_json(path / PAIRS, {})
         if about.get("format") != FORMAT:
             raise ArragError(
                 f"{path / PAIRS}: format is {about.get('format')!r}, this version of arrag reads "
                 f"{FORMAT}; run `arrag train pairs` again"
             )
+        if problem := misfit(about, FORM):
+            raise ArragError(f"{path / PAIRS}: {problem}; run `arrag train pairs` again")
         remedy = "delete the folder and run `arrag train pairs` again"
         check_file(path / CAPTIONS, says=PAIRS, remedy=remedy, sha256=about["captions_sha256"])
-        lines = (path / CAPTIONS).read_text(encoding="utf-8").splitlines()
-        pairs = cls(path, about, [json.loads(line)["caption"] for line in lines])
+        pairs = cls(path, about, _read_captions(path / CAPTIONS))
         if pairs.store.digest != about["store_digest"]:
             raise ArragError(
                 f"{path / PAIRS}: store_digest is {about['store_digest']}, the store beside it has "
@@ -139,6 +142,17 @@ def make_pairs(
     return {**encoded, "train": trained, "held_out": len(measured), "dropped": len(dropped)}
 
 
+def _read_captions(path: Path) -> list[str]:
+    """One caption a line; ArragError for a line of another form."""
+    captions = []
+    for number, line in lines_of(read_text(path, "the file of captions")):
+        try:
+            captions.append(json_of(line)["caption"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise ArragError(f"{path}:{number}: holds no caption ({because(error)})") from None
+    return captions
+
+
 def find_captions(source: str) -> dict[str, str]:
     """{image key: caption} of a source's captioned images, in the order of the source.
 
@@ -164,21 +178,15 @@ def _folder_texts(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _tar_texts(pattern: str) -> Iterator[tuple[str, str]]:
     """The same of tars, keyed as ``open_source`` keys their images."""
-    from webdataset.shardlists import expand_urls
-
-    tars = [Path(name) for name in expand_urls(pattern)]
+    tars = [Path(name) for name in files_of(pattern)]
     names = [tar.name for tar in tars]
     labels = names if len(set(names)) == len(names) else [str(tar) for tar in tars]
     for path, label in zip(tars, labels, strict=True):
         if not path.is_file():
             raise ArragError(f"{path}: no such file; correct the source")
-        with tarfile.open(path) as tar:
-            for member in tar:
-                name = PurePosixPath(member.name)
-                if member.isfile() and name.suffix in (".json", ".txt"):
-                    data = tar.extractfile(member).read()
-                    text = _caption(data, name.suffix, f"{path}/{member.name}")
-                    yield str(PurePosixPath(label) / name.with_suffix("")), text
+        for key, load in members(path, label, lambda name: name.endswith((".json", ".txt"))):
+            name = PurePosixPath(key)
+            yield str(name.with_suffix("")), _caption(load(), name.suffix, key)
 
 
 def _caption(data: bytes, suffix: str, where: str) -> str:
@@ -187,7 +195,7 @@ def _caption(data: bytes, suffix: str, where: str) -> str:
         text = data.decode("utf-8")
         if suffix == ".txt":
             return text
-        fields = json.loads(text)
+        fields = json_of(text)
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are both
         raise ArragError(f"{where}: cannot be read as a caption ({error}); correct it") from None
     found = [fields[f] for f in FIELDS if isinstance(fields, dict) and f in fields]

@@ -26,8 +26,10 @@ from arrag.files import (
     write_json,
 )
 from arrag.parts import Part
+from arrag.reading import FileName, misfit, read_npy
 
 MANIFEST, WRITING = "manifest.json", "writing*.json"
+SHARDS = {"shards": [{"file": FileName, "rows": int, "bytes": int, "sha256": str}]}
 
 
 def write_shards(
@@ -100,18 +102,19 @@ class Shards:
         self.path = path = Path(path)
         if any(path.glob(WRITING)) and not (path / MANIFEST).is_file():
             raise ArragError(f"{path}: not finished ({WRITING} without {MANIFEST}); {again}")
-        self.manifest = read_json(path / MANIFEST)
+        self.manifest = read_json(path / MANIFEST, {})
         for field, wanted in expected.items():
             if self.manifest.get(field) != wanted:
                 raise ArragError(
                     f"{path / MANIFEST}: {field} is {self.manifest.get(field)}, but {wanted} is in "
                     f"use; {again}"
                 )
+        if problem := misfit(self.manifest, SHARDS):
+            raise ArragError(f"{path / MANIFEST}: {problem}; {again}")
         for shard in self.manifest["shards"]:
             check_file(path / shard["file"], says=MANIFEST, remedy=again, size=shard["bytes"])
         self._shards = [
-            np.load(path / shard["file"], mmap_mode="r", allow_pickle=False)
-            for shard in self.manifest["shards"]
+            read_npy(path / shard["file"], again, "biuf") for shard in self.manifest["shards"]
         ]
         self._starts = np.cumsum([0] + [len(shard) for shard in self._shards])
 
@@ -124,7 +127,7 @@ class Shards:
 
 
 def _begun(path: Path, header: dict[str, Any]) -> dict[str, Any]:
-    state = read_json(path)
+    state = read_json(path, SHARDS)
     for field, ours in header.items():
         if state.get(field) != ours:
             raise ArragError(

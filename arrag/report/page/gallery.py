@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from arrag.errors import ArragError
-from arrag.metrics.geneval_results import read_results
+from arrag.metrics.geneval_results import NUMBERS, read_results
 from arrag.metrics.samples import load_image
 from arrag.report.page.markup import element, picture, text
 
-PLACE = re.compile(r"(\d+)/samples/(\d+)\.png$")
 Verdicts = dict[tuple[int, int], tuple[bool, str]]  # (prompt, sample) -> right, and why not
 
 
@@ -35,7 +33,7 @@ def read_verdicts(path: Path) -> Verdicts:
     """Verdicts of a GenEval results file. ArragError for a name that is no sample's."""
     found: Verdicts = {}
     for record in read_results(path):
-        match = PLACE.search(record["filename"])
+        match = NUMBERS.search(record["filename"])
         if match is None:
             raise ArragError(f"{path}: {record['filename']!r} is no sample's name; score again")
         reason = "; ".join(filter(None, record.get("reason", "").split("\n")))
