@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from arrag.digests import STORE_IDENTITY, store_digest
 from arrag.errors import ArragError
-from arrag.files import atomic_path, disk_space, read_json, sha256_file, sha256_json, write_json
+from arrag.files import atomic_path, disk_space, read_json, sha256_file, write_json
 from arrag.store_format import (
     CODEBOOK,
     FORMAT,
@@ -36,8 +37,6 @@ from arrag.store_format import (
     content_digests,
     load_codebook,
 )
-
-IDENTITY = ("format", "tokenizer_digest", "grid", "codebook", "images", "content")
 
 
 class StoreWriter:
@@ -225,7 +224,7 @@ class TokenStore:
         self.path, self.manifest, self.codebook = path, manifest, codebook
         self.grid: tuple[int, int] = tuple(manifest["grid"])
         self.tokenizer_digest: str = manifest["tokenizer_digest"]
-        self.digest = sha256_json({field: manifest[field] for field in IDENTITY})
+        self.digest = store_digest(manifest)
         self.shards = [
             np.load(path / shard["file"], mmap_mode="r", allow_pickle=False)
             for shard in manifest["shards"]
@@ -251,7 +250,7 @@ class TokenStore:
                 f"{path / MANIFEST}: format is {manifest.get('format')!r}, this version of arrag "
                 f"reads {FORMAT}; encode the images again"
             )
-        for field in (*IDENTITY, "shards"):
+        for field in (*STORE_IDENTITY, "shards"):
             if field not in manifest:
                 raise ArragError(f"{path / MANIFEST}: no field {field!r}; encode the images again")
         for shard in manifest["shards"]:
