@@ -71,10 +71,25 @@ def read_record(path: str | Path) -> dict[str, Any]:
         raise ArragError(f"{path}: is no record of this version of arrag; {remedy}")
     rest = {name: value for name, value in record.items() if name != "sha256"}
     as_written = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    whole = sha256_json(rest) == record.get("sha256")
+    whole = sha256_json(rest) == record.get("sha256") and _well_formed(record)
     if not whole or Path(path).read_bytes() != as_written.encode():
         raise ArragError(f"{path}: is not as it was written; {remedy}")
     return record
+
+
+def _well_formed(record: Mapping[str, Any]) -> bool:
+    """Whether files and sources have what is read of them."""
+    parts = (("files", {"bytes": int, "sha256": str}), ("made_of", {"path": str, "digest": str}))
+    for name, fields in parts:
+        entries = record.get(name)
+        if not isinstance(entries, dict):
+            return False
+        for entry in entries.values():
+            if not isinstance(entry, dict) or entry.keys() != fields.keys():
+                return False
+            if not all(isinstance(entry[field], kind) for field, kind in fields.items()):
+                return False
+    return True
 
 
 def files_of(folder: Path) -> Iterator[Path]:

@@ -54,11 +54,11 @@ class Verifier:
     """Checks one project: ``base`` is the folder that holds ``results``.
 
     full: read every byte; else sizes are compared, and digests only of records and descriptions.
-    tick: is told the bytes of each file looked at.
+    tick: is told the bytes of each file looked at, and those of all.
     """
 
     def __init__(
-        self, results: Path, full: bool = True, tick: Callable[[int], object] = lambda size: None
+        self, results: Path, full: bool = True, tick: Callable[[int, int], object] = lambda *_: None
     ) -> None:
         if not results.is_dir():
             raise ArragError(f"{results}: no such folder of results; correct the path")
@@ -69,22 +69,31 @@ class Verifier:
         self._recorded: dict[Path, str] = {}  # SHA-256 as recorded
         self._digests: dict[Path, str] = {}
         self._folders: set[Path] = set()
+        self._records: set[Path] = set()
+        self.total = 0
 
     def run(self) -> Checked:
         """Check everything, whatever is found."""
         records = self.open_records()
+        sizes = [entry["bytes"] for r in records.values() for entry in r["files"].values()]
+        self.total = sum(sizes)
         for path, record in records.items():
             self._check_files(path, record)
         self._leftover()
+        damaged = {folder for f in self.found.findings for folder in Path(f.path).parents}
         for path, record in records.items():
-            self._check_sources(path, record)
+            self._check_sources(path, record, damaged)
         return self.found
 
     def open_records(self) -> dict[Path, dict[str, Any]]:
-        """All records that are whole; one that is not is a finding."""
+        """All records that are whole; one that is not is a finding.
+
+        A record in the folder of a result, such as a crate, is a copy, and a file like any other.
+        """
         paths = [path for path in self.seen if path.name.endswith(SUFFIX)]
         self._folders = {path.with_name(path.name.removesuffix(SUFFIX)) for path in paths}
-        return {path: record for path in paths if (record := self._read(path)) is not None}
+        self._records = {p for p in paths if not self._folders.intersection(p.parents)}
+        return {p: record for p in sorted(self._records) if (record := self._read(p)) is not None}
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         self.found.records += 1
@@ -102,9 +111,16 @@ class Verifier:
         self.found.findings.append(Finding(str(path), what, advice))
 
     def _check_files(self, path: Path, record: dict[str, Any]) -> None:
-        self.found.findings += differences(path, record, self.full, self.tick)
+        result = path.with_name(path.name.removesuffix(SUFFIX))
+        if record["files"] and not any((path.parent / name).exists() for name in record["files"]):
+            self._wrong(result, "missing as a whole", "delete its record too, or make it again")
+        else:
+            self.found.findings += differences(path, record, self.full, self._tick)
         self.found.files += len(record["files"])
         self.found.bytes += sum(entry["bytes"] for entry in record["files"].values())
+
+    def _tick(self, size: int) -> None:
+        self.tick(size, self.total)
 
     def _leftover(self) -> None:
         """Files of no record: in the folder of a result they are extra, else nobody knows them."""
@@ -122,7 +138,7 @@ class Verifier:
         found: dict[Path, list[Path]] = {}
         for path in self.seen:
             parts = path.relative_to(self.base).parts
-            if path in self._recorded or path.name.endswith(SUFFIX):
+            if path in self._recorded or path in self._records:
                 continue
             if any(part.endswith(WORK) for part in parts):
                 continue
@@ -132,10 +148,13 @@ class Verifier:
                 found.setdefault(result_of(path, self.base), []).append(path)
         return found
 
-    def _check_sources(self, path: Path, record: dict[str, Any]) -> None:
+    def _check_sources(self, path: Path, record: dict[str, Any], damaged: set[Path]) -> None:
+        """What a result was made of. damaged: folders of which something is told already."""
         result = path.with_name(path.name.removesuffix(SUFFIX))
         for role, source in record["made_of"].items():
             where = self.base / source["path"]
+            if where in damaged:
+                continue
             what = f"was made of {role} {source['path']} ({source['digest'][:12]}...)"
             if not where.exists():
                 note = Finding(str(result), f"{what}, which is not there", "nothing if it is meant")

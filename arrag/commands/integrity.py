@@ -1,4 +1,4 @@
-"""``arrag verify`` and ``explain``: are results what they were, and what a number was made of."""
+"""``arrag verify``, ``explain`` and ``crate``: are results what they were, and what of."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from arrag.commands import command
+from arrag.commands import command, config_option
 from arrag.layout import RESULTS
+from arrag.records import write_record
 
 
 class Report(dict):
@@ -18,7 +19,7 @@ class Report(dict):
 
 
 def add(commands: Any) -> None:
-    """Add ``verify`` and ``explain``."""
+    """Add ``verify``, ``explain`` and ``crate``."""
     verify = command(
         commands,
         "verify",
@@ -51,6 +52,16 @@ def add(commands: Any) -> None:
     explain.add_argument(
         "--column", required=True, help="as the CSV names it; 'difference overall' to the baseline"
     )
+    crate = command(
+        commands,
+        "crate",
+        "pack a finished run as an RO-Crate: workflow, configuration, tables, scores, records",
+        "arrag crate reports/table1.md --config config/micro.yaml --out results/crate",
+        run_crate,
+    )
+    crate.add_argument("reports", nargs="+", type=Path, help="the Markdown of its tables")
+    crate.add_argument("--out", type=Path, default=RESULTS / "crate", help="%(default)s")
+    config_option(crate)
 
 
 def run_verify(args: argparse.Namespace) -> Report:
@@ -61,7 +72,12 @@ def run_verify(args: argparse.Namespace) -> Report:
 
     recorded = record_unrecorded(args.results) if args.record else []
     with tqdm(desc="verify", unit="B", unit_scale=True) as bar:
-        found = Verifier(args.results, full=not args.quick, tick=bar.update).run()
+
+        def tick(size: int, total: int) -> None:
+            bar.total = total
+            bar.update(size)
+
+        found = Verifier(args.results, full=not args.quick, tick=tick).run()
     if args.config:
         found.findings += missing_scores(args.config, args.results)
     report = Report(
@@ -123,3 +139,12 @@ def run_explain(args: argparse.Namespace) -> Report:
         lines.append(f"versions of {stage}: {text}")
     report.text = "\n".join(lines)
     return report
+
+
+def run_crate(args: argparse.Namespace) -> dict[str, Any]:
+    """Write it, and read it back."""
+    from arrag.report.crate import write_crate
+
+    crate = write_crate(args.config, args.reports, args.out)
+    write_record(args.out)
+    return {"crate": args.out, "files": len(crate.data_entities)}
