@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,10 @@ class Verifier:
 
     def _leftover(self) -> None:
         """Files of no record: in the folder of a result they are extra, else nobody knows them."""
+        folders: dict[Path, list[Path]] = {}
         for result, files in sorted(self.unrecorded().items()):
+            folders.setdefault(result if result.is_dir() else result.parent, []).extend(files)
+        for result, files in folders.items():
             if unfinished(files):
                 note = Finding(str(result), "unfinished", "what began it goes on from there")
                 self.found.notes.append(note)
@@ -137,10 +141,9 @@ class Verifier:
         """{result: its files} without a record; a file more in a recorded folder is a finding."""
         found: dict[Path, list[Path]] = {}
         for path in self.seen:
-            parts = path.relative_to(self.base).parts
             if path in self._recorded or path in self._records:
                 continue
-            if any(part.endswith(WORK) for part in parts):
+            if any(part.endswith(WORK) for part in path.relative_to(self.base).parts):
                 continue
             if owner := next((p for p in path.parents if p in self._folders), None):
                 self._wrong(path, f"extra: {owner.name}{SUFFIX} does not name it", "take it away")
@@ -225,11 +228,17 @@ def unfinished(files: list[Path]) -> bool:
 
 def result_of(path: Path, base: Path) -> Path:
     """The result that a file without a record belongs to: a folder, or a file without its ends."""
-    parts = path.relative_to(base).parts
-    for depth in range(2, len(parts)):
-        folder = base.joinpath(*parts[:depth])
-        if parts[:2] == ("data", "hub"):
-            return base.joinpath(*parts[:3])
-        if "features" not in parts and any((folder / name).is_file() for name in MARKS):
-            return folder
-    return path.with_name(path.name.removesuffix(".answers.csv")).with_suffix("")
+    folder = _folder_of(path.parent, base)
+    return folder or path.with_name(path.name.removesuffix(".answers.csv")).with_suffix("")
+
+
+@cache
+def _folder_of(folder: Path, base: Path) -> Path | None:
+    """The result that a folder is, or lies in; None for one of single files."""
+    parts = folder.relative_to(base).parts
+    if len(parts) < 2 or "features" in parts:  # features grow with every score
+        return None
+    if (outer := _folder_of(folder.parent, base)) is not None:
+        return outer
+    fetched = parts[:2] == ("data", "hub") and len(parts) == 3
+    return folder if fetched or any((folder / name).is_file() for name in MARKS) else None

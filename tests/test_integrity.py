@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_table4 import a_timing
 
 from arrag.cli import main
 from arrag.codec import load_codec
 from arrag.config import load_config
 from arrag.errors import ArragError
-from arrag.files import read_json, sha256_file
+from arrag.files import read_json, sha256_file, write_json
 from arrag.layout import Layout
 from arrag.metrics.features import ImageList, read_images
 from arrag.records import read_record, record_of, write_record
@@ -42,8 +43,16 @@ def project(tmp_path_factory, root, assets):
     prompts = (root / geneval["prompts"]).read_text().splitlines(keepends=True)
     (path / "prompts.jsonl").write_text("".join(prompts[::2]))  # one a task
     geneval |= {"prompts": "prompts.jsonl", "images_per_prompt": 1}
+    captions = (root / document["benchmarks"]["mjhq"]["prompts"]).read_text().splitlines(True)
+    (path / "captions.jsonl").write_text("".join(captions[::6]))
+    metrics = {"cmmd": {"extractor": "checkpoints/micro-clip"}}
+    document["benchmarks"]["mjhq"] |= {"prompts": "captions.jsonl", "metrics": metrics}
     methods = {name: document["methods"][name] for name in ("vanilla", "daid", "faid")}
-    document |= {"methods": methods, "grids": {}, "figures": {}}
+    for name in ("daid", "faid"):
+        methods[name]["benchmarks"] = ["geneval"]
+    lam = methods["daid"]["augment"]["lam"]
+    grids = {"one": {"method": "daid", "values": {"augment.lam": [lam]}}}  # which is drawn already
+    document |= {"methods": methods, "grids": grids, "figures": {}}
     document["database"] |= {"images": 40, "shard_size": 20}
     (path / "config.yaml").write_text(yaml.safe_dump(document))
     here = os.getcwd()
@@ -68,6 +77,18 @@ def make(layout: Layout) -> None:
         run("score", "geneval", layout.samples(row), "--prompts", "prompts.jsonl",
             "--detector", judge.detector, "--color", judge.color, "--out", out)  # fmt: skip
     run("report", "table1", "--config", "config.yaml")
+    run("report", "ablation", "one", "--config", "config.yaml")
+    reference = layout.reference("mjhq")
+    run("micro", "reference", "--prompts", "captions.jsonl", "--out", reference)
+    for row in ("vanilla", "real", "reconstructions"):
+        run("sample", "--config", "config.yaml", "--method", row, "--benchmark", "mjhq")
+        run("score", "cmmd", layout.samples(row, "mjhq"), reference, "--extractor",
+            "checkpoints/micro-clip", "--out", layout.scores(row, "mjhq")["cmmd"])  # fmt: skip
+    run("report", "table3", "--config", "config.yaml")
+    times = Path("results/timing/times.json")
+    write_json(times, a_timing())
+    write_record(times)
+    run("report", "table4", times, "--config", "config.yaml")
     run("verify", "--record")  # of data/micro, which an earlier test may have fetched
 
 
@@ -88,9 +109,9 @@ def verified(capsys, *words) -> tuple[int, dict]:
     return status, json.loads(capsys.readouterr().out)
 
 
-def explained(capsys, *words) -> tuple[int, dict]:
+def explained(capsys, *words, table="table1") -> tuple[int, dict]:
     capsys.readouterr()
-    status = main(["explain", "reports/table1.md", "--json", *words])
+    status = main(["explain", f"reports/{table}.md", "--json", *words])
     return status, json.loads(capsys.readouterr().out)
 
 
@@ -117,6 +138,10 @@ KINDS = {  # of every kind of file one or more, by its path below the project
     "verdicts": "results/scores/*/*/faid-*.jsonl",
     "assets": "data/micro/assets.npz",
     "licences": "data/micro/LICENSES.md",
+    "cached features": "results/features/*/*.safetensors",
+    "reference": "results/reference/*/single_object/00000.png",
+    "timing": "results/timing/times.json",
+    "picture of an ablation": "reports/ablation_one.png",
     "markdown": "reports/table1.md",
     "csv": "reports/table1.csv",
     "latex": "reports/table1.tex",
@@ -151,8 +176,7 @@ def damaged(here):
 
 
 def one(pattern: str) -> Path:
-    (path,) = Path().glob(pattern)
-    return path
+    return sorted(Path().glob(pattern))[0]
 
 
 def score_of(layout: Layout, row: str) -> Path:
@@ -256,14 +280,18 @@ def test_a_table_of_other_scores_is_found(here, damaged, capsys):
     score = score_of(here, "daid")
     records = score.with_suffix(".jsonl")
     remade(damaged, score, lambda document: document.update(value=0.9), score, records)
-    assert chain_findings(capsys) == [("reports/table1", f"was made of geneval of daid {score}")]
+    point = "daid@lam=0.1"
+    assert chain_findings(capsys) == [
+        ("reports/ablation_one", f"was made of geneval of {point} {score}"),
+        ("reports/table1", f"was made of geneval of daid {score}"),
+    ]
 
 
 def test_another_prompt_file_or_checkpoint_is_found(here, damaged, capsys):
     prompts = Path("prompts.jsonl")
     damaged(prompts, prompts.read_bytes() + b"\n")
     found = chain_findings(capsys)
-    assert len(found) == 2 * len(ROWS)  # samples and scores
+    assert len(found) == 2 * len(ROWS)  # samples and scores of Table 1
     assert {what for _, what in found} == {"was made of prompts prompts.jsonl"}
 
 
@@ -326,7 +354,7 @@ def test_what_a_configuration_lacks_is_listed(here, capsys):
     status, found = verified(capsys, "--config", "config.yaml")
     missing = {f["path"] for f in found["findings"]}
     assert status == 1 and missing
-    assert not any("/geneval/" in path for path in missing)  # Table 1 is there, the others not
+    assert all("/dpg/" in path for path in missing)  # Tables 1 and 3 are there
 
 
 def test_verify_imports_no_torch(here):
@@ -391,6 +419,41 @@ def test_a_difference_has_the_chains_of_both_rows(here, capsys):
     rows = {link["row"] for link in found["links"] if link["what"] == "images"}
     assert rows == {"daid", "vanilla"}
     assert next(link for link in found["links"] if link["what"] == "value")["holds"] is True
+
+
+def test_the_chain_of_a_distance(here, capsys):
+    status, found = explained(
+        capsys, "--row", "vanilla", "--column", "CMMD-micro-clip", table="table3"
+    )
+    assert status == 0
+    links = {link["what"]: link for link in found["links"] if link["what"] != "report"}
+    reference = here.reference("mjhq")
+    digests = [hashlib.sha256(data).hexdigest() for _, data in read_images(reference)]
+    identity = ImageList("", ("",), tuple(digests), {}).identity
+    assert (links["reference"]["path"], links["reference"]["found"]) == (str(reference), identity)
+    extractor = links["extractor of cmmd"]
+    assert extractor["found"] == digest_of_tree(Path("checkpoints/micro-clip"))
+    assert links["value"]["holds"] and links["images"]["holds"]
+
+
+def test_the_chain_of_a_point_of_an_ablation(here, capsys):
+    label = read_record("reports/ablation_one.record.json")["table"]["rows"]
+    (point,) = (key for key in label if key != "vanilla")
+    for column in ("overall", "difference overall"):
+        status, found = explained(capsys, "--row", point, "--column", column, table="ablation_one")
+        assert (status, found["row"]) == (0, point)
+        paths = {link["path"] for link in found["links"] if link["what"] == "images"}
+        assert str(here.samples("daid")) in paths  # of equal settings
+        assert len(paths) == 1 + column.startswith("difference")
+
+
+def test_the_chain_of_a_time(here, capsys):
+    words = ("--row", "daid", "--column", "one seconds_per_image")
+    status, found = explained(capsys, *words, table="table4")
+    assert status == 0
+    links = {link["what"]: link for link in found["links"]}
+    assert links["value"]["holds"] and links["timing file"]["path"] == "results/timing/times.json"
+    assert links["files"]["holds"] and found["versions"]["timing"] == {"torch": "2.13.0"}
 
 
 @pytest.mark.parametrize("kind, what", [

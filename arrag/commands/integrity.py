@@ -92,7 +92,7 @@ def run_verify(args: argparse.Namespace) -> Report:
     lines = [*map(str, found.findings), *(f"note: {note}" for note in found.notes)]
     lines.append(
         f"{found.records} records, {found.files} files, {found.bytes} bytes: "
-        + (f"{len(found.findings)} do not match" if found.findings else "all as recorded")
+        + (f"{len(found.findings)} findings" if found.findings else "all as recorded")
     )
     report.text = "\n".join(lines)
     return report

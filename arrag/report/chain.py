@@ -101,7 +101,7 @@ class Chain:
             yield "settings", self.table["config"], run["config_hash"], now
         if "prompt_set_sha256" in run:
             yield _step("prompts", parts, "prompts", run["prompt_set_sha256"])
-        for role, digest in sorted(run["weights"].items()):
+        for role, digest in sorted(run.get("weights", {}).items()):
             if role != "tokenizer":
                 yield _step(role, parts, role, digest)
                 continue
