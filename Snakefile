@@ -23,6 +23,7 @@ include: "workflow/rules/timing.smk"
 include: "workflow/rules/grids.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/page.smk"
+include: "workflow/rules/crate.smk"
 
 
 report: "workflow/report/workflow.rst"

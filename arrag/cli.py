@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         draw,
         faid,
         index,
+        integrity,
         micro,
         prepare,
         report,
@@ -76,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"arrag {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     stages = (data, download, corpus, index, train, faid, draw, score, distance, timing)
-    stages += (report, micro, convert, config, prepare, doctor)
+    stages += (report, micro, convert, config, prepare, doctor, integrity)
     for module in stages:
         module.add(commands)
     return parser

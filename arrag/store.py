@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from arrag.digests import store_digest
 from arrag.errors import ArragError
-from arrag.files import atomic_path, disk_space, read_json, sha256_file, sha256_json, write_json
+from arrag.files import atomic_path, disk_space, read_json, sha256_file, write_json
 from arrag.reading import misfit
 from arrag.store_format import (
     CODEBOOK,
@@ -40,8 +41,6 @@ from arrag.store_format import (
     open_shard,
     read_names,
 )
-
-IDENTITY = ("format", "tokenizer_digest", "grid", "codebook", "images", "content")
 
 
 class StoreWriter:
@@ -239,7 +238,7 @@ class TokenStore:
         self.path, self.manifest, self.codebook = path, manifest, codebook
         self.grid: tuple[int, int] = tuple(manifest["grid"])
         self.tokenizer_digest: str = manifest["tokenizer_digest"]
-        self.digest = sha256_json({field: manifest[field] for field in IDENTITY})
+        self.digest = store_digest(manifest)
         self.shards = [open_shard(path, shard, self.grid) for shard in manifest["shards"]]
         self.starts = np.cumsum([0] + [len(shard) for shard in self.shards])  # [shards + 1]
         self._cached_keys: tuple[int, list[str]] = (-1, [])

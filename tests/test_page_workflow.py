@@ -13,6 +13,11 @@ def test_the_page_asks_for_the_tables_and_what_it_shows(project):  # noqa: F811
     assert plan["sample"] == 6 + 5 + 8  # of the three tables
 
 
+def test_the_crate_asks_for_the_tables(project):  # noqa: F811
+    plan = project.plan("results/crate")
+    assert plan["crate"] == 1 and plan["table"] == 3
+
+
 def finish(project: Project, *targets: str) -> None:  # noqa: F811
     summary = project.snakemake("--summary", *targets).stdout
     for line in summary.split("output_file", 1)[1].splitlines()[1:]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arrag.commands import command, count, group, seed
+from arrag.records import write_record
 
 
 def add(commands: Any) -> None:
@@ -60,7 +61,9 @@ def run_list(args: argparse.Namespace) -> dict[str, Any]:
     """List a source."""
     from arrag.corpora import list_images
 
-    return {"list": args.out, **list_images(args.source, args.out, args.seed)}
+    about = list_images(args.source, args.out, args.seed)
+    write_record(args.out)
+    return {"list": args.out, **about}
 
 
 def run_choose(args: argparse.Namespace) -> dict[str, Any]:
@@ -69,7 +72,9 @@ def run_choose(args: argparse.Namespace) -> dict[str, Any]:
 
     from arrag.corpora import choose
 
-    return {"choice": args.out, **asdict(choose(args.lists, args.out, args.images, args.seed))}
+    choice = choose(args.lists, args.out, args.images, args.seed)
+    write_record(args.out)
+    return {"choice": args.out, **asdict(choice)}
 
 
 def run_prints(args: argparse.Namespace) -> dict[str, Any]:
@@ -78,6 +83,7 @@ def run_prints(args: argparse.Namespace) -> dict[str, Any]:
 
     tests = TestImages.load(args.sources)
     tests.save(args.out)
+    write_record(args.out)
     return {"prints": args.out, "images": len(tests.names), "digest": tests.digest}
 
 
@@ -85,4 +91,6 @@ def run_join(args: argparse.Namespace) -> dict[str, Any]:
     """Join stores."""
     from arrag.corpora import join
 
-    return {"store": args.out, **join(args.stores, args.out)}
+    about = join(args.stores, args.out)
+    write_record(args.out)
+    return {"store": args.out, **about}

@@ -8,6 +8,7 @@ from typing import Any
 
 from arrag.commands import command, count
 from arrag.layout import MICRO_ASSETS
+from arrag.records import write_record
 
 
 def add(commands: Any) -> None:
@@ -77,11 +78,15 @@ def run_fetch(args: argparse.Namespace) -> dict[str, Any]:
         from arrag.metrics.mobilenet import FOLDER, fetch_mobilenet
 
         out = args.out or FOLDER
-        return {"network": out, **fetch_mobilenet(out)}
+        about = fetch_mobilenet(out)
+        write_record(out)
+        return {"network": out, **about}
     from arrag.micro.assets import fetch_assets
 
     out = args.out or MICRO_ASSETS
-    return {"assets": out, **fetch_assets(out)}
+    about = fetch_assets(out)
+    write_record(out)
+    return {"assets": out, **about}
 
 
 def run_encode(args: argparse.Namespace) -> dict[str, Any]:
@@ -89,7 +94,7 @@ def run_encode(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.corpora import Choice
     from arrag.encode import encode_source
 
-    return encode_source(
+    counts = encode_source(
         args.source,
         args.tokenizer,
         args.out,
@@ -101,3 +106,5 @@ def run_encode(args: argparse.Namespace) -> dict[str, Any]:
         workers=args.workers,
         choice=Choice.read(args.choice) if args.choice else None,
     )
+    write_record(args.out, made_of={"tokenizer": args.tokenizer, "choice": args.choice})
+    return counts

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arrag.commands import command, count
+from arrag.records import score_record, write_record
 
 FEATURES = Path("results/features")
 HELP = {
@@ -142,6 +143,7 @@ def run_score(args: argparse.Namespace) -> dict[str, Any]:
         raise ArragError(f"{args.images}, {args.reference}: {error}") from None
     if args.out is not None:
         write_json(args.out, result)
+        score_record(args.out, result, None, {"extractor": getattr(args, "extractor", None)})
     shown = dict(result)
     if shown["bootstrap"]:
         shown["bootstrap"] = {k: v for k, v in shown["bootstrap"].items() if k != "values"}
@@ -155,7 +157,9 @@ def run_stats(args: argparse.Namespace) -> dict[str, Any]:
 
     options = _read(args)
     if args.mjhq is None:
-        return {"stats": args.out, **write_statistics(args.metric, args.images, args.out, options)}
+        about = write_statistics(args.metric, args.images, args.out, options)
+        write_record(args.out)
+        return {"stats": args.out, **about}
     if args.metric == "fwd":
         raise ArragError("--mjhq: not for fwd, whose file holds gigabytes; leave --mjhq out")
     return {"stats": write_mjhq(args.metric, args.images, args.mjhq, args.out, options)}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arrag.commands import command, count, group
+from arrag.records import write_record
 
 
 def add(commands: Any) -> None:
@@ -53,7 +54,7 @@ def run_hub(args: argparse.Namespace) -> dict[str, Any]:
     """Download a repository's files."""
     from arrag import hub
     from arrag.errors import ArragError
-    from arrag.hub_fetch import fetch
+    from arrag.hub_fetch import about_of, fetch
 
     try:
         reference, inside = hub.parse(args.reference)
@@ -63,7 +64,9 @@ def run_hub(args: argparse.Namespace) -> dict[str, Any]:
         raise ArragError(f"REFERENCE: name the repository without :{inside}; it is fetched whole")
     about = fetch(reference, args.out)
     total = sum(file["bytes"] for file in about["files"].values())
-    return {"folder": args.out or reference.folder, "bytes": total, **about}
+    folder = args.out or reference.folder
+    write_record(folder, about_of(folder))
+    return {"folder": folder, "bytes": total, **about}
 
 
 def run_file(args: argparse.Namespace) -> dict[str, Any]:
@@ -74,6 +77,7 @@ def run_file(args: argparse.Namespace) -> dict[str, Any]:
     if (args.sha256 is None) == (args.git_blob is None):
         raise ArragError("--sha256, --git-blob: give one of them; a file is known by its content")
     found = fetch_file(args.url, args.out, sha256=args.sha256, git_blob=args.git_blob)
+    write_record(args.out)
     return {"file": args.out, **found}
 
 
@@ -81,4 +85,6 @@ def run_subset(args: argparse.Namespace) -> dict[str, Any]:
     """Write a part of a prompt file."""
     from arrag.downloads import write_subset
 
-    return {"file": args.out, "prompts": write_subset(args.source, args.out, args.every)}
+    count = write_subset(args.source, args.out, args.every)
+    write_record(args.out, made_of={"source": args.source})
+    return {"file": args.out, "prompts": count}

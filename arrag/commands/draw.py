@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from arrag.commands import command, config_option, count, one_part, seed
 from arrag.layout import MICRO_ASSETS
+from arrag.records import write_record
 
 if TYPE_CHECKING:
     from arrag.config import Config
@@ -93,36 +94,51 @@ def run_sample(args: argparse.Namespace) -> dict[str, Any]:
     """The workflow's sampling stage; ``run.json`` is written last."""
     from arrag.config import load_config
     from arrag.config_methods import CEILING_LABELS
+    from arrag.drawn_with import drawn_with, with_digests
     from arrag.errors import ArragError
     from arrag.layout import Layout
 
     config = load_config(args.config)
+    layout = Layout(config)
     _refuse_foreign_folder(args.out)
+    out = args.out or layout.samples(args.method, args.benchmark)
     if args.method in CEILING_LABELS:
         if args.part:
             raise ArragError(f"--part: '{args.method}' is made by one job; leave it out")
-        out = args.out or Layout(config).samples(args.method, args.benchmark)
         from arrag.micro import ceiling
 
         write = {
             "real": ceiling.write_real,
             "reconstructions": ceiling.write_reconstructions,
         }[args.method]
-        return {"samples": out, **(write(config, out, args.assets, args.benchmark) or {})}
-    out = args.out or Layout(config).samples(args.method, args.benchmark)
+        run = write(config, out, args.assets, args.benchmark)
+        parts = drawn_with(layout, args.method, args.benchmark, {"assets": args.assets})
+        write_record(out, made_of=with_digests(parts, run))
+        return {"samples": out, **run}
     from arrag.generate import sample_benchmark
     from arrag.sample_parts import complete
 
+    sources = sources_of(config, args)
     run = args.join and complete(config, args.method, out, args.benchmark)
     run = run or sample_benchmark(
         config,
         args.method,
         out,
         benchmark=args.benchmark,
-        sources=sources_of(config, args),
+        sources=sources,
         batch_size=args.batch_size or config.resources.batch_size,
         part=args.part,
     )
+    if args.part:
+        return {"samples": out, **run}
+    given = {
+        "codes": sources.store,
+        "index": sources.index,
+        "image_index": sources.image_index,
+        "adapter": sources.adapter,
+    }
+    parts = drawn_with(layout, args.method, args.benchmark, given)
+    write_record(out, made_of=with_digests(parts, run))
     return {"samples": out, **run}
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arrag.commands import command, config_option
+from arrag.commands import Run, command, config_option
+from arrag.records import write_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +39,7 @@ def add_figures(reports: Any) -> None:
             name,
             f"{name[:-1]} {name[-1]} as PNG, PDF and CSV",
             f"arrag report {name} --config config/micro.yaml --out results/figures/{name}.png",
-            run,
+            partial(_recorded, run),
         )
         out = Path(f"results/figures/{name}.png")
         parser.add_argument("--out", type=Path, default=out, help="%(default)s")
@@ -53,6 +55,13 @@ def add_figures(reports: Any) -> None:
     page.add_argument("--drawn", type=Path, default=drawn, help="where they are (%(default)s)")
     page.add_argument("--out", type=Path, default=Path("reports/figures"), help="%(default)s")
     config_option(page)
+
+
+def _recorded(run: Run, args: argparse.Namespace) -> dict[str, Any]:
+    """Draw, and write the record of all files of the figure."""
+    about = run(args)
+    write_record(args.out, *sorted(args.out.parent.glob(f"{args.out.stem}[-.][!r]*")))
+    return about
 
 
 def method_of_kind(config: Config, kind: str | None, generator: str | None = None) -> str | None:
@@ -291,6 +300,7 @@ def run_page(args: argparse.Namespace) -> dict[str, Any]:
         for file in files:
             shutil.copyfile(args.drawn / file, partial / file)
         write_text(partial / "README.md", "\n\n".join(lines) + "\n")
+    write_record(args.out)
     return {"folder": args.out}
 
 

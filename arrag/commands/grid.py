@@ -75,6 +75,7 @@ def run_ablation(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.files import read_json
     from arrag.layout import Layout
     from arrag.report.grid import GridPoint, GridReport, write_grid
+    from arrag.report.sources import record_table
 
     config = load_config(args.config)
     grid, layout = grid_of(config, args.grid), Layout(config)
@@ -105,4 +106,10 @@ def run_ablation(args: argparse.Namespace) -> dict[str, Any]:
     )
     out = args.out or Path(f"reports/ablation_{args.grid}.md")
     write_grid(report, out.with_suffix(""))
+    labels = {name: label for name, label, _ in points_of(config, args.grid)}
+    if baseline:
+        labels = {baseline: config.method(baseline).label} | labels
+    about = {"kind": report.kind, "benchmark": grid.benchmark, "config": str(args.config)}
+    about["baseline"] = baseline
+    record_table(out.with_suffix(".md"), (".csv", ".png", ".pdf"), layout, labels, about)
     return {"report": out, "points": len(report.points), "drawn": report.drawn}

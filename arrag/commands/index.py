@@ -8,6 +8,7 @@ from typing import Any
 
 from arrag.commands import command, count, group, seed
 from arrag.layout import MICRO_ASSETS
+from arrag.records import write_record
 
 
 def add(commands: Any) -> None:
@@ -162,7 +163,7 @@ def run_build(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.neighborhood import Neighborhood
     from arrag.store import TokenStore
 
-    return build_index(
+    meta = build_index(
         TokenStore.open(args.codes),
         args.out,
         neighborhood=Neighborhood(
@@ -174,6 +175,8 @@ def run_build(args: argparse.Namespace) -> dict[str, Any]:
         seed=args.seed,
         published=args.published,
     )
+    write_record(args.out, made_of={"codes": args.codes})
+    return meta
 
 
 def run_search(args: argparse.Namespace) -> dict[str, Any]:
@@ -255,7 +258,10 @@ def run_merge(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.store import TokenStore
 
     parts = [TokenStore.open(path) for path in args.codes]
-    return extend_index(args.index, parts[0], merge_stores(parts, args.out_codes), args.out)
+    meta = extend_index(args.index, parts[0], merge_stores(parts, args.out_codes), args.out)
+    write_record(args.out_codes)
+    write_record(args.out, made_of={"codes": args.out_codes})
+    return meta
 
 
 def run_images(args: argparse.Namespace) -> dict[str, Any]:
@@ -264,13 +270,17 @@ def run_images(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.image_index import build_image_index
     from arrag.store import TokenStore
 
-    return build_image_index(
+    clip = OpenClip(args.clip, args.pretrained)
+    meta = build_image_index(
         TokenStore.open(args.codes),
         args.source,
-        OpenClip(args.clip, args.pretrained),
+        clip,
         args.out,
         limit=args.images,
         assets=args.assets,
         batch_size=args.batch_size,
         workers=args.workers,
     )
+    model = None if args.pretrained else (args.clip, clip.digest)
+    write_record(args.out, made_of={"codes": args.codes, "clip": model})
+    return meta

@@ -8,6 +8,7 @@ from typing import Any
 
 from arrag.commands import command, count, group
 from arrag.layout import MICRO_ASSETS
+from arrag.records import write_record
 
 # What is trained, its help, and the options it needs; in the order of training.
 MODELS = {
@@ -115,6 +116,7 @@ def run_reference(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.micro.ceiling import write_reference
 
     count = write_reference(args.prompts, args.out, args.assets)
+    write_record(args.out, made_of={"prompts": args.prompts, "assets": args.assets})
     return {"reference": args.out, "images": count}
 
 
@@ -139,6 +141,7 @@ def run_train(args: argparse.Namespace) -> dict[str, Any]:
     if args.work_dir is None:
         args.work_dir = args.out.with_name(args.out.name + ".work")
     _TRAIN[args.model](args)
+    write_record(args.out)
     return {args.model: args.out}
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from arrag.commands import command, config_option, count
+from arrag.records import write_record
 
 if TYPE_CHECKING:
     from arrag.config import Config
@@ -47,7 +48,7 @@ def run_page(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.report.page.build import Options, write_page
 
     config = load_config(args.config)
-    return write_page(
+    about = write_page(
         config,
         args.config.name,
         args.out,
@@ -62,6 +63,8 @@ def run_page(args: argparse.Namespace) -> dict[str, Any]:
         ),
         redrawer=lambda method: redraw_with(config, args.config, method),
     )
+    write_record(args.out)
+    return about
 
 
 def redraw_with(config: Config, path: Path, method: str) -> Redraw:

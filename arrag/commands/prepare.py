@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arrag.commands import command, config_option
+from arrag.records import write_record
 
 
 def add(commands: Any) -> None:
@@ -31,4 +32,6 @@ def run_prepare(args: argparse.Namespace) -> dict[str, Any]:
     entries = load_config(args.config).prepare
     if args.path not in entries:
         raise unknown_choice("path in prepare", args.path, list(entries))
-    return {"made": args.path, **make(Path(args.path), entries[args.path])}
+    about = make(Path(args.path), entries[args.path])
+    write_record(args.path)
+    return {"made": args.path, **about}

@@ -17,6 +17,7 @@ from arrag.commands import (
     timing,
     verdicts,
 )
+from arrag.records import write_record
 
 # Table -> the kind of benchmark it shows, and its help.
 TABLES = {
@@ -72,6 +73,7 @@ def run_table(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.errors import ArragError
     from arrag.layout import Layout
     from arrag.report.rows import read_scores, table_rows
+    from arrag.report.sources import record_table
     from arrag.report.tables import write_table
 
     config = load_config(args.config)
@@ -83,8 +85,12 @@ def run_table(args: argparse.Namespace) -> dict[str, Any]:
             "add one, or name it with --benchmark"
         )
     rows = table_rows(config, benchmark)
-    scores = read_scores(Layout(config), rows, benchmark)
+    layout = Layout(config)
+    scores = read_scores(layout, rows, benchmark)
     write_table(args.kind, rows, scores, config.scale, args.out.with_suffix(""), config.not_run)
+    about = {"kind": args.kind, "benchmark": benchmark, "config": str(args.config)}
+    labels = {row.key: row.label for row in rows}
+    record_table(args.out.with_suffix(".md"), (".csv", ".tex"), layout, labels, about)
     values = {
         key: {metric: score["value"] for metric, score in found.items()}
         for key, found in scores.items()
@@ -111,6 +117,7 @@ def run_gallery(args: argparse.Namespace) -> dict[str, Any]:
     first = load_image(next(iter(columns.values())) / "00000/samples/0000.png")
     scale = max(1, 96 // first.shape[1])  # small worlds are enlarged to about 96 pixels
     contact_sheet(columns, shown, args.out, images, scale)
+    write_record(args.out, made_of={f"samples of {k}": p for k, p in columns.items()})
     return {"sheet": args.out, "prompts": shown}
 
 

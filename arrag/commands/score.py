@@ -12,6 +12,7 @@ from typing import Any
 
 from arrag.commands import command, count, distance, group
 from arrag.errors import ArragError
+from arrag.records import score_record
 
 # What a command prints of a score; the verdicts of every prompt are in the file.
 SHOWN = (
@@ -152,6 +153,9 @@ def run_geneval(args: argparse.Namespace) -> dict[str, Any]:
             batch_size=args.batch_size,
             allow_partial=args.allow_partial,
         )
+        if args.out:
+            judge = {"detector": detector, "color": color}
+            score_record(out, score, args.prompts, judge, args.records or out.with_suffix(".jsonl"))
     return _shown(score, args.out)
 
 
@@ -203,6 +207,10 @@ def run_dpg(args: argparse.Namespace) -> dict[str, Any]:
             resolution=args.resolution,
             **rules,
         )
+        if args.out:
+            models = {"judge": args.judge, "detector": args.detector, "color": args.color}
+            answers = args.answers_out or out.with_suffix(".answers.csv")
+            score_record(out, score, args.questions, models, answers)
     return _shown(score, args.out)
 
 

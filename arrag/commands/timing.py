@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arrag.commands import command, config_option, count
+from arrag.records import write_record
 
 if TYPE_CHECKING:
     from arrag.config import Config
@@ -60,15 +61,23 @@ def run_table4(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.config import load_config
     from arrag.files import read_json
     from arrag.layout import Layout
+    from arrag.report.sources import record_table
     from arrag.report.table4 import write_table4
 
     config = load_config(args.config)
-    timing = read_json(args.timing or timing_path(Layout(config)))
+    layout = Layout(config)
+    path = args.timing or timing_path(layout)
+    timing = read_json(path)
     for key, row in timing.get("rows", {}).items():
         if key in config.methods:
             method = config.method(key)
             row |= {"label": method.label, "paper_key": method.paper_key}
     write_table4({**timing, "not_run": config.not_run}, args.out.with_suffix(""))
+    rows = timing["rows"]
+    labels = {key: row["label"] for key, row in rows.items() if key in config.methods}
+    about = {"kind": "timing", "benchmark": timing["benchmark"], "config": str(args.config)}
+    scores = {key: {"timing": path} for key in labels}
+    record_table(args.out.with_suffix(".md"), (".csv", ".tex"), layout, labels, about, scores)
     return {"table": args.out, "rows": list(timing["rows"])}
 
 
@@ -121,6 +130,7 @@ def run_time(args: argparse.Namespace) -> dict[str, Any]:
         "rows": rows,
     }
     write_json(args.out, timing)
+    write_record(args.out)
     each = {
         key: {name: _mean(run["seconds"]) / run["images"] for name, run in found.items()}
         for key, found in runs.items()

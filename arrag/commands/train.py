@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from arrag import gpus
 from arrag.commands import command, config_option, count, group, one_part
 from arrag.layout import MICRO, MICRO_ASSETS
+from arrag.records import write_record
 
 if TYPE_CHECKING:
     from arrag.config import Config
@@ -126,10 +127,11 @@ def run_pairs(args: argparse.Namespace) -> dict[str, Any]:
     config, layout, method = _load(args, *KINDS)
     resolved = config.resolved(method)
     training = resolved.training
-    return make_pairs(
+    out = args.out or layout.pairs(method)
+    about = make_pairs(
         "micro:database" if training.source == MICRO else training.source,
         resolved.generator.checkpoint,
-        args.out or layout.pairs(method),
+        out,
         count=training.pairs,
         held_out=training.held_out,
         seed=config.seed,
@@ -139,6 +141,8 @@ def run_pairs(args: argparse.Namespace) -> dict[str, Any]:
         batch_size=config.resources.encode_batch_size,
         workers=args.workers - 1,
     )
+    write_record(out, made_of={"tokenizer": resolved.generator.checkpoint})
+    return about
 
 
 def run_retrieve(args: argparse.Namespace) -> dict[str, Any]:
@@ -150,7 +154,11 @@ def run_retrieve(args: argparse.Namespace) -> dict[str, Any]:
     out = args.out or layout.neighbours(method)
     pairs = Pairs.open(args.pairs or layout.pairs(method))
     k = args.k or config.resolved(method).training.faid.k
-    manifest = precompute(pairs, _index(args, layout, method), out, k, part=args.part)
+    index = _index(args, layout, method)
+    manifest = precompute(pairs, index, out, k, part=args.part)
+    if not args.part:
+        sources = {"index": args.index or layout.index(method), "codes": index.store.path}
+        write_record(out, made_of={"pairs": pairs.path, **sources})
     return {"neighbours": out, **{k: v for k, v in manifest.items() if k != "shards"}}
 
 
@@ -164,6 +172,7 @@ def run_references(args: argparse.Namespace) -> dict[str, Any]:
     model, index = _image_index(args, config, layout, method)
     pairs = Pairs.open(args.pairs or layout.pairs(method))
     manifest = retrieve_references(pairs, index, model, out)
+    write_record(out, made_of={"pairs": pairs.path, "image_index": index.path})
     return {"references": out, **{k: v for k, v in manifest.items() if k != "shards"}}
 
 
@@ -191,6 +200,9 @@ def run_kind(args: argparse.Namespace) -> dict[str, Any]:
         cpu=args.cpu,
     )
     held_out = about.pop("held_out", None)
+    if held_out:  # of several processes the first writes
+        backbone = (resolved.generator.checkpoint, about["training"]["backbone"])
+        write_record(out, made_of={"backbone": backbone, "pairs": pairs.path})
     return {"adapter": out, "held_out": held_out and held_out["mean"], **about}
 
 

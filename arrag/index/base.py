@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from arrag.digests import index_digest
 from arrag.errors import ArragError
-from arrag.files import check_file, sha256_file, sha256_json
+from arrag.files import check_file, sha256_file
 from arrag.index.heap import sort_heap
 from arrag.index.measure import FAR, FIXED_BITS, LARGEST, bound_rows, slack
 from arrag.neighborhood import MISSING, Neighborhood
@@ -65,8 +66,7 @@ class PatchIndex(ABC):
     def __init__(self, store: TokenStore, meta: dict[str, Any]) -> None:
         self.store, self.meta = store, meta
         self.neighborhood = Neighborhood(**meta["neighborhood"])
-        # Versions are left out: they say who wrote the index, not what it holds.
-        self.digest = sha256_json({k: v for k, v in meta.items() if k != "versions"})
+        self.digest = index_digest(meta)
         self._on_device: dict[torch.device, Callable[[np.ndarray, int], Heap]] = {}
         self._inside = self.neighborhood.entries(*store.grid).flatten()  # bool [N]
         codes = len(store.codebook)

@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from arrag import __version__
+from arrag.digests import images_digest
 from arrag.errors import ArragError
 from arrag.files import sha256_file, sha256_json, write_json
 from arrag.metrics.answers import Answers, Judge, read_answers, write_answers
@@ -73,6 +74,9 @@ def score_images(
     score["partial"] |= {kind: counted(names) for kind, names in gaps.items()}
     about = {"name": judge.name, "digest": judge.digest}
     score |= _provenance(questions, about, read_run(images_dir), judge.versions)
+    files = {picture.path for picture in pictures}
+    digest = images_digest(map(sha256_file, files))
+    score["images"] = {"path": str(images_dir), "sha256": digest}
     write_answers(answers_out, answers)
     write_json(out_json, score)
     journal.finish()

@@ -24,11 +24,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from arrag.devices import default_device
+from arrag.digests import images_digest
 from arrag.errors import ArragError
 from arrag.files import atomic_path, disk_space, sha256_json, write_json
 from arrag.metrics.extractors import Extractor
 from arrag.metrics.samples import read_run
 from arrag.reading import UNREADABLE, open_picture
+from arrag.records import write_record
 from arrag.sources import TARS, open_source
 
 SHARD = 1024  # newly computed images that are written together
@@ -59,7 +61,7 @@ class ImageList:
     @property
     def identity(self) -> str:
         """Hex digest of the images as a set."""
-        return sha256_json(sorted(self.digests))
+        return images_digest(self.digests)
 
     def take(self, rows: Sequence[int]) -> ImageList:
         """The list of some of the images; their sizes are not told apart."""
@@ -196,6 +198,7 @@ class FeatureCache:
 
         if not (self.folder / "manifest.json").is_file():
             write_json(self.folder / "manifest.json", self.extractor.identity)
+            write_record(self.folder / "manifest.json")
         shard = self.folder / f"{sha256_json(digests)[:16]}.safetensors"
         hashes = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(-1, 32)
         with disk_space(shard), atomic_path(shard) as path:
@@ -205,6 +208,7 @@ class FeatureCache:
                 "size": np.array(sizes, np.int32),
             }
             save_file(tensors, path)
+        write_record(shard)
 
 
 def extract(

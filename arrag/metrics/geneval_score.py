@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from arrag import __version__
+from arrag.digests import images_digest
 from arrag.errors import ArragError
 from arrag.files import sha256_file, sha256_json, write_json, write_text
 from arrag.metrics import stats
@@ -86,6 +87,10 @@ def score_geneval(
         "prompt_set_sha256": digest,
         "judge": judge,
         "image_sizes": image_sizes(samples),
+        "images": {
+            "path": str(images_dir),
+            "sha256": images_digest(sha256_file(s.path) for s in samples),
+        },
         "run": read_run(images_dir),
         "versions": {"arrag": __version__} | {name: version(name) for name in LIBRARIES},
     }

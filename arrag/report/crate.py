@@ -1,0 +1,221 @@
+"""A finished run as an RO-Crate 1.1: a folder that says what it holds to whoever knows the format.
+
+Follows the profile Workflow Run Crate 0.5. Copied are the workflow, its configuration, the tables,
+the scores, and of each stage the file that describes it with its record, which has the SHA-256 of
+every image and shard. Images, shards and weights themselves are named by path and digest alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from rocrate.model.contextentity import ContextEntity
+from rocrate.rocrate import ROCrate
+
+from arrag.config_base import BASE
+from arrag.config_errors import read_yaml
+from arrag.errors import ArragError
+from arrag.files import atomic_path, read_json, sha256_file
+from arrag.layout import LAST_FILES
+from arrag.records import read_record, record_of
+
+PROFILES = {
+    "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
+    "https://w3id.org/ro/wfrun/workflow/0.5": "Workflow Run Crate",
+    "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
+}
+APACHE = "https://spdx.org/licenses/Apache-2.0"
+SHA256 = {"sha256": "https://w3id.org/ro/terms/workflow-run#sha256"}
+WORKFLOW = ("workflow/rules/*.smk", "profiles/default/*.yaml", "requirements/*.txt")
+ABOUT = ("README.md", "LICENSE", "data/micro/LICENSES.md", "data/weights/*/LICENSES.md")
+LAST = {*LAST_FILES.values(), "run.json", "meta_data.json"}
+
+
+def write_crate(config: str | Path, reports: list[Path], out: str | Path) -> ROCrate:
+    """Write the crate of some reports to the folder ``out``, and read it back.
+
+    config: the run's configuration file; reports: the Markdown of tables or ablations, each with
+    its record. Called in the project's folder, whose paths the crate keeps. Raises ArragError for
+    a report without a record, or a file that is not there.
+    """
+    tables = {report: _record(report) for report in reports}
+    crate = ROCrate(version="1.1")
+    crate.metadata.extra_terms |= SHA256
+    names = ", ".join(report.stem for report in reports)
+    crate.name = f"arrag: {names}"
+    crate.description = (
+        f"A run of the workflow of arrag (AR-RAG, arXiv 2506.06962) with {config}: {names}. The "
+        "records beside the files hold the SHA-256 of every image, shard and weight."
+    )
+    license = crate.add(_thing(crate, APACHE, "CreativeWork", name="Apache License 2.0"))
+    crate.license = license
+    workflow = crate.add_workflow(
+        "Snakefile",
+        "Snakefile",
+        main=True,
+        lang="snakemake",
+        properties=_of_file(Path("Snakefile")),
+    )
+    workflow["license"] = license
+    others = [p for pattern in (*WORKFLOW, *ABOUT) for p in sorted(Path().glob(pattern))]
+    files = {path: _add(crate, path) for path in others}
+    workflow["hasPart"] = [f for path, f in files.items() if path.suffix == ".smk"]
+    settings = [_add(crate, path) for path in _with_bases(Path(config))]
+    results = [_add(crate, path) for report in tables for path in _forms(report)]
+    made, used, versions = _rows(crate, tables)
+    workflow["softwareRequirements"] = [_software(crate, *v) for v in sorted(versions)]
+    action = crate.add_action(
+        workflow,
+        identifier="#run",
+        object=[*settings, *used],
+        result=[*results, *made],
+        properties={"name": f"The run that made {names}", **_times(reports)},
+    )
+    crate.root_dataset["mentions"] = [action]
+    _parameters(crate, workflow, settings[0], tables)
+    crate.root_dataset["datePublished"] = action["endTime"]
+    crate.root_dataset["conformsTo"] = [
+        crate.add(_thing(crate, url, "CreativeWork", name=name, version=url.rsplit("/")[-1]))
+        for url, name in PROFILES.items()
+    ]
+    with atomic_path(out) as folder:
+        crate.write(folder)
+    return check_crate(out)
+
+
+def check_crate(folder: str | Path) -> ROCrate:
+    """Read a crate; ArragError unless all its files are there with the SHA-256 it states."""
+    try:
+        crate = ROCrate(folder)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise ArragError(f"{folder}: is no RO-Crate that can be read ({error})") from None
+    for entity in crate.data_entities:
+        stated, path = entity.get("sha256"), Path(folder, unquote(entity.id))
+        if stated and not (path.is_file() and sha256_file(path) == stated):
+            raise ArragError(
+                f"{path}: missing, or not the file that the crate states; make it again"
+            )
+    return crate
+
+
+def _record(report: Path) -> dict[str, Any]:
+    path = record_of(report)
+    if not path.is_file() or "table" not in (record := read_record(path)):
+        raise ArragError(f"{path}: no such record of a table; make {report} again")
+    return record
+
+
+def _forms(report: Path) -> list[Path]:
+    """A report in all its forms, and its record."""
+    names = read_record(record_of(report))["files"]
+    return [*(report.parent / name for name in names), record_of(report)]
+
+
+def _rows(crate: ROCrate, tables: dict[Path, dict[str, Any]]) -> tuple[list, list, set]:
+    """What was made of the rows, what was used for them, and (library, version) of both."""
+    made, used, versions = {}, {}, set()
+    for record in tables.values():
+        for row in record["table"]["rows"].values():
+            for path in map(Path, row["scores"].values()):
+                made |= {p: _add(crate, p) for p in _described(path)}
+                versions |= _versions(read_json(path))
+            for role, path in row["parts"].items():
+                for file in _described(Path(path)):
+                    made[file] = _add(crate, file)
+                if not record_of(path).is_file() and path not in used:
+                    used[path] = _outside(crate, role, Path(path), row)
+    return [*made.values()], [thing for thing in used.values() if thing], versions
+
+
+def _described(path: Path) -> Iterator[Path]:
+    """A score, or the file that describes a stage's folder; each with its record."""
+    if path.is_file() and record_of(path).is_file():
+        yield path
+    elif path.is_dir() and record_of(path).is_file():
+        yield from (path / name for name in sorted(LAST) if (path / name).is_file())
+    if record_of(path).is_file():
+        yield record_of(path)
+
+
+def _outside(crate: ROCrate, role: str, path: Path, row: dict[str, Any]) -> Any:
+    """Weights or prompts that the crate only names, with the digest that the samples have."""
+    sources: dict[str, Any] = {}
+    for result in (row["parts"]["samples"], *row["scores"].values()):
+        if record_of(result).is_file():
+            sources |= read_record(record_of(result))["made_of"]
+    digest = next((s["digest"] for s in sources.values() if s["path"] == str(path)), None)
+    if digest is None:
+        return None
+    return crate.add(
+        _thing(crate, f"#{path}", "CreativeWork", name=f"{role}: {path}", sha256=digest)
+    )
+
+
+def _add(crate: ROCrate, path: Path) -> Any:
+    """A file of the project under its own name; one from elsewhere under ``elsewhere/``."""
+    inside = not path.is_absolute() and ".." not in path.parts
+    name = path.as_posix() if inside else f"elsewhere/{path.name}"
+    if not path.is_file():
+        raise ArragError(f"{path}: no such file, but the run was made with it; restore it")
+    return crate.get(name) or crate.add_file(path, name, properties=_of_file(path))
+
+
+def _of_file(path: Path) -> dict[str, str]:
+    return {
+        "name": path.as_posix(),
+        "contentSize": str(path.stat().st_size),
+        "sha256": sha256_file(path),
+    }
+
+
+def _with_bases(config: Path) -> Iterator[Path]:
+    """A configuration, and those it is based on."""
+    yield config
+    if base := read_yaml(config).get(BASE):
+        yield from _with_bases(config.parent / base)
+
+
+def _versions(score: dict[str, Any]) -> set[tuple[str, str]]:
+    run = score.get("run") or {}
+    return {*score.get("versions", {}).items(), *run.get("versions", {}).items()}
+
+
+def _software(crate: ROCrate, name: str, version: str) -> Any:
+    thing = _thing(crate, f"#{name}-{version}", "SoftwareApplication", name=name)
+    thing["softwareVersion"] = version
+    return crate.add(thing)
+
+
+def _parameters(crate: ROCrate, workflow: Any, config: Any, tables: dict[Path, Any]) -> None:
+    """The workflow's input and outputs, of which the run's files are examples."""
+    wanted = {"configuration": config} | {r.stem: crate.get(r.as_posix()) for r in tables}
+    found = []
+    for name, example in wanted.items():
+        parameter = crate.add_formal_parameter(name, "File", f"#{name}", valueRequired=True)
+        if example is not None:
+            example["exampleOfWork"] = parameter
+        found.append(parameter)
+    workflow["input"], workflow["output"] = found[:1], found[1:]
+
+
+def _times(reports: list[Path]) -> dict[str, str]:
+    """When the run began, as the workflow noted it, and when its last report was written."""
+    since = Path("results/.since")
+    end = max(os.path.getmtime(report) for report in reports)
+    times = {"endTime": end}
+    if since.is_file():
+        times["startTime"] = min(since.stat().st_mtime, end)
+    return {
+        field: datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+        for field, moment in times.items()
+    }
+
+
+def _thing(crate: ROCrate, identifier: str, type: str, **properties: Any) -> ContextEntity:
+    return ContextEntity(crate, identifier, properties={"@type": type, **properties})
