@@ -16,6 +16,8 @@ from typing import Any
 
 from arrag import __version__
 from arrag.errors import ArragError
+from arrag.faults import plain_faults
+from arrag.turns import alone
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bound_threads()
     try:
         # Whatever a library prints belongs to the progress, not to the result.
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), plain_faults(args), _turn(args):
             result = args.run(args)
     except ArragError as error:
         message = " ".join(str(error).split())
@@ -77,6 +79,14 @@ def build_parser() -> argparse.ArgumentParser:
     for module in stages:
         module.add(commands)
     return parser
+
+
+def _turn(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """Keep other processes from writing the same result; the processes of one training do it."""
+    out = getattr(args, "out", None)
+    if out is None or os.environ.get("RANK", "0") != "0":
+        return contextlib.nullcontext()
+    return alone(out)
 
 
 def bound_threads() -> None:

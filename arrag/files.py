@@ -79,15 +79,23 @@ def disk_space(path: str | Path) -> Iterator[None]:
     """Turn the error of a full disk into an ArragError that names what was to be written."""
     try:
         yield
-    except OSError as error:
-        # NumPy's own error of a short write has no number.
-        short = error.errno is None and "requested and" in str(error)
-        if not short and error.errno not in NO_ROOM:
+    except Exception as error:
+        if not _no_room(error):
             raise
         raise ArragError(
             f"{path}: no room: the disk is full, or a quota or limit is reached; free some space "
             "or write elsewhere (what was whole there before still is)"
         ) from None
+
+
+def _no_room(error: Exception) -> bool:
+    said = str(error)
+    if isinstance(error, OSError):  # NumPy's own error of a short write has no number
+        return error.errno in NO_ROOM or (error.errno is None and "requested and" in said)
+    # torch.save's short write, and what safetensors was told by the system.
+    return (isinstance(error, RuntimeError) and "unexpected pos" in said) or any(
+        said.endswith(f"(os error {number})") for number in NO_ROOM
+    )
 
 
 def link(source: Path, target: Path) -> None:

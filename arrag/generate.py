@@ -27,8 +27,9 @@ from arrag.config import Config
 from arrag.decode import decode_masked, decode_raster, uniforms
 from arrag.devices import default_device
 from arrag.errors import ArragError
-from arrag.files import read_json, sha256_file, tree_digest, write_json, write_text
+from arrag.files import disk_space, read_json, sha256_file, tree_digest, write_json, write_text
 from arrag.methods import Sources, equip
+from arrag.metrics.samples import image_size, read_metadata
 from arrag.prompt_sets import load_prompt_set
 from arrag.sample_codes import codes_chunk
 
@@ -212,8 +213,8 @@ def sample_benchmark(
     """Draw every image of a benchmark in GenEval's layout below ``out``; ``run.json`` is last.
 
     ``benchmark`` is a name of the configuration, None the main one. Goes on after a kill with
-    the images that are missing; images of other settings are removed first. Returns the contents of
-    run.json.
+    the images that are missing or damaged; images of other settings are removed first. Returns the
+    contents of run.json.
     """
     out = Path(out)
     drawn = config.benchmark(benchmark)
@@ -239,7 +240,7 @@ def sample_benchmark(
         (i, k)
         for i in range(len(prompts))
         for k in range(drawn.images_per_prompt)
-        if not image_path(out, i, k).is_file()
+        if not is_whole(image_path(out, i, k))
     ]
     total = len(prompts) * drawn.images_per_prompt
     with tqdm(
@@ -287,6 +288,11 @@ def image_path(out: Path, prompt: int, sample: int) -> Path:
     return out / f"{prompt:05d}" / "samples" / f"{sample:04d}.png"
 
 
+def is_whole(path: Path) -> bool:
+    """Whether an image is there and undamaged: one that a fault of the disk cut is drawn again."""
+    return path.is_file() and image_size(path) is not None
+
+
 def prepare(out: Path, run: dict, prompts: list[dict]) -> None:
     """Make the prompt folders of ``out``; start afresh when it holds images of another run.
 
@@ -305,7 +311,8 @@ def prepare(out: Path, run: dict, prompts: list[dict]) -> None:
         folder = out / f"{i:05d}"
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         line = json.dumps(prompt, ensure_ascii=False) + "\n"
-        (folder / "metadata.jsonl").write_text(line, encoding="utf-8")
+        if read_metadata(folder / "metadata.jsonl") != prompt:
+            write_text(folder / "metadata.jsonl", line)
 
 
 def finish(out: Path, run: dict) -> dict:
@@ -319,5 +326,6 @@ def save_png(image: np.ndarray, path: Path, codes: np.ndarray | None = None) -> 
     """Write a PNG under a temporary name, then rename; ``codes`` [H, W] go into it as a text."""
     partial = path.with_name(f".{path.name}.tmp")
     info = None if codes is None else codes_chunk(codes)
-    Image.fromarray(image).save(partial, format="PNG", pnginfo=info)
-    os.replace(partial, path)
+    with disk_space(path):
+        Image.fromarray(image).save(partial, format="PNG", pnginfo=info)
+        os.replace(partial, path)

@@ -11,6 +11,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from threading import Thread
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from arrag.errors import ArragError
 from arrag.leakage import Fingerprint, fingerprint
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -93,7 +95,10 @@ def decode_all(
     fingerprints: bool = False,
     workers: int = 0,
 ) -> Iterator[Decoded]:
-    """Decode the items of a source, in their order; 0 workers: in this process."""
+    """Decode the items of a source, in their order; 0 workers: in this process.
+
+    Raises ArragError when a worker was killed: by whom, and at which image, nobody knows.
+    """
     work = partial(decode, size=size, fingerprints=fingerprints)
     if workers == 0:
         yield from (work(key, load()) for key, load in items)
@@ -110,6 +115,12 @@ def decode_all(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise ArragError(
+            "a process that decodes images was killed, perhaps for want of memory: lower --workers "
+            "(resources.encode_workers of a configuration) or give more memory; the same command "
+            "goes on behind the last whole shard"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -208,7 +208,7 @@ def _refuse(root: Path, what: str, names: list[str]) -> None:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         raise ArragError(
             f"{root}: {len(names)} {what}: {', '.join(names[:NAMED])}{more}; "
-            "generate the samples of this prompt file again"
+            "delete run.json there and make the samples again, which draws what is not whole"
         )
 
 
