@@ -43,15 +43,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def clear_leftovers(path: str | Path) -> None:
-    """Remove what killed writers of ``path`` left beside it, and nothing of one still at work."""
+    """Remove what killed writers of ``path`` left, and nothing of one still at work.
+
+    That is: beside it, also of files with its stem (a table's other forms), and in it.
+    """
     path = Path(path)
-    for holder in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    holders = list(path.parent.glob(f".{glob.escape(path.stem)}.*.tmp"))
+    holders += path.glob(".*.tmp") if path.is_dir() else []
+    for holder in filter(Path.is_dir, holders):
         lock = _locked(holder)
         if lock is None:
             continue
-        old = holder / f"{path.name}.old"
-        if old.exists() and not path.exists():  # killed between the two moves
-            os.replace(old, path)
+        name = holder.name[1:].rsplit(".", 2)[0]
+        old, target = holder / f"{name}.old", holder.parent / name
+        if old.exists() and not target.exists():  # killed between the two moves
+            os.replace(old, target)
         shutil.rmtree(holder, ignore_errors=True)
         os.close(lock)
 

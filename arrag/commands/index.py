@@ -164,7 +164,7 @@ def run_build(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.store import TokenStore
 
     return build_index(
-        TokenStore.open(args.codes),
+        TokenStore.open(args.codes, verify=True),  # all of it is read anyway
         args.out,
         neighborhood=Neighborhood(
             args.context, args.key_hop, args.border, masked_distance=args.masked_distance

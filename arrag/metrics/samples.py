@@ -208,7 +208,8 @@ def _refuse(root: Path, what: str, names: list[str]) -> None:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         raise ArragError(
             f"{root}: {len(names)} {what}: {', '.join(names[:NAMED])}{more}; "
-            "delete run.json there and make the samples again, which draws what is not whole"
+            "make them again (of a run: delete its run.json and repeat the command, which draws "
+            "what is not whole)"
         )
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from arrag.errors import ArragError
-from arrag.files import atomic_path, disk_space, write_text
+from arrag.files import atomic_path, clear_leftovers, disk_space, write_text
 
 STATE, LOG, PLOT = "state.pt", "log.jsonl", "loss.png"
 TIMING = {"steps_per_second", "images_per_second"}
@@ -73,6 +73,8 @@ def run(
     plain = torch.optim.AdamW(list(groups), lr=peak, betas=(0.9, 0.95), weight_decay=weight_decay)
     first = _resume(work_dir / STATE, model, plain, recipe)
     optimizer = accelerator.prepare(plain)
+    if main:
+        clear_leftovers(work_dir / STATE)
     log = _reopen_log(work_dir / LOG, first) if main else None
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     scales = [group.get("scale", 1.0) for group in optimizer.param_groups]
