@@ -92,18 +92,25 @@ class SmallProject:
         assert [process.returncode for process in processes] == [0, 0], said
         return said
 
-    def kill_after(self, seconds: float, alone: bool = False) -> bool:
-        """Start the workflow and kill -9 all of it after some time; False if it ended before.
+    def kill_after(self, files: int, seconds: float, alone: bool = False) -> bool:
+        """Start the workflow, kill -9 all of it when it has made some files, and some time after.
 
-        alone: kill snakemake only, so that its jobs go on without it.
+        alone: kill snakemake only, so that its jobs go on without it. False if it ended before.
         """
-        process = self.start()
+        process, before = self.start(), self._visible()
+        while process.poll() is None and self._visible() < before + files:
+            time.sleep(0.05)
         time.sleep(seconds)
         ended = process.poll() is not None
         (os.kill if alone else os.killpg)(process.pid, signal.SIGKILL)
         process.stdout.close()
         process.wait()
         return not ended
+
+    def _visible(self) -> int:
+        """How many files the results have; also those of unfinished jobs."""
+        walk = os.walk(self.path / "results")
+        return sum(not name.startswith(".") for _, _, names in walk for name in names)
 
     def products(self) -> dict[str, str]:
         """Digests of all that must not depend on kills, by path."""

@@ -268,6 +268,20 @@ def test_damaged_samples_are_drawn_again_and_no_others(config, drawn, tmp_path, 
     assert [path.stat().st_ino for path in others] == kept
 
 
+def test_a_truncated_score_is_named_and_no_table_is_written(
+    config, root, tmp_path, monkeypatch, capsys
+):
+    for name in ("checkpoints", "benchmarks"):
+        (tmp_path / name).symlink_to(root / name)
+    monkeypatch.chdir(tmp_path)
+    layout = Layout(load_config(config))
+    for name in layout.config.row_labels("geneval"):
+        write_text(layout.scores(name)["geneval"], '{"value": 0.5, "tas')
+    line = refused(capsys, "report", "table1", "--config", config, "--out", "table1.md")
+    assert ".json: not valid JSON" in line and "delete it and make it again" in line
+    assert not list(tmp_path.glob("table1*"))
+
+
 def test_damaged_weights_name_other_results(config):
     """No result of good weights is taken for one of the others, nor the other way round."""
     run = Layout(load_config(config)).run("vanilla")
