@@ -2,7 +2,7 @@
 
 shard-00000.npy   rows
 manifest.json     what the rows are (its fields are the caller's), and the shards; written last
-writing.json      the same for the shards done so far, while they are being written
+writing.json      the same for the shards done so far; it stays, as in a token store
 """
 
 from __future__ import annotations
@@ -55,7 +55,6 @@ def write_shards(
             done = end
             write_json(out / WRITING, {**header, "shards": shards})
     write_json(out / MANIFEST, {**header, "shards": shards})
-    (out / WRITING).unlink(missing_ok=True)
     return read_json(out / MANIFEST)
 
 
