@@ -17,6 +17,8 @@ from typing import Any
 
 from arrag import __version__
 from arrag.errors import ArragError
+from arrag.faults import plain_faults
+from arrag.turns import alone
 
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -32,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bound_threads()
     try:
         # Whatever a library prints belongs to the progress, not to the result.
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), plain_faults(args), _turn(args):
             result = args.run(args)
     except ArragError as error:
         message = " ".join(str(error).split())
@@ -81,6 +83,14 @@ def build_parser() -> argparse.ArgumentParser:
     for module in stages:
         module.add(commands)
     return parser
+
+
+def _turn(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """Keep other processes from writing the same result; the processes of one training do it."""
+    out = getattr(args, "out", None)
+    if out is None or os.environ.get("RANK", "0") != "0":
+        return contextlib.nullcontext()
+    return alone(out)
 
 
 def bound_threads() -> None:

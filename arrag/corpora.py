@@ -12,6 +12,8 @@ Parquet and Arrow files have no names: theirs are ``file/row``.
 from __future__ import annotations
 
 import hashlib
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from arrag.sources import open_source
 
 FORMAT = 1
 CHOICE = {"seed": int, "largest": int, "whole_names": bool, "images": int, "of": int}
+OF_A_STORE = re.compile(r"shard-\d+\.(npy|keys\.json)|codebook\.safetensors|(skipp|exclud)ed\.json")
 
 
 @dataclass(frozen=True)
@@ -143,8 +146,8 @@ def join(stores: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
                     f"{file.parent}: {sorted(repeated)[0]!r} is also the name of an image of "
                     f"{earlier.parent}; rename the files of one corpus"
                 )
-    if Path(out).is_dir() and not any(Path(out).iterdir()):
-        Path(out).rmdir()  # Snakemake makes the folder of an output
+    if Path(out).is_dir() and all(OF_A_STORE.fullmatch(p.name) for p in Path(out).iterdir()):
+        shutil.rmtree(out)  # without its manifest: a killed join's, or Snakemake's empty folder
     merged = merge_stores(parts, out)
     left_out = {}
     for name in (SKIPPED, EXCLUDED):

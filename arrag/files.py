@@ -44,15 +44,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def clear_leftovers(path: str | Path) -> None:
-    """Remove what killed writers of ``path`` left beside it, and nothing of one still at work."""
+    """Remove what killed writers of ``path`` left, and nothing of one still at work.
+
+    That is: beside it, also of files with its stem (a table's other forms), and in it.
+    """
     path = Path(path)
-    for holder in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    holders = list(path.parent.glob(f".{glob.escape(path.stem)}.*.tmp"))
+    holders += path.glob(".*.tmp") if path.is_dir() else []
+    for holder in filter(Path.is_dir, holders):
         lock = _locked(holder)
         if lock is None:
             continue
-        old = holder / f"{path.name}.old"
-        if old.exists() and not path.exists():  # killed between the two moves
-            os.replace(old, path)
+        name = holder.name[1:].rsplit(".", 2)[0]
+        old, target = holder / f"{name}.old", holder.parent / name
+        if old.exists() and not target.exists():  # killed between the two moves
+            os.replace(old, target)
         shutil.rmtree(holder, ignore_errors=True)
         os.close(lock)
 
@@ -80,15 +86,23 @@ def disk_space(path: str | Path) -> Iterator[None]:
     """Turn the error of a full disk into an ArragError that names what was to be written."""
     try:
         yield
-    except OSError as error:
-        # NumPy's own error of a short write has no number.
-        short = error.errno is None and "requested and" in str(error)
-        if not short and error.errno not in NO_ROOM:
+    except Exception as error:
+        if not _no_room(error):
             raise
         raise ArragError(
             f"{path}: no room: the disk is full, or a quota or limit is reached; free some space "
             "or write elsewhere (what was whole there before still is)"
         ) from None
+
+
+def _no_room(error: Exception) -> bool:
+    said = str(error)
+    if isinstance(error, OSError):  # NumPy's own error of a short write has no number
+        return error.errno in NO_ROOM or (error.errno is None and "requested and" in said)
+    # torch.save's short write, and what safetensors was told by the system.
+    return (isinstance(error, RuntimeError) and "unexpected pos" in said) or any(
+        said.endswith(f"(os error {number})") for number in NO_ROOM
+    )
 
 
 def link(source: Path, target: Path) -> None:

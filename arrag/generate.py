@@ -30,8 +30,9 @@ from arrag.config import Config
 from arrag.decode import decode_masked, decode_raster, uniforms
 from arrag.devices import default_device
 from arrag.errors import ArragError
-from arrag.files import read_json, sha256_file, tree_digest, write_json
+from arrag.files import disk_space, read_json, sha256_file, tree_digest, write_json, write_text
 from arrag.methods import Sources, equip
+from arrag.metrics.samples import image_size, read_metadata
 from arrag.parts import Part
 from arrag.prompt_sets import load_prompt_set
 from arrag.sample_codes import codes_chunk
@@ -222,9 +223,9 @@ def sample_benchmark(
     """Draw every image of a benchmark in GenEval's layout below ``out``; ``run.json`` is last.
 
     ``benchmark`` is a name of the configuration, None the main one. Goes on after a kill with
-    the images that are missing; images of other settings are removed first. Returns the contents of
-    run.json. ``batch_size``: see ``arrag.batching.in_batches``; prompts of like length are drawn
-    together.
+    the images that are missing or damaged; images of other settings are removed first. Returns the
+    contents of run.json. ``batch_size``: see ``arrag.batching.in_batches``; prompts of like length
+    are drawn together.
 
     ``part``: draw only that part, while other jobs draw the others into the same folder; run.json
     is left to ``arrag.sample_parts.complete``. Parts are of whole batches, so that batches are
@@ -250,7 +251,7 @@ def sample_benchmark(
         batches = [wanted[at : at + size] for at in range(0, len(wanted), size)]
         wanted = [job for batch in part.share(batches) for job in batch]
     prepare(out, run, prompts, {i for i, _ in wanted} if part else None)
-    jobs = [job for job in wanted if not image_path(out, *job).is_file()]
+    jobs = [job for job in wanted if not is_whole(image_path(out, *job))]
     jobs.sort(key=lambda job: bucket(texts[job[0]]))
     about = {"desc": f"{method} {part}" if part else method, "unit": "image"}
     with tqdm(
@@ -301,6 +302,11 @@ def image_path(out: Path, prompt: int, sample: int) -> Path:
     return out / f"{prompt:05d}" / "samples" / f"{sample:04d}.png"
 
 
+def is_whole(path: Path) -> bool:
+    """Whether an image is there and undamaged: one that a fault of the disk cut is drawn again."""
+    return path.is_file() and image_size(path) is not None
+
+
 def prepare(
     out: Path, run: dict, prompts: list[dict], numbers: Iterable[int] | None = None
 ) -> None:
@@ -327,7 +333,8 @@ def prepare(
         folder = out / f"{i:05d}"
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         line = json.dumps(prompts[i], ensure_ascii=False) + "\n"
-        (folder / "metadata.jsonl").write_text(line, encoding="utf-8")
+        if read_metadata(folder / "metadata.jsonl") != prompts[i]:
+            write_text(folder / "metadata.jsonl", line)
 
 
 def _begin(out: Path, run: dict) -> None:
@@ -355,5 +362,6 @@ def save_png(image: np.ndarray, path: Path, codes: np.ndarray | None = None) -> 
     """Write a PNG under a temporary name, then rename; ``codes`` [H, W] go into it as a text."""
     partial = path.with_name(f".{path.name}.tmp")
     info = None if codes is None else codes_chunk(codes)
-    Image.fromarray(image).save(partial, format="PNG", pnginfo=info)
-    os.replace(partial, path)
+    with disk_space(path):
+        Image.fromarray(image).save(partial, format="PNG", pnginfo=info)
+        os.replace(partial, path)

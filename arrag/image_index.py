@@ -5,6 +5,7 @@ features, spec: top-1, never the training image itself), ImageRAG, RDM. A direct
 
     features.f32   float32 [n, d], unit rows, memory-mapped; row i is image i of the store
     meta.json      the model, the store and the file it belongs to
+    done.json      how far a build has come; it stays
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from arrag.sources import Items, open_source
 from arrag.store import TokenStore
 
 FORMAT = 1
-FEATURES = "features.f32"
+FEATURES, META = "features.f32", "meta.json"
 BLOCK_ROWS = 4096
 ROUGH = 1e-5
 """More than float32 rounding changes a cosine."""
@@ -89,6 +90,9 @@ class _Features:
         self.out, self.path = out, out.parent / f".{out.name}.building"
         self._of = [FORMAT, store.digest, store.starts.tolist(), clip.digest, batch_size]
         self.done, self.dimension = 0, 0
+        unfinished = (self.out / "done.json").is_file() and not (self.out / META).exists()
+        if unfinished and not self.path.exists():
+            os.replace(self.out, self.path)  # Snakemake deletes the meta.json of a killed job
         if (self.path / "done.json").is_file():
             state = read_json(
                 self.path / "done.json", {"of": list, "images": int, "dimension": int}
@@ -115,8 +119,7 @@ class _Features:
     def finish(self, meta: dict[str, Any]) -> dict[str, Any]:
         """Move the folder to its place; an earlier one there is replaced."""
         meta["files"] = describe_files(self.path, [FEATURES])
-        write_json(self.path / "meta.json", meta)
-        (self.path / "done.json").unlink()
+        write_json(self.path / META, meta)
         with atomic_path(self.out) as path:
             os.replace(self.path, path)
         return meta
@@ -130,7 +133,7 @@ class ImageIndex:
 
     def __init__(self, path: str | Path, store: TokenStore, model_digest: str) -> None:
         path = Path(path)
-        self.path, self.store, self.meta = path, store, read_json(path / "meta.json", {})
+        self.path, self.store, self.meta = path, store, read_json(path / META, {})
         for field, ours in {
             "format": FORMAT,
             "store_digest": store.digest,
@@ -138,7 +141,7 @@ class ImageIndex:
         }.items():
             if self.meta.get(field) != ours:
                 raise ArragError(
-                    f"{path / 'meta.json'}: {field} is {self.meta.get(field)}, but {ours} is in "
+                    f"{path / META}: {field} is {self.meta.get(field)}, but {ours} is in "
                     "use; build the image index again from that store and model"
                 )
         check_files(path, self.meta)

@@ -89,7 +89,10 @@ def decode_all(
     fingerprints: bool = False,
     workers: int = 0,
 ) -> Iterator[Decoded]:
-    """Decode the items of a source, in their order; 0 workers: in this process."""
+    """Decode the items of a source, in their order; 0 workers: in this process.
+
+    Raises ArragError when a worker was killed: by whom, and at which image, nobody knows.
+    """
     work = partial(decode, size=size, fingerprints=fingerprints)
     if workers == 0:
         yield from (work(key, load()) for key, load in items)
@@ -108,8 +111,10 @@ def decode_all(
             yield waiting.popleft().result()
     except BrokenProcessPool:
         raise ArragError(
-            "a process that decodes images ended, for want of memory or by a damaged image; run "
-            "the same command again, without --workers to see at which image"
+            "a process that decodes images was killed, for want of memory or by a damaged image: "
+            "lower --workers (resources.encode_workers of a configuration) or give more memory; the "
+            "same command goes on behind the last whole shard, and without --workers it says at "
+            "which image"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from arrag.baselines.retrieved import join_records
 from arrag.config import Config
 from arrag.files import read_json
-from arrag.generate import finish, image_path, known_run, prepare
+from arrag.generate import finish, image_path, is_whole, known_run, prepare
 from arrag.prompt_sets import load_prompt_set
 
 
@@ -28,7 +28,7 @@ def complete(config: Config, method: str, out: str | Path, benchmark: str | None
     if known != {field: run.get(field) for field in known}:
         return None
     samples = range(drawn.images_per_prompt)
-    if not all(image_path(out, i, k).is_file() for i in range(len(prompts)) for k in samples):
+    if not all(is_whole(image_path(out, i, k)) for i in range(len(prompts)) for k in samples):
         return None
     prepare(out, run, prompts)
     join_records(out)

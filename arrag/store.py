@@ -7,7 +7,8 @@ the grids is kept: two bytes a patch, lossless. A store is a directory:
     shard-00000.keys.json      n strings that name the images
     codebook.safetensors       "codebook": float32 [V, d]
     manifest.json              what the above holds, with sizes and SHA-256; written last
-    writing.json               the same, for the shards done so far, while it is being written
+    writing.json               the same, for the shards done so far; it stays, since
+                               Snakemake deletes the manifest of a job whose end it missed
 """
 
 from __future__ import annotations
@@ -154,7 +155,6 @@ class StoreWriter:
                 self.path / MANIFEST,
                 {**self._state(), "content": content_digests(self.path, self._shards)},
             )
-        (self.path / WRITING).unlink(missing_ok=True)
         self._complete = True
 
     def __enter__(self) -> StoreWriter:

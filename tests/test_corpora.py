@@ -151,6 +151,9 @@ def test_jobs_encode_their_parts_and_the_whole_holds_the_sample_without_test_ima
     assert [(e["key"].partition("/")[2], e["reason"]) for e in excluded] == [
         (test_image, "same pixels")
     ]
+    (tmp_path / "all/manifest.json").unlink()  # as it leaves that of a killed job
+    assert join(stores, tmp_path / "all") == about
+    assert TokenStore.open(tmp_path / "all").digest == store.digest
     with pytest.raises(ArragError, match="is also the name of an image of"):
         join([stores[0], stores[0]], tmp_path / "twice")
 

@@ -1,10 +1,12 @@
 import errno
+import os
 
 import pytest
 
 from arrag.errors import ArragError
 from arrag.files import (
     atomic_path,
+    clear_leftovers,
     disk_space,
     read_json,
     sha256_file,
@@ -28,6 +30,21 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         raise RuntimeError
     assert target.read_text() == "whole"
     assert [p.name for p in target.parent.iterdir()] == ["table.md"]
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    """Of the same file, of its other forms and in the folder; nothing of a living writer."""
+    target = tmp_path / "table.md"
+    (tmp_path / "table").mkdir()
+    for left in (".table.md.x1.tmp", ".table.csv.x2.tmp", ".other.md.x3.tmp"):
+        (tmp_path / left).mkdir()
+    (tmp_path / "table/.shard.x4.tmp").mkdir()
+    with atomic_path(target) as living:
+        clear_leftovers(target)
+        clear_leftovers(tmp_path / "table")
+        living.write_text("whole")
+    assert sorted(os.listdir(tmp_path)) == [".other.md.x3.tmp", "table", "table.md"]
+    assert os.listdir(tmp_path / "table") == []
 
 
 @pytest.mark.parametrize("name", ["index", "old"])

@@ -186,6 +186,11 @@ def test_after_kill_9_whole_shards_are_not_made_again(made, clip, model_dir, roo
     for name in ("features.f32", "meta.json"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert ImageIndex(out, store, clip.digest).features.shape == (29, 16)
+    (out / "meta.json").unlink()  # as Snakemake does to a job that ended while nobody looked
+    encoded.clear()
+    build_image_index(store, f"{path}/images", again, out, batch_size=3)
+    assert not encoded
+    assert (out / "meta.json").read_bytes() == (tmp_path / "whole/meta.json").read_bytes()
 
 
 def test_what_was_begun_for_another_store_is_not_used(

@@ -92,6 +92,15 @@ def test_a_killed_writer_goes_on_after_its_last_whole_shard(
     TokenStore.open(path, verify=True)
 
 
+def test_a_store_whose_manifest_was_deleted_is_not_written_again(tmp_path):
+    """As Snakemake does to a job that ended while nobody looked."""
+    whole = write(tmp_path / "store").digest
+    before = {p.name: p.stat().st_ino for p in (tmp_path / "store").glob("shard-*")}
+    (tmp_path / "store/manifest.json").unlink()
+    assert write(tmp_path / "store").digest == whole
+    assert {p.name: p.stat().st_ino for p in (tmp_path / "store").glob("shard-*")} == before
+
+
 def test_a_finished_store_takes_nothing_more(tmp_path):
     write(tmp_path / "store")
     again = write(tmp_path / "store")  # nothing left to add: not an error

@@ -25,7 +25,7 @@ def command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if run is not None:
-        parser.set_defaults(run=run)
+        parser.set_defaults(run=run, stage=parser.prog)
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 

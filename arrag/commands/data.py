@@ -56,6 +56,7 @@ def _add_encode(commands: Any) -> None:
     )
     encode.add_argument("--shard-size", type=count, default=1000, help="images a shard file")
     encode.add_argument("--batch-size", type=count, default=64, help="images at a time")
+    encode.set_defaults(batch_field="encode_batch_size")
     encode.add_argument(
         "--workers", type=count, default=0, help="further processes that decode images (none)"
     )

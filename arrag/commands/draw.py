@@ -52,6 +52,7 @@ def add(commands: Any) -> None:
         parser.add_argument("--image-index", type=Path, help="of whole images, likewise")
         parser.add_argument("--adapter", type=Path, help="folder, if not the method's own")
         parser.add_argument("--batch-size", type=count, help="images at a time")
+        parser.set_defaults(batch_field="batch_size")
 
 
 def run_generate(args: argparse.Namespace) -> dict[str, Any]:

@@ -149,6 +149,7 @@ def _add_images(inner: Any) -> None:
     images.add_argument("--out", type=Path, required=True, help="folder of the index")
     images.add_argument("--images", type=count, help="take only the first N of the source")
     images.add_argument("--batch-size", type=count, default=64, help="images at a time")
+    images.set_defaults(batch_field="encode_batch_size")
     images.add_argument(
         "--workers", type=count, default=0, help="further processes that decode images (none)"
     )
@@ -164,7 +165,7 @@ def run_build(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.store import TokenStore
 
     meta = build_index(
-        TokenStore.open(args.codes),
+        TokenStore.open(args.codes, verify=True),  # all of it is read anyway
         args.out,
         neighborhood=Neighborhood(
             args.context, args.key_hop, args.border, masked_distance=args.masked_distance

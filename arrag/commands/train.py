@@ -109,6 +109,7 @@ def _add_kind(inner: Any, kind: str, help: str) -> argparse.ArgumentParser:
     _paths(train, *needs[kind])
     train.add_argument("--work-dir", type=Path, help="running state and log (OUT.work)")
     train.add_argument("--batch-size", type=count, help="images a process takes at a time")
+    train.set_defaults(batch_field="train_batch_size")
     train.add_argument("--cpu", action="store_true", help="even if there is a GPU")
     train.add_argument("--gpus", type=int, default=1, help="more than 1: a process for each")
     return train

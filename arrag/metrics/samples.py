@@ -216,7 +216,8 @@ def _refuse(root: Path, what: str, names: list[str]) -> None:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         raise ArragError(
             f"{root}: {len(names)} {what}: {', '.join(names[:NAMED])}{more}; "
-            "generate the samples of this prompt file again"
+            "make them again (of a run: delete its run.json and repeat the command, which draws "
+            "what is not whole)"
         )
 
 

@@ -14,7 +14,7 @@ from arrag.codec import load_codec
 from arrag.config import Config
 from arrag.errors import ArragError
 from arrag.files import atomic_path, read_json, sha256_file, sha256_json, write_json
-from arrag.generate import finish, image_path, prepare, save_png
+from arrag.generate import finish, image_path, is_whole, prepare, save_png
 from arrag.micro.prompts import metadata_of
 from arrag.micro.world import World
 from arrag.prompt_sets import captions, load_prompt_set
@@ -54,13 +54,16 @@ def _write(config: Config, out: Path, assets: str | Path, benchmark: str | None,
     run["config_hash"] = sha256_json(run)
     prepare(out, run, prompts)
     for i, metadata in enumerate(tqdm(shown, desc=run["method"], unit="prompt")):
+        missing = [k for k in range(count) if not is_whole(image_path(out, i, k))]
+        if not missing:
+            continue
         # The seed numbers the variants, so another seed shows other scenes.
         scenes = [world.scene_for(metadata, config.seed * count + k) for k in range(count)]
         images = np.stack([scene.image for scene in scenes])
         if codec:
             images = codec.decode(codec.encode(images))
-        for k, image in enumerate(images):
-            save_png(image, image_path(out, i, k))
+        for k in missing:
+            save_png(images[k], image_path(out, i, k))
     return finish(out, run)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from arrag.errors import ArragError
-from arrag.files import atomic_path
+from arrag.files import atomic_path, clear_leftovers, disk_space, write_text
 
 STATE, LOG, PLOT = "state.pt", "log.jsonl", "loss.png"
 TIMING = {"steps_per_second", "images_per_second"}
@@ -73,6 +73,8 @@ def run(
     plain = torch.optim.AdamW(list(groups), lr=peak, betas=(0.9, 0.95), weight_decay=weight_decay)
     first = _resume(work_dir / STATE, model, plain, recipe)
     optimizer = accelerator.prepare(plain)
+    if main:
+        clear_leftovers(work_dir / STATE)
     log = _reopen_log(work_dir / LOG, first) if main else None
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     scales = [group.get("scale", 1.0) for group in optimizer.param_groups]
@@ -144,7 +146,7 @@ def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
 def _save(path: Path, model: nn.Module, optimizer, recipe: dict, step: int) -> None:
     state = {"step": step, "recipe": json.dumps(recipe, sort_keys=True)}
     state |= {"model": trained_state(model), "optimizer": optimizer.state_dict()}
-    with atomic_path(path) as partial:
+    with disk_space(path), atomic_path(path) as partial:
         torch.save(state, partial)
 
 
@@ -177,9 +179,14 @@ def _resume(path: Path, model: nn.Module, optimizer, recipe: dict) -> int:
 def _reopen_log(path: Path, first: int):
     """Open the log for appending, without the lines of steps that will be done again."""
     kept = []
-    if first and path.exists():
-        kept = [x for x in path.read_text().splitlines() if json.loads(x)["step"] <= first]
-    path.write_text("".join(line + "\n" for line in kept))
+    for line in path.read_text().splitlines() if first and path.exists() else []:
+        try:
+            if json.loads(line)["step"] > first:
+                break
+        except ValueError:  # torn, by a full disk say; its step was not saved
+            break
+        kept.append(line)
+    write_text(path, "".join(line + "\n" for line in kept))
     return path.open("a")
 
 

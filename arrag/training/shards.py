@@ -2,7 +2,7 @@
 
 shard-00000.npy       rows
 manifest.json         what the rows are (its fields are the caller's), and the shards; written last
-writing.json          the same for the shards done so far, while they are being written
+writing.json          the same for the shards done so far; it stays, as in a token store
 writing-2-of-3.json   the same for those that the second of three jobs wrote
 """
 
@@ -86,8 +86,6 @@ def write_shards(
     manifest = {**header, "shards": [whole[file] for file in own]}
     if part is None:
         write_json(out / MANIFEST, manifest)
-        for path in out.glob(WRITING):
-            path.unlink()
     return manifest
 
 

@@ -36,6 +36,7 @@ from arrag.layout import (
     TRAINS_ON,
     Layout,
 )
+from arrag.turns import Turn
 
 # `arrag` is this environment's, whether it was activated or called by its path.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
@@ -70,7 +71,14 @@ def configuration_file():
 CONFIG_FILE = configuration_file()
 CONFIG = told_plainly(load_config, CONFIG_FILE)
 LAYOUT = Layout(CONFIG)
+TURN = Turn(RESULTS / ".run")
 CEILING_RUN = f"({'|'.join(CEILING_LABELS)})-[0-9a-f]+"
+
+
+# Two runs in one folder take turns: jobs of one would delete results that the other is reading.
+onstart:
+    if workflow.is_main_process:
+        TURN.take()
 
 
 wildcard_constraints:
