@@ -58,7 +58,7 @@ def _turn(x, cos, sin, out):
 
 @njit(cache=True, nogil=True, fastmath=SUMS)
 def _look(query, keys, values, seen, scale, shares, out):
-    """What one query [d] takes from values [T, d] by their keys [T, d], of those seen [T] -> [d]."""
+    """What a query [d] takes from values [T, d] by their keys [T, d], of those seen [T]: [d]."""
     most = -np.inf
     for t in range(len(keys)):
         key, total = keys[t], 0.0
@@ -95,9 +95,10 @@ def _norm(x, square, weight, eps, out):
 def attention(x, square, norm, weights, turns, keys, values, seen, stop, scale, normed, out):
     """Self-attention of the token at ``stop``; its keys and values are added to those before it.
 
-    x, normed, out: [R, D]; square, norm: see ``_norm``, a weight and eps. weights: of queries [H d, D], keys and values [G d, D], and of the output
-    [D, H d]; turns: cosine and sine [R, d]; keys, values: [R, G, room, d]; seen: bool [R, room],
-    which tokens are no pads; scale: of a query's products.
+    x, normed, out: [R, D]; square, norm: see ``_norm``, a weight and eps. weights: of queries
+    [H d, D], keys and values [G d, D], and the output [D, H d]; turns: cosine and sine [R, d];
+    keys, values: [R, G, room, d]; seen: bool [R, room], which tokens are no pads; scale: of a
+    query's products.
     """
     _norm(x, square, norm[0], norm[1], normed)
     wq, wk, wv, wo = weights
