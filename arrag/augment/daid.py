@@ -13,6 +13,7 @@ from numbers import Real
 import torch
 
 from arrag.augment import Augment
+from arrag.augment.memory import Memory
 from arrag.errors import ArragError
 from arrag.index import PatchIndex
 
@@ -72,7 +73,7 @@ class DAiD(Augment):
         if dedupe not in DEDUPE:
             raise ArragError(f"daid: dedupe is {dedupe!r}; use one of {', '.join(DEDUPE)}")
         self.index, self.k, self.lam, self.tau, self.dedupe = index, k, lam, tau, dedupe
-        self._inside = index.neighborhood.entries(*index.store.grid).flatten()  # bool [N]
+        self._memory = Memory(index, k)
         self._pool = ThreadPoolExecutor(1, "daid")
         self._begun: tuple[torch.Tensor, Future] | None = None
 
@@ -123,14 +124,12 @@ class DAiD(Augment):
 
         None where the border rule leaves all positions out.
         """
-        if not self._inside[positions.cpu()].any():
+        if not self._memory.augments(positions):
             return None, None
-        found = self.index.search(codes, known, positions, self.k)
+        distances, found = self._memory.search(codes, known, positions)
         size = len(self.index.store.codebook)
-        retrieved = retrieval_distribution(
-            found.distances, found.codes, size, self.tau, self.dedupe
-        )
-        return retrieved, (found.codes >= 0).any(dim=-1, keepdim=True)
+        retrieved = retrieval_distribution(distances, found, size, self.tau, self.dedupe)
+        return retrieved, (found >= 0).any(dim=-1, keepdim=True)
 
 
 def _is_number(value: object) -> bool:
