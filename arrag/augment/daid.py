@@ -7,11 +7,13 @@ known and positions, and no backbone.
 from __future__ import annotations
 
 import math
+from concurrent.futures import Future, ThreadPoolExecutor
 from numbers import Real
 
 import torch
 
 from arrag.augment import Augment
+from arrag.augment.memory import Memory
 from arrag.errors import ArragError
 from arrag.index import PatchIndex
 
@@ -71,6 +73,19 @@ class DAiD(Augment):
         if dedupe not in DEDUPE:
             raise ArragError(f"daid: dedupe is {dedupe!r}; use one of {', '.join(DEDUPE)}")
         self.index, self.k, self.lam, self.tau, self.dedupe = index, k, lam, tau, dedupe
+        self._memory = Memory(index, k)
+        self._pool = ThreadPoolExecutor(1, "daid")
+        self._begun: tuple[torch.Tensor, Future] | None = None
+
+    def before(self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor) -> None:
+        """Search beside the forward, which needs nothing of it, if a second thread is allowed.
+
+        Not in masked decoding: what its forward predicts is less than the positions here.
+        """
+        self._begun = None
+        if self.lam and len(positions) == 1 and torch.get_num_threads() > 1:
+            begun = self._pool.submit(self._retrieve, codes, known, positions)
+            self._begun = positions, begun
 
     def after(
         self,
@@ -92,12 +107,29 @@ class DAiD(Augment):
                 f"daid: the model predicts {probs.shape[-1]} codes, the database has {size}; "
                 "use a database made with the generator's tokenizer"
             )
-        found = self.index.search(codes, known, positions, self.k)
-        retrieved = retrieval_distribution(
-            found.distances, found.codes, size, self.tau, self.dedupe
-        ).to(probs)  # [B, P, V]
-        blended = (1 - self.lam) * probs + self.lam * retrieved
-        return torch.where((found.codes >= 0).any(dim=-1, keepdim=True), blended, probs)
+        begun, self._begun = self._begun, None
+        if begun is not None and begun[0] is positions:
+            retrieved, found = begun[1].result()
+        else:
+            retrieved, found = self._retrieve(codes, known, positions)
+        if retrieved is None:
+            return probs
+        blended = (1 - self.lam) * probs + self.lam * retrieved.to(probs)
+        return torch.where(found, blended, probs)
+
+    def _retrieve(
+        self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The retrieved distributions [B, P, V], and where there is one, bool [B, P, 1].
+
+        None where the border rule leaves all positions out.
+        """
+        if not self._memory.augments(positions):
+            return None, None
+        distances, found = self._memory.search(codes, known, positions)
+        size = len(self.index.store.codebook)
+        retrieved = retrieval_distribution(distances, found, size, self.tau, self.dedupe)
+        return retrieved, (found >= 0).any(dim=-1, keepdim=True)
 
 
 def _is_number(value: object) -> bool:

@@ -23,6 +23,7 @@ from torch import nn
 from arrag.augment import Augment
 from arrag.augment.blend import Block, Composed, FaidSettings, distinct
 from arrag.augment.faid_file import check_weights, read_weights, write_weights
+from arrag.augment.memory import Memory
 from arrag.errors import ArragError
 from arrag.index import PatchIndex
 
@@ -302,12 +303,13 @@ class FAiDAugment(Augment):
             raise ArragError(
                 f"faid: k is {self.k}, the adapter was trained with {wanted}; use at least that"
             )
+        self._memory = Memory(index, self.k)
 
     def before(self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor) -> None:
         """Search the surroundings of ``positions``; with none, the bare model comes next."""
         if not len(positions):
             self.adapter.hand(None)
             return
-        found = self.index.search(codes, known, positions, self.k)
+        _, found = self._memory.search(codes, known, positions)
         full = self.adapter.settings.context == "full"
-        self.adapter.hand(found.codes, positions, known if full else None)
+        self.adapter.hand(found, positions, known if full else None)

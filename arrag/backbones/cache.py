@@ -25,14 +25,14 @@ class ReservedLayer(DynamicLayer):
         if start == 0:
             self.dtype, self.device = key_states.dtype, key_states.device
             batch, heads, _, size = key_states.shape
-            self._reserved = key_states.new_empty(2, batch, heads, self.room, size)
+            self.reserved = key_states.new_empty(2, batch, heads, self.room, size)
             self.is_initialized = True
         stop = start + key_states.shape[-2]
         if stop > self.room:
             raise ValueError(f"room for {self.room} tokens was reserved, {stop} are needed")
-        self._reserved[0, :, :, start:stop] = key_states
-        self._reserved[1, :, :, start:stop] = value_states
-        self.keys, self.values = self._reserved[:, :, :, :stop]
+        self.reserved[0, :, :, start:stop] = key_states
+        self.reserved[1, :, :, start:stop] = value_states
+        self.keys, self.values = self.reserved[:, :, :, :stop]
         return self.keys, self.values
 
 

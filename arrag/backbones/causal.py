@@ -16,6 +16,7 @@ from transformers import Cache
 
 from arrag.backbones import Run, Slots
 from arrag.backbones.cache import reserved_cache
+from arrag.backbones.steps import LlamaSteps
 
 
 @dataclass
@@ -27,6 +28,7 @@ class State:
     inputs: torch.Tensor | None  # [2B, t, D] embeddings not yet run
     guidance_scale: float
     position: int = 0  # of the next code, in raster order
+    steps: LlamaSteps | None = None  # of the tokens after the prompt, if there is a faster way
 
 
 class CausalBackbone(ABC):
@@ -80,6 +82,22 @@ class CausalBackbone(ABC):
         room = inputs.shape[1] + self.image_tokens
         return State(reserved_cache(len(self.sites), room), mask, inputs, guidance_scale)
 
+    def _steps(self, state: State) -> LlamaSteps | None:
+        """A faster way from what follows the prompt to logits: none."""
+        return None
+
+    def _run(self, state: State) -> torch.Tensor:
+        """Logits [2B, V] at the last of the state's inputs."""
+        if state.steps is not None:
+            return state.steps(state.inputs)
+        if state.position:
+            more = state.mask.new_ones(state.inputs.shape[:2])
+            state.mask = torch.cat([state.mask, more], dim=1)
+        hidden = self._hidden(state.inputs, state.mask, state.cache)
+        if not state.position:
+            state.steps = self._steps(state)
+        return self._head(hidden[:, -1])
+
     def logits(self, state: State, previous: torch.Tensor | None) -> torch.Tensor:
         """Logits of the next code, guidance applied: [B, V] in at least float32.
 
@@ -87,19 +105,16 @@ class CausalBackbone(ABC):
         u + g (c - u) over the conditional c and unconditional u rows.
         """
         if previous is not None:
-            pair = previous.repeat(2)[:, None]  # [2B, 1]
-            state.inputs = self.embed_codes(pair)
+            state.inputs = self.embed_codes(previous)[:, None].repeat(2, 1, 1)  # [2B, 1, D]
             if self.row and state.position % self.row == 0:
-                state.inputs = torch.cat([state.inputs, self._between(len(pair))], dim=1)
-            more = state.mask.new_ones(state.inputs.shape[:2])
-            state.mask = torch.cat([state.mask, more], dim=1)
+                ends = self._between(len(state.inputs))
+                state.inputs = torch.cat([state.inputs, ends], dim=1)
         rows, length = state.inputs.shape[:2]
         here = state.position
         held = Run(0, 0, 0) if previous is None else Run(0, here - 1, 1)
         self.slots = Slots(rows // 2, held, Run(length - 1, here, 1))
-        hidden = self._hidden(state.inputs, state.mask, state.cache)[:, -1]  # [2B, D]
+        logits = at_least_float32(self._run(state))  # [2B, V]
         state.inputs, state.position = None, here + 1
-        logits = at_least_float32(self._head(hidden))  # [2B, V]
         conditional, unconditional = logits.chunk(2)
         return unconditional + state.guidance_scale * (conditional - unconditional)
 

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoTokenizer, Cache, JanusForConditionalGeneration
 
 from arrag.backbones.causal import CausalBackbone, State, run_decoder
+from arrag.backbones.steps import LlamaSteps, has_steps
 from arrag.backbones.words import check_ids, check_lengths, check_prompts
 from arrag.errors import ArragError
 from arrag.weights import load_pretrained
@@ -134,6 +135,13 @@ class JanusBackbone(CausalBackbone):
         self, inputs: torch.Tensor, mask: torch.Tensor, cache: Cache | None = None
     ) -> torch.Tensor:
         return run_decoder(self.model.model.language_model, inputs, mask, cache)
+
+    def _steps(self, state: State) -> LlamaSteps | None:
+        model, head = self.model.model.language_model, self.model.model.generation_head
+        if not has_steps(model):
+            return None
+        parts = [head.proj_out, head.activation_fn, head.vision_head]
+        return LlamaSteps(model, parts, state.cache, state.mask)
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.model.model.generation_head(hidden)

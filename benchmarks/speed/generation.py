@@ -1,10 +1,13 @@
 """Seconds per generated image, beside transformers' own `generate` in the same run.
 
     python benchmarks/speed/generation.py --json [--codes DIR --index DIR]
+    python benchmarks/speed/generation.py --patches 1000000 --work results/speed
 
-Model load and a warm-up are outside the clock. With a store and an index (the default: where the
-workflow put them) DAiD and FAiD (K = 10, two modules, random weights: time does not depend on
-them) are timed too. A minute or two on two cores at micro scale.
+Model load and a warm-up are outside the clock; there is CPU time beside the wall's, for machines
+with other work. With a store and an index (the default: where the workflow put them) DAiD and FAiD
+(K = 10, two modules, random weights: time does not depend on them) are timed too. ``--patches``
+makes a larger database of the micro world first, once, in ``--work`` (a million: three minutes).
+Two minutes of one core at micro scale.
 """
 
 from __future__ import annotations
@@ -21,38 +24,52 @@ import torch
 
 from arrag.augment.faid import FAiD, FAiDAugment, FaidSettings
 from arrag.backbones.janus import TEMPLATE
-from arrag.config import load_config
+from arrag.codec import load_codec
+from arrag.config import Config, load_config
 from arrag.decode import decode_raster, uniforms
+from arrag.encode import encode_source
 from arrag.generate import Sampler
-from arrag.layout import Layout
+from arrag.index import build_index
+from arrag.layout import MICRO_ASSETS, Layout
 from arrag.methods import Sources
 from arrag.metrics.samples import load_prompts
+from arrag.neighborhood import Neighborhood
+from arrag.store import TokenStore
+
+ALONE = "transformers generate"
+HOP = 1
+BARS = {  # (batch, method): what, the least times faster than ALONE, or the most times vanilla
+    (1, "vanilla"): ("times_faster", 2.0),
+    (16, "vanilla"): ("times_faster", 6.0),
+    (8, "daid"): ("times_vanilla", 1.1),
+    (8, "faid"): ("times_vanilla", 1.4),
+}
 
 
-def ours(sampler: Sampler, prompts: list[str], augment) -> None:
+def ours(sampler: Sampler, prompts: list[str], augment, seed: int = 0) -> None:
     """One batch through our loop."""
     settings = sampler.settings
     count = sampler.backbone.grid[0] * sampler.backbone.grid[1]
     decode_raster(
         sampler.backbone,
         prompts,
-        np.stack([uniforms(0, prompt, 0, count) for prompt in prompts]),
+        np.stack([uniforms(seed, prompt, 0, count) for prompt in prompts]),
         guidance_scale=settings.guidance_scale,
         temperature=settings.temperature,
         augment=augment,
     )
 
 
-def with_adapter(sampler: Sampler) -> Callable[[list[str]], None]:
+def with_adapter(sampler: Sampler) -> Callable[[list[str], int], None]:
     """One batch through our loop with a FAiD adapter attached for its length."""
     backbone = sampler.backbone
     settings = FaidSettings(context=backbone.context)
     adapter = FAiD(backbone.hidden_size, len(backbone.sites), settings).to(backbone.model.dtype)
     augment = FAiDAugment(adapter, sampler.augment.index)
 
-    def run(prompts: list[str]) -> None:
+    def run(prompts: list[str], seed: int) -> None:
         with adapter.attached(backbone):
-            ours(sampler, prompts, augment)
+            ours(sampler, prompts, augment, seed)
 
     return run
 
@@ -70,51 +87,93 @@ def upstream(sampler: Sampler, prompts: list[str]) -> None:
     )
 
 
+def database(config: Config, patches: int, work: Path) -> tuple[Path, Path]:
+    """Store and index of at least so many patches of the micro world, kept in ``work``."""
+    checkpoint = config.generator_of("vanilla")[1].checkpoint
+    neighborhood = Neighborhood("causal", HOP)
+    inside = int(neighborhood.entries(*load_codec(checkpoint).grid).sum())
+    images = -(-patches // inside)
+    codes, index = work / f"codes-{images}", work / f"index-{images}"
+    encode_source("micro:database", checkpoint, codes, limit=images, assets=MICRO_ASSETS)
+    if not (index / "meta.json").is_file():
+        nprobe = config.index.nprobe
+        store = TokenStore.open(codes)
+        build_index(store, index, neighborhood=neighborhood, mode="ivf", nprobe=nprobe)
+    return codes, index
+
+
+def timed(runs: dict, texts: list[str], batch: int, repeats: int) -> list[dict]:
+    """A row a method: medians of seconds an image, of the clock and of the processors."""
+    prompts = texts[-batch:]
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for repeat in range(repeats + 1):  # in turn, so that a drift of the machine is shared
+        for name, run in runs.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            run(prompts, repeat)
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            if repeat:
+                seconds[name].append((wall / batch, cpu / batch))
+    rows = []
+    for name, values in seconds.items():
+        wall, cpu = (statistics.median(part) for part in zip(*values, strict=True))
+        row = {"batch": batch, "method": name}
+        rows.append(row | {"seconds_per_image": wall, "cpu_seconds_per_image": cpu})
+    return rows
+
+
+def compared(rows: list[dict]) -> list[dict]:
+    """The rows with their ratios to ``generate`` at batch 1, to vanilla at their own, and bars."""
+    alone = next(row for row in rows if row["method"] == ALONE)  # of the smallest batch
+    for row in rows:
+        batch = row["batch"]
+        same = next(r for r in rows if r["batch"] == batch and r["method"] == "vanilla")
+        for clock in ("", "cpu_"):
+            field = f"{clock}seconds_per_image"
+            row[f"{clock}times_faster"] = round(alone[field] / row[field], 2)
+            row[f"{clock}times_vanilla"] = round(row[field] / same[field], 2)
+        if bar := BARS.get((batch, row["method"])):
+            row["bar"] = f"{bar[0]} {bar[1]}"
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="config/micro.yaml")
     parser.add_argument("--codes", type=Path)
     parser.add_argument("--index", type=Path)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--patches", type=int, help="make a database of at least so many")
+    parser.add_argument("--work", type=Path, default=Path("results/speed"), help="where")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     config = load_config(args.config)
     layout = Layout(config)
     codes, index = args.codes or layout.codes("daid"), args.index or layout.index("daid")
+    if args.patches:
+        codes, index = database(config, args.patches, args.work)
     retrieves = (index / "meta.json").is_file()
     sampler = Sampler(config, "daid" if retrieves else "vanilla", Sources(codes, index))
     runs = {
-        "transformers generate": lambda prompts: upstream(sampler, prompts),
-        "vanilla": lambda prompts: ours(sampler, prompts, None),
+        ALONE: lambda prompts, seed: upstream(sampler, prompts),
+        "vanilla": lambda prompts, seed: ours(sampler, prompts, None, seed),
     }
+    result = {"threads": torch.get_num_threads(), "dtype": sampler.settings.dtype}
     if retrieves:
-        runs["daid"] = lambda prompts: ours(sampler, prompts, sampler.augment)
+        runs["daid"] = lambda prompts, seed: ours(sampler, prompts, sampler.augment, seed)
         runs["faid"] = with_adapter(sampler)
+        result["patches"] = sampler.augment.index.meta["entries"]
     texts = [prompt["prompt"] for prompt in load_prompts(config.benchmark().prompts)]
-    result = {"threads": torch.get_num_threads(), "dtype": sampler.settings.dtype, "rows": []}
-    for batch in args.batches:
-        prompts = texts[-batch:]
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for repeat in range(args.repeats + 1):  # in turn, so that a drift of the machine is shared
-            for name, run in runs.items():
-                begun = time.perf_counter()
-                run(prompts)
-                if repeat:
-                    seconds[name].append((time.perf_counter() - begun) / batch)
-        base = statistics.median(seconds["transformers generate"])
-        for name, values in seconds.items():
-            median = statistics.median(values)
-            row = {"batch": batch, "method": name, "seconds_per_image": round(median, 4)}
-            row["times_faster_than_transformers"] = round(base / median, 2)
-            row["times_vanilla"] = round(median / statistics.median(seconds["vanilla"]), 2)
-            result["rows"].append(row)
+    rows = [row for n in sorted(args.batches) for row in timed(runs, texts, n, args.repeats)]
+    result["rows"] = compared(rows)
     if args.json:
         print(json.dumps(result))
         return
-    print(f"{result['threads']} threads, {result['dtype']}")
-    for row in result["rows"]:
-        print("  ".join(f"{value}" for value in row.values()))
+    print("  ".join(f"{name} {value}" for name, value in result.items() if name != "rows"))
+    print("  ".join(rows[0]))
+    for row in rows:
+        values = (f"{v:.4f}" if isinstance(v, float) else f"{v}" for v in row.values())
+        print("  ".join(values))
 
 
 if __name__ == "__main__":
