@@ -112,8 +112,8 @@ def decode_all(
     except BrokenProcessPool:
         raise ArragError(
             "a process that decodes images was killed, for want of memory or by a damaged image: "
-            "lower --workers (resources.encode_workers of a configuration) or give more memory; the "
-            "same command goes on behind the last whole shard, and without --workers it says at "
+            "lower --workers (resources.encode_workers of a configuration) or give more memory; "
+            "the same command goes on behind the last whole shard, and without --workers says at "
             "which image"
         ) from None
     finally:

@@ -235,15 +235,10 @@ def _load(args: argparse.Namespace, *kinds: str) -> tuple[Config, Layout, str]:
     from arrag.layout import Layout
 
     config = load_config(args.config)
-    fitting = [
-        name
-        for name, method in config.methods.items()
-        if method.augment is not None and method.augment.kind in kinds
-    ]
+    fits = lambda of: of.augment is not None and of.augment.kind in kinds  # noqa: E731
+    fitting = [name for name, of in config.methods.items() if fits(of)]
     method = args.method or next(iter(fitting), None)
-    if method is not None:
-        config.method(method)  # says so if there is none
-    if method not in fitting:
+    if method is None or not fits(config.method(method)):  # points of grids are methods too
         found = f"--method: '{method}' is not" if method else f"{args.config}: methods: none is"
         among = f" (known: {', '.join(fitting)})" if fitting else ""
         raise ArragError(f"{found} of kind {' or '.join(kinds)}; name or add one{among}")
