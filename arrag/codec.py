@@ -20,9 +20,12 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from arrag.errors import ArragError
 from arrag.files import read_json
+from arrag.reading import because
 from arrag.weights import digest_tensors, load_weights, read_tensors
 
 PREFIX = "model.vqmodel."
+LIBRARY = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
+"""What transformers and diffusers raise at a field of another type."""
 
 
 class Codec(ABC):
@@ -106,16 +109,21 @@ def load_codec(checkpoint: str | Path, device: str = "cpu") -> Codec:
     checkpoint = Path(checkpoint)
     index = checkpoint / "model_index.json"
     path = index if index.is_file() else checkpoint / "config.json"
-    raw = read_json(path)
+    raw = read_json(path, {})
     kind = raw.get("model_type") or raw.get("_class_name")
-    if kind not in _LOADERS:
+    if not isinstance(kind, str) or kind not in _LOADERS:
         raise ArragError(
             f"{path}: model_type is {kind!r}, expected one of "
             f"{', '.join(map(repr, _LOADERS))}; give the folder of a Janus or Emu3 checkpoint in "
             "transformers' format, of an aMUSEd one in diffusers', of a Show-o one, or one that "
             "`arrag convert` made"
         )
-    return _LOADERS[kind](checkpoint, raw, device)
+    try:
+        return _LOADERS[kind](checkpoint, raw, device)
+    except LIBRARY as error:
+        raise ArragError(
+            f"{path}: describes no tokenizer that can be built ({because(error)}); restore it"
+        ) from error
 
 
 def _load_janus(checkpoint: Path, raw: dict[str, Any], device: str) -> Codec:

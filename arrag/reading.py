@@ -45,6 +45,9 @@ class FileName(str):
     """The form of a file's name without a folder, for :func:`misfit`."""
 
 
+WORDS = {None: "null", FileName: "the name of a file", int: "a whole number from 0", str: "a text"}
+
+
 def because(error: Exception) -> str:
     """A library's own words on one line, or the error's kind where it has none."""
     return " ".join(str(error).split())[:SHOWN] or type(error).__name__
@@ -102,7 +105,7 @@ def misfit(found: Any, wanted: Any, at: str = "") -> str | None:
         return next(filter(None, places), None)
     if wanted is None or any(_is(found, kind) for kind in _kinds(wanted)):
         return None
-    names = " or ".join("null" if kind is None else kind.__name__ for kind in _kinds(wanted))
+    names = " or ".join(WORDS.get(kind) or kind.__name__ for kind in _kinds(wanted))
     return f"{at} is {_short(found)}, wanted {names}"
 
 

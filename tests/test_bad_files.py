@@ -4,6 +4,8 @@ Whatever they hold: no traceback, no hang, nothing written outside the target, a
 with one line that names the file, or 0 where the file is skipped or is good after all.
 """
 
+import hashlib
+import itertools
 import json
 import shutil
 import signal
@@ -185,9 +187,13 @@ def test_arrays(feed):
 
 def test_weights(feed, tiny_janus):
     feed.put({"pipeline/model_index.json": b"{}"})
+    shutil.copytree(tiny_janus, "janus", ignore=shutil.ignore_patterns("*.safetensors"))
     tensors = feed.put(bad_files.safetensors())
     for path in [*tensors, *feed.put(bad_files.weights())]:
-        feed(path, "convert", "janus", path, "--out", "out/janus")
+        part = Path("janus", path.name)
+        shutil.copy(path, part)
+        feed(path, "encode", "nowhere", "--tokenizer", "janus", "--out", "out/codes", named="janus")
+        part.unlink()
         feed(path, "convert", "mask2former", path, "--out", "out/m2f")
         words = ("--tokenizer", path, "--image-size", "256", "--out", "out/l")
         feed(path, "convert", "llamagen", path, *words)
@@ -200,24 +206,30 @@ def test_weights(feed, tiny_janus):
     assert not Path(bad_files.MARK).exists()
 
 
+def in_turn(feed, words):
+    """A function that feeds what lies in ``bad`` to the next command, and to the first again."""
+    following = itertools.cycle(words)
+
+    def each(name):
+        feed(name, *next(following), named="bad")
+
+    return each
+
+
 def test_stores(feed, built):
     good = json.loads((built / "store/manifest.json").read_text())
-    words = {
-        "index build": ("--codes", "bad", "--out", "out/index", "--mode", "exact"),
-        "corpus join": ("bad", built / "more", "--out", "out/store"),
-        "index search": (built / "exact", "--codes", "bad", "--row", 2, "--col", 2, "-k", 2),
-    }
-
-    def each(name, turn=None):
-        chosen = list(words.items())
-        for command, rest in chosen if turn is None else [chosen[turn]]:
-            feed(name, *command.split(), *rest, named="bad")
-
+    each = in_turn(
+        feed,
+        [
+            ("index", "build", "--codes", "bad", "--out", "out/index", "--mode", "exact"),
+            ("corpus", "join", "bad", built / "more", "--out", "out/store"),
+            ("index", "search", built / "exact", "--codes", "bad", "--row", 2, "--col", 2),
+        ],
+    )
     shutil.copytree(built / "store", "bad")
-    for turn, (name, data) in enumerate(bad_texts.descriptions(good).items()):
+    for name, data in bad_texts.descriptions(good).items():
         Path("bad/manifest.json").write_bytes(data)
-        each(name, turn % len(words))
-    shutil.copy(built / "store/manifest.json", "bad")
+        each(name)
     for file in ("shard-00000.npy", "shard-00000.keys.json", "codebook.safetensors"):
         whole = Path("bad", file).read_bytes()
         bad = bad_files.arrays() if file.endswith("npy") else bad_texts.json_texts(["a"])
@@ -234,37 +246,42 @@ def test_stores(feed, built):
 @pytest.mark.parametrize("mode", ["exact", "ivf", "faiss"])
 def test_indexes(feed, built, mode):
     good = json.loads((built / mode / "meta.json").read_text())
-    words = {
-        "index info": (),
-        "index search": ("--codes", built / "store", "--row", 2, "--col", 2, "-k", 2),
-        "index verify": ("--codes", built / "store", "--queries", 2, "-k", 2),
-        "index merge": (
-            *("--codes", built / "store", built / "more"),
-            *("--out-codes", "out/store", "--out", "out/index"),
-        ),
-    }
-
-    def each(name, turn=None):
-        chosen = list(words.items())
-        for command, rest in chosen if turn is None else [chosen[turn]]:
-            feed(name, *command.split(), "bad", *rest, named="")
-
+    store, rest = built / "store", ("--queries", 2, "-k", 2)
+    verify = ("index", "verify", "bad", "--codes", store, *rest)
+    out = ("--out-codes", "out/store", "--out", "out/index")
+    words = [
+        ("index", "search", "bad", "--codes", store, "--row", 2, "--col", 2, "-k", 2),
+        ("index", "merge", "bad", "--codes", store, built / "more", *out),
+        verify,
+        ("index", "info", "bad"),
+    ]
     shutil.copytree(built / mode, "bad")
-    for turn, (name, data) in enumerate(bad_texts.descriptions(good).items()):
+    each = in_turn(feed, words)
+    for name, data in bad_texts.descriptions(good).items():
         Path("bad/meta.json").write_bytes(data)
-        each(name, turn % len(words))
+        each(name)
+    each = in_turn(feed, words[:-1])
     for file in good.get("files", {}):
         whole = Path("bad", file).read_bytes()
         bad = bad_files.arrays() | {"of-zeros": whole[:128] + bytes(len(whole) - 128)}
-        bad |= {"of-ones": whole[:128] + b"\xff" * (len(whole) - 128)}
         for name, data in (bad | bad_files.cut(whole)).items():
             Path("bad", file).write_bytes(data)
-            fitted = json.loads(json.dumps(good))
-            fitted["files"][file]["bytes"] = len(data)
+            fitted = described(good, file, data)
             Path("bad/meta.json").write_text(json.dumps(fitted))
-            # What only `verify` looks for is fed to no other.
-            each(name, 2 if (name, file) == ("of-ones", "lists.npy") else None)
+            each(name)
+        data = whole[:128] + b"\xff" * (len(whole) - 128)  # what `verify` alone looks for
+        Path("bad", file).write_bytes(data)
+        Path("bad/meta.json").write_text(json.dumps(described(good, file, data)))
+        feed(file, *verify, named="")
+        assert feed.statuses[2].pop() == ""
         Path("bad", file).write_bytes(whole)
+
+
+def described(meta, file, data):
+    """``meta`` that says of the file what is true of ``data``."""
+    copy = json.loads(json.dumps(meta))
+    copy["files"][file] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return copy
 
 
 def test_prompts_and_results(feed):

@@ -29,7 +29,7 @@ UNQUOTED = {
     *("params.settings", "params.steps"),
     *("resources.batch_size", "resources.method", "resources.shard_size", "resources.workers"),
     *("wildcards.benchmark", "wildcards.grid", "wildcards.judge", "wildcards.kind"),
-    *("wildcards.metric", "wildcards.table"),
+    *("wildcards.metric", "wildcards.part", "wildcards.table"),
 }
 
 

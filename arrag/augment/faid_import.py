@@ -22,6 +22,7 @@ from arrag.augment.faid_file import check_weights
 from arrag.backbones.janus import JanusBackbone, load_janus
 from arrag.errors import ArragError
 from arrag.files import atomic_path, sha256_file, tree_digest
+from arrag.reading import because
 
 RENAMED = (
     (r"^language_model\.base_model\.model\.", "language_model."),  # peft, not merged
@@ -105,14 +106,18 @@ def _tensors(files: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
                     yield from ((name, opened.get_tensor(name)) for name in names)
             else:
                 state: Mapping = torch.load(file, map_location="cpu", weights_only=True)
+                if not isinstance(state, dict) or not all(isinstance(n, str) for n in state):
+                    raise ValueError("no weights by name")
+                if not all(isinstance(w, torch.Tensor) for w in state.values()):
+                    raise ValueError("something other than weights")
                 yield from ((n, w) for n, w in state.items() if not n.startswith(UNUSED))
         except UnpicklingError:
             raise ArragError(
                 f"{file}: not a file of weights alone, and nothing else is ever loaded; fetch it "
                 "again, or convert it to .safetensors where you trust it"
             ) from None
-        except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-            raise ArragError(f"{file}: cannot be read ({error}); fetch it again") from None
+        except (SafetensorError, OSError, RuntimeError, EOFError, LookupError, ValueError) as error:
+            raise ArragError(f"{file}: cannot be read ({because(error)}); fetch it again") from None
 
 
 def _renamed(name: str) -> str:

@@ -217,6 +217,7 @@ def _nearest(store: Any, index: Any, args: argparse.Namespace) -> dict[str, Any]
         found = {"distance": round(distance, 6), "code": code, "entry": entry}
         if index.meta["mode"] != "official":  # whose entries are of nobody knows which image
             image, flat = divmod(entry, rows * columns)
+            _in_range("the number of an image in the index", image, len(store))
             found |= {"key": store.keys(image), "row": flat // columns, "col": flat % columns}
         nearest.append(found)
     if index.meta["mode"] == "official":

@@ -174,7 +174,7 @@ def write_grids(root: str | Path, out: str | Path) -> list[str]:
         raise ArragError(f"{root}: holds no folder of samples; generate them first")
     for item in items:
         if problem := misfit(item, FileName, "item_id"):
-            raise ArragError(f"{root}: {problem} that a file can have; correct the question table")
+            raise ArragError(f"{root}: {problem}; correct the question table")
     pictures, gaps = _from_folders(root, folders, items, SIDE * SIDE, None)
     for kind, names in gaps.items():
         raise ArragError(f"{root}: {kind}: {listed(names)}; generate them first")

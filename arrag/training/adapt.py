@@ -134,15 +134,21 @@ def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
     Each with a 95 % bootstrap interval over images, [value, low, high]. Raises ArragError unless
     both were measured on the same images of the same generator.
     """
-    configs = [read_json(Path(folder) / CONFIG) for folder in (first, second)]
+    form = {"training": dict, "held_out": {"nats": [(int, float)]}}
+    configs = [read_json(Path(folder) / CONFIG, form) for folder in (first, second)]
     for field in ("backbone", "pairs_digest"):
-        found = [config.get("training", {}).get(field) for config in configs]
+        found = [config["training"].get(field) for config in configs]
         if found[0] is None or found[0] != found[1]:
             raise ArragError(
                 f"{first} and {second}: cannot be compared, {field} is {found[0]} in one and "
                 f"{found[1]} in the other; train both on the same pairs and generator"
             )
-    nats = [np.array(config["held_out"]["nats"]) for config in configs]
+    nats = [np.array(config["held_out"]["nats"], np.float64) for config in configs]
+    if not len(nats[0]) or nats[0].shape != nats[1].shape:
+        raise ArragError(
+            f"{first} and {second}: hold losses of {len(nats[0])} and {len(nats[1])} images; train "
+            "both on the same pairs and generator"
+        )
     values = {"first": nats[0], "second": nats[1], "difference": nats[0] - nats[1]}
     estimates = {k: bootstrap(["image"] * len(v), v)["image"] for k, v in values.items()}
     return {"images": len(nats[0])} | {k: [round(x, 5) for x in e] for k, e in estimates.items()}
