@@ -10,8 +10,9 @@ is never copied for each patch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,15 +58,15 @@ class FaidSettings:
             "site": ("post_attention", "post_layer"),
             "absent": ("skip", "zero", "compat_infer"),
         }
-        for field, values in choices.items():
-            if (found := getattr(self, field)) not in values:
-                raise ArragError(f"faid: {field} is {found!r}; use one of {', '.join(values)}")
+        for name, values in choices.items():
+            if (found := getattr(self, name)) not in values:
+                raise ArragError(f"faid: {name} is {found!r}; use one of {', '.join(values)}")
         whole = all(type(h) is int and h >= 1 for h in self.hops)
         if not self.hops or not whole or sorted(set(self.hops)) != list(self.hops):
             raise ArragError(f"faid: hops are {self.hops}; use whole numbers, rising, such as 1 2")
-        for field in ("modules", "k"):
-            if type(found := getattr(self, field)) is not int or found < 1:
-                raise ArragError(f"faid: {field} is {found!r}; use a whole number of 1 or more")
+        for name in ("modules", "k"):
+            if type(found := getattr(self, name)) is not int or found < 1:
+                raise ArragError(f"faid: {name} is {found!r}; use a whole number of 1 or more")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,13 +75,14 @@ class Composed:
 
     kernel: [D_out, D_in, rows, columns], zero at the centre and where nothing can be known (a
     causal one has no rows below the centre's); centre: [D_out, D_in]; bias: [D]; window: whose
-    neighbours are the taps.
+    neighbours are the taps. above: of the row of the grid that a causal decoder is in.
     """
 
     kernel: torch.Tensor
     centre: torch.Tensor
     bias: torch.Tensor
     window: Neighborhood
+    above: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def taps(self) -> torch.Tensor:
@@ -96,6 +98,8 @@ class Composed:
         states: [B, N + 1, D] by position, zero where unknown, the last row zero.
         """
         if len(positions) == 1:  # a decoding step: this window alone
+            if self.window.context == "causal" and not torch.is_grad_enabled():
+                return self._step(states, int(positions), grid)
             # [1, n]; MISSING = -1 reads the row of zeros
             around = _sources(self.window, grid, states.device)[positions]
             return states[:, around].flatten(2) @ self.taps + self.bias
@@ -105,6 +109,22 @@ class Composed:
         result = F.conv2d(F.pad(image, (h, h, h, below)), self.kernel, self.bias)
         result = result.flatten(2).transpose(1, 2)  # [B, N, D]
         return result if len(positions) == result.shape[1] else result[:, positions]
+
+    def _step(self, states: torch.Tensor, position: int, grid: tuple[int, int]) -> torch.Tensor:
+        """``at`` one position: what the rows above give is found once for all of its row.
+
+        A decoder keeps one tensor of states for an image batch, and those above are final.
+        """
+        row, column = divmod(position, grid[1])
+        around = _sources(self.window, grid, states.device)  # [N, n], the rows above first
+        count = around.shape[1] - self.window.hop
+        split = count * states.shape[-1]
+        if self.above.get("states") is not states or self.above["row"] != row:
+            higher = around[row * grid[1] : (row + 1) * grid[1], :count]  # [W, count]
+            found = states[:, higher].flatten(2) @ self.taps[:split] + self.bias  # [B, W, D]
+            self.above.update(states=states, row=row, found=found)
+        beside = states[:, around[position, count:]].flatten(1) @ self.taps[split:]  # [B, D]
+        return (self.above["found"][:, column] + beside)[:, None]
 
 
 class Compose(torch.autograd.Function):

@@ -5,6 +5,8 @@ A result depends on its query alone, so that it may be used again in any step, i
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import torch
 
@@ -21,10 +23,14 @@ class Memory:
 
     def __init__(self, index: PatchIndex, k: int) -> None:
         self.index, self.k = index, k
-        self._inside = index.neighborhood.entries(*index.store.grid).flatten()  # bool [N]
         self._distances = np.full((1, k), np.inf, np.float32)  # of the queries kept, from row 1
         self._codes = np.full((1, k), -1, np.int64)
         self._row: dict[bytes, int] = {}
+
+    @cached_property
+    def _inside(self) -> torch.Tensor:
+        """Which positions the border rule takes: bool [N]."""
+        return self.index.neighborhood.entries(*self.index.store.grid).flatten()
 
     def augments(self, positions: torch.Tensor) -> bool:
         """Whether anything can be found for any of flat positions [P]."""

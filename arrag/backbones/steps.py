@@ -25,11 +25,19 @@ def has_steps(model: nn.Module) -> bool:
     config, modules = model.config, [m for layer in model.layers for m in layer.modules()]
     return (
         all(p.dtype == torch.float64 and p.is_contiguous() for p in model.layers.parameters())
-        and all(m.bias is None for m in modules if isinstance(m, nn.Linear))
+        and all(_plain(layer) for layer in model.layers)
         and not any(m._forward_pre_hooks for m in modules)
         and config.hidden_act == "silu"
         and config.rope_parameters["rope_type"] == "default"
     )
+
+
+def _plain(layer: nn.Module) -> bool:
+    """Whether its products are linear layers without a bias, and nothing that wraps them."""
+    attends, feeds = layer.self_attn, layer.mlp
+    products = [attends.q_proj, attends.k_proj, attends.v_proj, attends.o_proj]
+    products += [feeds.gate_proj, feeds.up_proj, feeds.down_proj]
+    return all(type(product) is nn.Linear and product.bias is None for product in products)
 
 
 class LlamaSteps:
