@@ -130,7 +130,8 @@ class SmallProject:
 
     def _found(self, patterns: tuple[str, ...]) -> list[Path]:
         found = {path for pattern in patterns for path in self.path.glob(pattern)}
-        return sorted(p for p in found if p.is_file() and ".work/" not in self._name(p))
+        seen = {p for p in found if p.is_file() and not p.name.startswith(".")}
+        return sorted(p for p in seen if ".work/" not in self._name(p))
 
     def _name(self, path: Path) -> str:
         return str(path.relative_to(self.path))
