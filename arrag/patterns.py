@@ -5,8 +5,8 @@ Nothing is imported that takes time: a workflow is planned with this.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 
 from arrag.errors import ArragError
@@ -32,12 +32,24 @@ def files_of(source: str) -> tuple[str, ...]:
     if not source.endswith((*TARS, PARQUET)):
         return (source,)
     try:
-        every = (file for pattern in source.split("::") for file in braceexpand(pattern))
-        files = tuple(islice(every, MOST_FILES + 1))
+        files = ()
+        if sum(map(_most, source.split("::"))) <= MOST_FILES:
+            files = tuple(file for part in source.split("::") for file in braceexpand(part))
     except (ValueError, RecursionError) as error:
         raise ArragError(f"{source}: no pattern of files ({error}); correct its braces") from None
-    if len(files) > MOST_FILES:
+    if not files:
         raise ArragError(f"{source}: stands for more than {MOST_FILES} files; name fewer")
+    return files
+
+
+def _most(pattern: str) -> int:
+    """At most so many files: ``braceexpand`` holds a whole range before it gives the first."""
+    files = 1
+    for group in re.findall(r"\{([^{}]*)\}", pattern):
+        ends = re.fullmatch(r"(-?\d+)\.\.(-?\d+)(\.\.-?\d+)?", group)
+        if ends and len(group) > 40:
+            return MOST_FILES + 1
+        files *= abs(int(ends[2]) - int(ends[1])) + 1 if ends else group.count(",") + 1
     return files
 
 

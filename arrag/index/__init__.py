@@ -141,7 +141,7 @@ def open_index(
         if ours is not None and meta[field] != ours:
             raise ArragError(
                 f"{path / 'meta.json'}: {field} is {meta[field]}, but {ours} is in use; "
-                "build the index again from that store and tokenizer"
+                f"build the index again from that store ({store.path}) and tokenizer"
             )
     scans = {"exact": ExactIndex, "hamming": HammingIndex}
     if meta["mode"] not in scans:
