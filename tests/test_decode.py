@@ -88,6 +88,18 @@ def test_threads_change_no_code(micro_janus):
     assert torch.equal(*codes)
 
 
+def test_a_search_beside_the_forward_changes_no_code(backbone, patch_index):
+    before, drawn = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):  # with two, retrieval runs while the model does
+            torch.set_num_threads(threads)
+            daid = DAiD(patch_index, k=5, lam=0.5, tau=0.1)
+            drawn.append(decode(backbone, PROMPTS[:1], [0], augment=daid))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*drawn)
+
+
 def test_weight_zero_is_vanilla_bit_for_bit(backbone, patch_index):
     vanilla = decode(backbone, PROMPTS, [0] * 4)
     nothing = decode(backbone, PROMPTS, [0] * 4, augment=DAiD(patch_index, k=5, lam=0.0, tau=0.1))
