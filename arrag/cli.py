@@ -86,9 +86,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _turn(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
-    """Keep other processes from writing the same result; the processes of one training do it."""
+    """Keep other processes from writing the same result, but for a training's and for parts."""
     out = getattr(args, "out", None)
-    if out is None or os.environ.get("RANK", "0") != "0":
+    if out is None or getattr(args, "part", None) or os.environ.get("RANK", "0") != "0":
         return contextlib.nullcontext()
     return alone(out)
 

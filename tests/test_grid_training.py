@@ -18,7 +18,7 @@ def test_points_that_train_share_their_pairs_and_their_retrieval(tmp_path, root,
     output, _ = process.communicate()
     assert process.returncode == 0, output
     table = pd.read_csv(project.path / "reports/ablation_modules.csv")
-    assert {"modules 1", "modules 2"} <= set(table.iloc[:, 0]) | set(table.iloc[:, 1]), table
+    assert {"modules 1", "modules 2"} <= set(table["point"])
     for part, count in (("pairs", 1), ("neighbours", 1), ("adapters", 2)):
         folders = [p for p in (project.path / "results" / part).iterdir() if p.is_dir()]
         assert len([p for p in folders if not p.name.endswith(".work")]) == count, part
