@@ -17,10 +17,11 @@ from arrag.config import load_config
 from arrag.encode import encode_source
 from arrag.errors import ArragError
 from arrag.files import write_text
-from arrag.generate import Sampler, sample_benchmark
+from arrag.generate import sample_benchmark
 from arrag.index import build_index
 from arrag.methods import Sources
 from arrag.neighborhood import Neighborhood
+from arrag.sampler import Sampler
 from arrag.store import TokenStore
 
 PROMPTS = ["a photo of a dog", "a photo of a red dog and a blue car", "two apples"]

@@ -21,11 +21,11 @@ from arrag.config_backbones import Generator
 from arrag.config_training import LoraSettings
 from arrag.encode import encode_source
 from arrag.files import tree_digest, write_text
-from arrag.generate import Sampler
 from arrag.index import build_index, open_index
 from arrag.layout import Layout
 from arrag.methods import Sources
 from arrag.neighborhood import Neighborhood
+from arrag.sampler import Sampler
 from arrag.store import TokenStore
 from arrag.training.adapt import compare, train
 from arrag.training.generators import GENERATORS

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from arrag.config import Config
-    from arrag.generate import Sampler
     from arrag.layout import Layout
+    from arrag.sampler import Sampler
 
 FIGURES = {
     "figure4": "Samples of the same prompts, method by method.",

@@ -72,8 +72,8 @@ def redraw_with(config: Config, path: Path, method: str) -> Redraw:
 
     def redraw(jobs: list[tuple[str, int]]) -> list[Drawing]:
         from arrag.commands.draw import sources_of
-        from arrag.generate import open_method
         from arrag.report.page.redraw import draw_again
+        from arrag.sampler import open_method
 
         given = dict.fromkeys(("codes", "index", "image_index", "adapter"))
         asked = SimpleNamespace(method=method, config=path, **given)

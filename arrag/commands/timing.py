@@ -12,9 +12,9 @@ from arrag.records import write_record
 if TYPE_CHECKING:
     from arrag.config import Config
     from arrag.config_grids import Timing
-    from arrag.generate import Drawer
     from arrag.layout import Layout
     from arrag.metrics.timing import Draw
+    from arrag.sampler import Drawer
 
 UPSTREAM = "upstream"
 UPSTREAM_LABEL = "transformers generate"
@@ -102,6 +102,7 @@ def run_time(args: argparse.Namespace) -> dict[str, Any]:
     """Load every row, look for their best batches, time them, write the file."""
     from arrag.config import load_config
     from arrag.files import sha256_json, write_json
+    from arrag.generate import package_versions
     from arrag.prompt_sets import load_prompt_set
 
     config = load_config(args.config)
@@ -125,7 +126,7 @@ def run_time(args: argparse.Namespace) -> dict[str, Any]:
         "rounds": settings.rounds,
         "prompts_sha256": sha256_json(prompts),
         "machine": machine,
-        "versions": _versions(),
+        "versions": package_versions(),
         "order": list(rows),
         "rows": rows,
     }
@@ -163,7 +164,7 @@ def opened(config: Config, method: str, path: Path) -> Any:
     path: of the configuration, for messages. ArragError if something is not there.
     """
     from arrag.commands.draw import sources_of
-    from arrag.generate import open_method
+    from arrag.sampler import open_method
 
     given = dict.fromkeys(("codes", "index", "image_index", "adapter"))
     args = argparse.Namespace(method=method, config=path, **given)
@@ -288,12 +289,3 @@ def _processor() -> str | None:
         return None
     names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
     return names[0] if names else None
-
-
-def _versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import version
-
-    from arrag.generate import PACKAGES
-
-    return {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}

@@ -28,12 +28,12 @@ from arrag.codec import load_codec
 from arrag.config import Config, load_config
 from arrag.decode import decode_raster, uniforms
 from arrag.encode import encode_source
-from arrag.generate import Sampler
 from arrag.index import build_index
 from arrag.layout import MICRO_ASSETS, Layout
 from arrag.methods import Sources
 from arrag.metrics.samples import load_prompts
 from arrag.neighborhood import Neighborhood
+from arrag.sampler import Sampler
 from arrag.store import TokenStore
 
 ALONE = "transformers generate"

@@ -7,8 +7,8 @@ from tqdm import tqdm
 
 from arrag.augment import Augment
 from arrag.batching import in_batches
-from arrag.generate import Sampler
 from arrag.report.page.patches import Drawing
+from arrag.sampler import Sampler
 
 
 class Watched(Augment):
