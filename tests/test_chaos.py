@@ -27,8 +27,8 @@ def check_kept(before, after):
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(project):
     said = project.run_two_at_once()
-    assert sum("works in this folder; waiting" in text for text in said) == 1
-    assert sum("Nothing to be done" in text for text in said) == 1
+    assert sum("works in this folder; waiting" in text for text in said) == 1, said
+    assert sum("Nothing to be done" in text for text in said) == 1, said
     assert project.left_over() == []
     expected, count = project.products(), len(project.whole())
     project.clean()

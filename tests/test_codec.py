@@ -109,7 +109,7 @@ def test_missing_and_truncated_checkpoints(tiny_janus, tmp_path):
     shutil.copytree(tiny_janus, broken)
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100_000])
-    with pytest.raises(ArragError, match="model.safetensors: truncated or damaged.*restore"):
+    with pytest.raises(ArragError, match="model.safetensors: truncated, damaged.*restore"):
         load_codec(broken)
     weights.unlink()
     with pytest.raises(ArragError, match="no .safetensors file"):

@@ -214,7 +214,7 @@ def test_published_files_that_do_not_fit_are_refused(stores, published, tmp_path
     for codes, message in (
         (np.zeros(324, np.int32), "324 codes for 325 entries"),
         (np.full(325, 31), "codes 31 to 31, the codebook has 31"),
-        (np.zeros(325), "expected whole numbers, one an entry, found float64"),
+        (np.zeros(325), r"next_codes.npy: holds float64 \[325\], which is not what belongs there"),
         (np.array([None] * 325), "cannot be read"),
     ):
         np.save(bad / PUBLISHED_CODES, codes, allow_pickle=True)

@@ -61,7 +61,7 @@ def test_at_the_papers_size_stages_with_a_model_ask_for_a_gpu(project):  # noqa:
     assert with_gpu == {
         *("encode_part", "build_index", "index_images", "sample", "score_geneval", "score_dpg"),
         *("score_distance", "reference_statistics", "make_pairs", "train_adapter"),
-        *("retrieve_neighbours", "retrieve_references"),
+        *("retrieve_neighbours", "retrieve_references", "sample_part", "retrieve_part"),
     }
     assert set(jobs) - with_gpu - NEVER_SUBMITTED == {
         *("list_corpus", "choose_images", "hash_test_images", "join_parts"),

@@ -87,7 +87,7 @@ def test_the_table_of_a_cluster_is_that_of_one_machine(project, slurm, tmp_path)
     alone = shutil.copytree(project, tmp_path / "alone", symlinks=True)
     finish(start(alone, "--cores", "2"))
     expected = products(alone)
-    assert len(expected) == 3 + ROWS * (6 + 2)
+    assert len(expected) == 4 + ROWS * (6 + 3)  # records of the table and of scores among them
 
     run = start(
         project,

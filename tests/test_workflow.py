@@ -110,7 +110,8 @@ def template(tmp_path_factory, root):
         (path / "checkpoints" / name / "model.safetensors").write_text(name)
     (path / "benchmarks").mkdir()
     for name in ("geneval_micro", "geneval_micro_ci"):
-        prompt = {"tag": "colors", "prompt": f"a photo of a red dog, {name}"}
+        prompt = {"tag": "colors", "include": [{"class": "dog", "count": 1, "color": "red"}]}
+        prompt["prompt"] = f"a photo of a red dog, {name}"
         (path / f"benchmarks/{name}.jsonl").write_text(json.dumps(prompt) + "\n")
     captions = ("mjhq_micro.jsonl", "mjhq_micro_ci.jsonl", "mjhq_micro_grid.jsonl")
     for name in ("dpg_micro.csv", "dpg_micro_ci.csv", *captions):

@@ -19,7 +19,7 @@ from rocrate.model.contextentity import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from arrag.config_base import BASE
-from arrag.config_errors import read_yaml
+from arrag.config_yaml import read_yaml
 from arrag.errors import ArragError
 from arrag.files import atomic_path, read_json, sha256_file
 from arrag.layout import LAST_FILES

@@ -85,6 +85,9 @@ def write_shards(
             write_json(record, {**header, "shards": written})
     manifest = {**header, "shards": [whole[file] for file in own]}
     if part is None:
+        for path in out.glob(WRITING):
+            path.unlink()
+        write_json(out / "writing.json", manifest)
         write_json(out / MANIFEST, manifest)
     return manifest
 

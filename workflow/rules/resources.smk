@@ -11,7 +11,8 @@ def asks(stage, seconds=None):
     ask = STAGES[CONFIG.scale][stage]
 
     def runtime(wildcards, attempt):
-        estimated = seconds(wildcards) if seconds and CONFIG.scale == "paper" else 0.0
+        paper = seconds and CONFIG.scale == "paper"
+        estimated = told_plainly(seconds, wildcards) if paper else 0.0
         return minutes(ask, estimated, attempt)
 
     return {
