@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from base64 import urlsafe_b64decode
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -102,7 +103,8 @@ class SmallProject:
             time.sleep(0.05)
         time.sleep(seconds)
         ended = process.poll() is not None
-        (os.kill if alone else os.killpg)(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it ended with all its jobs
+            (os.kill if alone else os.killpg)(process.pid, signal.SIGKILL)
         process.stdout.close()
         process.wait()
         return not ended
