@@ -165,7 +165,7 @@ def test_tars(feed, tiny_janus):
         options = ("--level", "1", "--size", "8", "--out", "out/x.json")
         feed(path, "score", "fwd", path, "good", *options)
         feed(path, "encode", path, "--tokenizer", tiny_janus, "--out", "out/codes")
-    feed.refused_but("cut-50.tar", "cut-80.tar", "cut-95.tar", "device.tar")
+    feed.refused_but("cut-50.tar", "cut-80.tar", "cut-95.tar")
 
 
 def test_arrays(feed):
@@ -227,7 +227,7 @@ def test_stores(feed, built):
         ],
     )
     shutil.copytree(built / "store", "bad")
-    for name, data in bad_texts.descriptions(good).items():
+    for name, data in bad_texts.descriptions(good, every=3).items():
         Path("bad/manifest.json").write_bytes(data)
         each(name)
     for file in ("shard-00000.npy", "shard-00000.keys.json", "codebook.safetensors"):
@@ -257,7 +257,7 @@ def test_indexes(feed, built, mode):
     ]
     shutil.copytree(built / mode, "bad")
     each = in_turn(feed, words)
-    for name, data in bad_texts.descriptions(good).items():
+    for name, data in bad_texts.descriptions(good, every=3).items():
         Path("bad/meta.json").write_bytes(data)
         each(name)
     each = in_turn(feed, words[:-1])
@@ -273,7 +273,8 @@ def test_indexes(feed, built, mode):
         Path("bad", file).write_bytes(data)
         Path("bad/meta.json").write_text(json.dumps(described(good, file, data)))
         feed(file, *verify, named="")
-        assert feed.statuses[2].pop() == ""
+        # Of vectors that are none, FAISS finds neighbours all the same: the recall tells.
+        assert feed.statuses[0 if mode == "faiss" else 2].pop() == ""
         Path("bad", file).write_bytes(whole)
 
 

@@ -171,6 +171,11 @@ def _read_meta(path: Path, store: TokenStore) -> dict[str, Any]:
         problem = f"neighborhood has fields {', '.join(extra)}" if extra else None
     if not problem and not _fits(meta["neighborhood"]["hop"], max(store.grid)):
         problem = f"neighborhood.hop is {meta['neighborhood']['hop']!r} on the grid {store.grid}"
+    if not problem:
+        try:
+            Neighborhood(**meta["neighborhood"])
+        except ArragError as error:
+            problem = str(error)
     if problem:
         raise ArragError(f"{path}: {problem}; build the index again")
     return meta
