@@ -171,12 +171,14 @@ def test_tars(feed, tiny_janus):
 def test_arrays(feed):
     np.savez(feed.folder / "moments.npz", mu=np.zeros(3), sigma=np.eye(3), n=9)
     np.savez(feed.folder / "feats.npz", feats=np.random.default_rng(0).normal(size=(9, 3)))
-    for path in feed.put(bad_files.arrays() | bad_files.statistics()):
+    for number, path in enumerate(feed.put(bad_files.arrays() | bad_files.statistics())):
+        turned = number % 2 == 0  # which side is the bad one; the next metric has the other
         for metric in ("fid", "kid", "cmmd", "fwd"):
+            turned = not turned
             rest = ("--level", "1") if metric == "fwd" else ("--no-cache",)
             good = "feats.npz" if metric in ("kid", "cmmd") else "moments.npz"
-            feed(path, "score", metric, path, good, "--out", "out/x.json", *rest)
-            feed(path, "score", metric, good, path, "--out", "out/x.json", *rest)
+            pair = (good, path) if turned else (path, good)
+            feed(path, "score", metric, *pair, "--out", "out/x.json", *rest)
         feed(path, "corpus", "choose", path, "--out", "out/choice.json")
         prints = path.with_name(f"{path.name}.prints.npz")
         shutil.copy(path, prints)

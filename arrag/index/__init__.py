@@ -137,6 +137,7 @@ def open_index(
     path = Path(path)
     meta = _read_meta(path / "meta.json", store)
     expected = {"tokenizer_digest": tokenizer_digest, "store_digest": store.digest}
+    expected |= {"images": len(store), "codes": len(store.codebook), "grid": list(store.grid)}
     for field, ours in expected.items():
         if ours is not None and meta[field] != ours:
             raise ArragError(
