@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from transformers import JanusConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
@@ -24,7 +25,10 @@ from arrag.reading import because
 from arrag.weights import digest_tensors, load_weights, read_tensors
 
 PREFIX = "model.vqmodel."
-LIBRARY = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
+LIBRARY = (
+    *(TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError),
+    StrictDataclassError,
+)
 """What transformers and diffusers raise at a field of another type."""
 
 
@@ -131,7 +135,13 @@ def _load_janus(checkpoint: Path, raw: dict[str, Any], device: str) -> Codec:
     state = read_tensors(checkpoint, PREFIX)
     vqmodel = JanusVQVAE(config.vq_config)
     load_weights(vqmodel, {k: v.float() for k, v in state.items()}, checkpoint)
-    return Vq16Codec(vqmodel.to(device), config.vision_config.image_size, digest_tensors(state))
+    codec = Vq16Codec(vqmodel.to(device), config.vision_config.image_size, digest_tensors(state))
+    patch = 2 ** (len(config.vq_config.channel_multiplier) - 1)
+    if codec.image_size != codec.grid[0] * patch:
+        raise ValueError(
+            f"image_size is {codec.image_size}, num_patches {codec.grid[0]} of {patch} pixels each"
+        )
+    return codec
 
 
 def _load_showo(checkpoint: Path, raw: dict[str, Any], device: str) -> Codec:

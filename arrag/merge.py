@@ -38,7 +38,7 @@ def merge_stores(parts: Sequence[TokenStore], out: str | Path) -> TokenStore:
                 )
     with atomic_path(out) as path, disk_space(out):
         path.mkdir()
-        shards = []
+        shards, sources = [], []
         for part in parts:
             for about in part.manifest["shards"]:
                 name = f"shard-{len(shards):05d}"
@@ -46,6 +46,7 @@ def merge_stores(parts: Sequence[TokenStore], out: str | Path) -> TokenStore:
                 for field, new in renamed.items():
                     _link(part.path / about[field], path / new)
                 shards.append({**about, **renamed})
+                sources.append({**about, **{field: part.path / about[field] for field in renamed}})
         _link(parts[0].path / CODEBOOK, path / CODEBOOK)
         manifest = {
             "format": FORMAT,
@@ -53,7 +54,7 @@ def merge_stores(parts: Sequence[TokenStore], out: str | Path) -> TokenStore:
             "source": {"merged": [part.manifest["source"] for part in parts]},
             "images": sum(len(part) for part in parts),
             "shards": shards,
-            "content": content_digests(path, shards),
+            "content": content_digests(Path(), sources),
         }
         write_json(path / MANIFEST, manifest)
     return TokenStore.open(out)

@@ -193,12 +193,15 @@ def configurations(good):
     return named(texts(good.encode()) | found, "yaml")
 
 
-def descriptions(good):
-    """``good``, a mapping, without a field or with one of another type, at its top and below."""
+def descriptions(good, every=1):
+    """``good``, a mapping, without a field or with one of another type, at its top and below.
+
+    every: of a long one, each field is given every so many of TYPES, the next field the next ones.
+    """
     found = json_texts(good)
-    for place in places(good):
+    for number, place in enumerate(places(good)):
         found[f"without-{'.'.join(map(str, place))}"] = changed(good, place, None, drop=True)
-        for i, value in enumerate(TYPES):
+        for i, value in list(enumerate(TYPES))[number % every :: every]:
             found[f"{'.'.join(map(str, place))}-{i}"] = changed(good, place, value)
     return named(found, "json")
 

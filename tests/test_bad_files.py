@@ -4,6 +4,7 @@ Whatever they hold: no traceback, no hang, nothing written outside the target, a
 with one line that names the file, or 0 where the file is skipped or is good after all.
 """
 
+import gc
 import hashlib
 import itertools
 import json
@@ -100,6 +101,15 @@ class Feeder:
         assert accepted == set(fine), accepted ^ set(fine)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_old_is_collected():
+    """What the libraries made stays; to look through it again and again is a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
 def feed(tmp_path, monkeypatch, capsys):
     (tmp_path / "work").mkdir()
@@ -165,18 +175,20 @@ def test_tars(feed, tiny_janus):
         options = ("--level", "1", "--size", "8", "--out", "out/x.json")
         feed(path, "score", "fwd", path, "good", *options)
         feed(path, "encode", path, "--tokenizer", tiny_janus, "--out", "out/codes")
-    feed.refused_but("cut-50.tar", "cut-80.tar", "cut-95.tar", "device.tar")
+    feed.refused_but("cut-50.tar", "cut-80.tar", "cut-95.tar")
 
 
 def test_arrays(feed):
     np.savez(feed.folder / "moments.npz", mu=np.zeros(3), sigma=np.eye(3), n=9)
     np.savez(feed.folder / "feats.npz", feats=np.random.default_rng(0).normal(size=(9, 3)))
-    for path in feed.put(bad_files.arrays() | bad_files.statistics()):
+    for number, path in enumerate(feed.put(bad_files.arrays() | bad_files.statistics())):
+        turned = number % 2 == 0  # which side is the bad one; the next metric has the other
         for metric in ("fid", "kid", "cmmd", "fwd"):
+            turned = not turned
             rest = ("--level", "1") if metric == "fwd" else ("--no-cache",)
             good = "feats.npz" if metric in ("kid", "cmmd") else "moments.npz"
-            feed(path, "score", metric, path, good, "--out", "out/x.json", *rest)
-            feed(path, "score", metric, good, path, "--out", "out/x.json", *rest)
+            pair = (good, path) if turned else (path, good)
+            feed(path, "score", metric, *pair, "--out", "out/x.json", *rest)
         feed(path, "corpus", "choose", path, "--out", "out/choice.json")
         prints = path.with_name(f"{path.name}.prints.npz")
         shutil.copy(path, prints)
@@ -227,7 +239,7 @@ def test_stores(feed, built):
         ],
     )
     shutil.copytree(built / "store", "bad")
-    for name, data in bad_texts.descriptions(good).items():
+    for name, data in bad_texts.descriptions(good, every=3).items():
         Path("bad/manifest.json").write_bytes(data)
         each(name)
     for file in ("shard-00000.npy", "shard-00000.keys.json", "codebook.safetensors"):
@@ -257,7 +269,7 @@ def test_indexes(feed, built, mode):
     ]
     shutil.copytree(built / mode, "bad")
     each = in_turn(feed, words)
-    for name, data in bad_texts.descriptions(good).items():
+    for name, data in bad_texts.descriptions(good, every=3).items():
         Path("bad/meta.json").write_bytes(data)
         each(name)
     each = in_turn(feed, words[:-1])
@@ -273,7 +285,8 @@ def test_indexes(feed, built, mode):
         Path("bad", file).write_bytes(data)
         Path("bad/meta.json").write_text(json.dumps(described(good, file, data)))
         feed(file, *verify, named="")
-        assert feed.statuses[2].pop() == ""
+        # Of vectors that are none, FAISS finds neighbours all the same: the recall tells.
+        assert feed.statuses[0 if mode == "faiss" else 2].pop() == ""
         Path("bad", file).write_bytes(whole)
 
 

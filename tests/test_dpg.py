@@ -127,7 +127,7 @@ def test_official_equals_the_published_steps(seed, tmp_path):
         rng.shuffle(rows)  # a prompt's rows apart: only the last run of them counts
     means, shares, dropped = plain_official(rows, answers)
     if not means:
-        with pytest.raises(ArragError, match="no prompt of the question table could be scored"):
+        with pytest.raises(ArragError, match="no prompt of it could be scored"):
             score(tmp_path, rows, answers)
         return
     found = score(tmp_path, rows, answers)

@@ -27,9 +27,10 @@ UNQUOTED = {
     *("params.ceiling", "params.exclude", "params.images", "params.judge", "params.key"),
     *("params.each", "params.lists", "params.options", "params.rules", "params.seed"),
     *("params.settings", "params.steps"),
-    *("resources.batch_size", "resources.method", "resources.shard_size", "resources.workers"),
+    *("resources.batch_size", "resources.gpu", "resources.join", "resources.method"),
+    *("resources.shard_size", "resources.workers"),
     *("wildcards.benchmark", "wildcards.grid", "wildcards.judge", "wildcards.kind"),
-    *("wildcards.metric", "wildcards.part", "wildcards.table"),
+    *("wildcards.metric", "wildcards.part", "wildcards.parts", "wildcards.table"),
 }
 
 

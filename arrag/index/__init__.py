@@ -35,6 +35,7 @@ from arrag.store_format import check_codes
 __all__ = ["PatchIndex", "Retrieved", "build_index", "open_index"]
 
 FORMAT = 1
+SMALL_HOP = 16  # may leave a smaller grid on every side: under border "zero" that is an index
 FILES = {"nprobe": (int, None), "files": dict}
 LISTS = {"nprobe": int, "nlist": int, "seed": int, "trained_images": int, "files": dict}
 """What ``meta.json`` has besides, in modes with files of their own."""
@@ -137,6 +138,7 @@ def open_index(
     path = Path(path)
     meta = _read_meta(path / "meta.json", store)
     expected = {"tokenizer_digest": tokenizer_digest, "store_digest": store.digest}
+    expected |= {"images": len(store), "codes": len(store.codebook), "grid": list(store.grid)}
     for field, ours in expected.items():
         if ours is not None and meta[field] != ours:
             raise ArragError(
@@ -169,14 +171,19 @@ def _read_meta(path: Path, store: TokenStore) -> dict[str, Any]:
     if not problem:
         extra = sorted(meta["neighborhood"].keys() - META["neighborhood"].keys())
         problem = f"neighborhood has fields {', '.join(extra)}" if extra else None
-    if not problem and not _fits(meta["neighborhood"]["hop"], max(store.grid)):
+    if not problem and not _fits(meta["neighborhood"]["hop"], max(*store.grid, SMALL_HOP)):
         problem = f"neighborhood.hop is {meta['neighborhood']['hop']!r} on the grid {store.grid}"
+    if not problem:
+        try:
+            Neighborhood(**meta["neighborhood"])
+        except ArragError as error:
+            problem = str(error)
     if problem:
         raise ArragError(f"{path}: {problem}; build the index again")
     return meta
 
 
 def _fits(hop: Any, side: int) -> bool:
-    """Whether a neighbourhood's hop, one or several, lies within a grid; a huge one never ends."""
+    """Whether a neighbourhood's hop, one or several, is about a grid's; a huge one never ends."""
     hops = hop if isinstance(hop, list) else [hop]
     return bool(hops) and all(type(h) is int and 1 <= h <= side for h in hops)

@@ -32,6 +32,8 @@ def read_lists(path: Path, index: PatchIndex) -> tuple[np.ndarray, ...]:
                 f"{np.dtype(dtype)} {list(shape)}; {AGAIN}"
             )
         found.append(np.asarray(array))
+    if not np.isfinite(found[0]).all():
+        raise ArragError(f"{path / FILES[0]}: holds what is no number; {AGAIN}")
     offsets = found[1]
     if offsets[0] != 0 or offsets[-1] != rows or (np.diff(offsets) < 0).any():
         raise ArragError(f"{path / FILES[1]}: does not cut {rows} entries into lists; {AGAIN}")

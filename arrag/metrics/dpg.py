@@ -136,9 +136,10 @@ def tally(items: Items, answers: Answers, compat: str, dependency: str) -> _Tall
 
 
 def summarise(counts: _Tally, items: Items) -> dict[str, Any]:
-    """Overall, categories and per-prompt rows in percent, with 95 % intervals over prompts."""
-    if not counts.images:
-        raise ArragError("no prompt of the question table could be scored; see what is missing")
+    """Overall, categories and per-prompt rows in percent, with 95 % intervals over prompts.
+
+    At least one prompt must have been scored.
+    """
     names = list(counts.images)
     means = {item: sum(scores) / len(scores) for item, scores in counts.images.items()}
     tags = [STRATUM] * len(names)
@@ -233,6 +234,13 @@ def score_answers(
                 "image, or pass --allow-partial to have what is missing stated in the score"
             )
     counts = tally(items, whole, compat, dependency)
+    if not counts.images:
+        reasons = [f"{kind}: {table.listed(names)}" for kind, names in gaps.items()]
+        reasons += [f"{item}: {why}" for item, why in list(counts.dropped.items())[:1]]
+        raise ArragError(
+            f"{questions_path}: no prompt of it could be scored ({'; '.join(reasons)}); answer "
+            "every question of an image"
+        )
     texts = [text for images in answers.values() for g in images.values() for text in g.values()]
     return {
         "metric": "dpg",

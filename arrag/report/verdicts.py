@@ -75,7 +75,7 @@ def _tile(root: Path, record: dict[str, Any]) -> Image.Image:
     longer = max(picture.size)
     # Small pictures are enlarged so that every pixel stays a square, large ones are shrunk.
     scale = -(-TILE // longer) if longer < TILE else min(1.0, 2 * TILE / longer)
-    size = round(picture.width * scale), round(picture.height * scale)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     picture = picture.resize(size, Image.Resampling.NEAREST if scale >= 1 else None)
     _draw_boxes(picture, record, scale)
     font = ImageFont.load_default(FONT_SIZE)
