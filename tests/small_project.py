@@ -120,9 +120,9 @@ class SmallProject:
 
     def whole(self) -> dict[str, tuple[int, int]]:
         """(inode, time of change) of what is complete: images, shards, outputs of finished jobs."""
-        found = {
-            path for path in self._found(OUTPUTS) if self._name(path) not in self._unfinished()
-        }
+        # A record is written again with its result.
+        finished = [p for p in self._found(OUTPUTS) if not p.name.endswith(".record.json")]
+        found = {path for path in finished if self._name(path) not in self._unfinished()}
         found |= {path for path in self._found(("results/samples/**/*.png",))}
         for listing in ("writing.json", "manifest.json"):
             for path in self.path.glob(f"results/**/{listing}"):
