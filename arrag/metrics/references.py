@@ -128,14 +128,7 @@ def _open_sigma(stored: Stored) -> None:
         stored.sigma = read_npy(unpacked, AGAIN, "iuf")
         if stored.sigma.ndim == 2:
             stored.sigma = np.array(stored.sigma, np.float64)
-    except (
-        ValueError,
-        EOFError,
-        LookupError,
-        RuntimeError,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:
+    except UNREADABLE as error:
         stored.close()
         raise ArragError(f"{stored.path}: cannot be read ({because(error)}); {AGAIN}") from None
     except BaseException:
