@@ -17,7 +17,7 @@ table1: environment  ## make reports/table1.md with everything it needs
 	$(VENV)/bin/snakemake --cores all reports/table1.md
 
 test: environment  ## run the tests
-	$(VENV)/bin/python -m pytest -n logical
+	$(VENV)/bin/python -m pytest -n logical --dist worksteal
 
 lint: environment  ## check style
 	$(VENV)/bin/ruff check .

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from base64 import urlsafe_b64decode
@@ -12,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import yaml
+from background import Background
 
 from arrag.files import sha256_file
 
@@ -71,27 +71,15 @@ class SmallProject:
         document["resources"] = resources | {"save_minutes": 0.001}
         (path / "config/micro.yaml").write_text(yaml.safe_dump(document))
 
-    def start(self, *options: str, target: str = "reports/table1.md") -> subprocess.Popen:
-        """Start the workflow as the leader of a process group."""
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", target, *options]
-        return subprocess.Popen(
-            command, cwd=self.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True,
-        )  # fmt: skip
-
-    def run(self, *options: str) -> str:
-        """Run the workflow to its end, which must be a good one; what it said."""
-        process = self.start(*options)
-        output, _ = process.communicate()
-        assert process.returncode == 0, output
-        return output
+    def start(self, *options: object, target: str = "reports/table1.md", **others) -> Background:
+        """Start the workflow, on two cores if no option is given."""
+        options = options or ("--cores", "2")
+        command = [sys.executable, "-m", "snakemake", *options, "--", target]
+        return Background(command, cwd=self.path, **others)
 
     def run_two_at_once(self) -> list[str]:
         """Start the same workflow twice; both must end well. What each said."""
-        processes = [self.start(), self.start()]
-        said = [process.communicate()[0] for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], said
-        return said
+        return [run.finish() for run in [self.start(), self.start()]]
 
     def kill_after(self, files: int, seconds: float, alone: bool = False) -> bool:
         """Start the workflow, kill -9 all of it when it has made some files, and some time after.
@@ -105,7 +93,6 @@ class SmallProject:
         ended = process.poll() is not None
         with suppress(ProcessLookupError):  # it ended with all its jobs
             (os.kill if alone else os.killpg)(process.pid, signal.SIGKILL)
-        process.stdout.close()
         process.wait()
         return not ended
 

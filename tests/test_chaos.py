@@ -25,6 +25,7 @@ def check_kept(before, after):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200 + 300 * KILLS)
 def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(project):
     said = project.run_two_at_once()
     assert sum("works in this folder; waiting" in text for text in said) == 1, said
@@ -46,9 +47,9 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(project):
             assert project.products() == expected
             project.clean()  # and begin again
             kept, finished = {}, finished + 1
-    project.run()
+    project.start().finish()
     assert project.products() == expected
     check_kept(kept, project.whole())
-    assert "Nothing to be done" in project.run()
+    assert "Nothing to be done" in project.start().finish()
     print(f"{kills} kills, {finished} runs ended before theirs, {len(kept)} files kept to the end")
     assert project.left_over() == []

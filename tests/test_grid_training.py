@@ -14,9 +14,7 @@ def test_points_that_train_share_their_pairs_and_their_retrieval(tmp_path, root,
     values = {"training.faid.modules": [1, 2]}
     document["grids"] = {"modules": {"method": "faid", "values": values}}
     config.write_text(yaml.safe_dump(document))
-    process = project.start(target="reports/ablation_modules.md")
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
+    project.start(target="reports/ablation_modules.md").finish()
     table = pd.read_csv(project.path / "reports/ablation_modules.csv")
     assert {"modules 1", "modules 2"} <= set(table["point"])
     for part, count in (("pairs", 1), ("neighbours", 1), ("adapters", 2)):

@@ -3,12 +3,12 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 import yaml
+from background import Background
 
 from arrag.config import load_config
 from arrag.files import sha256_file
@@ -46,10 +46,7 @@ def project(tmp_path, root, assets, monkeypatch):
 
 
 def start(*targets):
-    return subprocess.Popen(
-        [sys.executable, "-m", "snakemake", "--cores", "2", *map(str, targets)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+    return Background([sys.executable, "-m", "snakemake", "--cores", "2", *targets])
 
 
 def digests(folder):
@@ -69,14 +66,12 @@ def test_the_workflow_in_parts_makes_the_files_of_single_jobs(project):
     process = start(targets[0])
     deadline = time.monotonic() + 500
     while not images(samples):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        assert process.poll() is None and time.monotonic() < deadline, process.said()
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()
     drawn = images(samples)
-    process = start(*targets)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
+    start(*targets).finish()
     assert images(samples).items() >= drawn.items()
     marks = [path.name for path in project.glob("results/*/**/*.parts/*")]
     assert sorted(marks) == 2 * ["1-of-2"] + 2 * ["2-of-2"]

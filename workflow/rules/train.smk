@@ -45,7 +45,7 @@ rule train_part:
     resources:
         **asks("train"),
     params:
-        work=str(TRAIN / "{part}"),
+        work=str(TRAIN / "{part}.work"),
         steps=lambda wildcards: STEPS[wildcards.part],
     shell:
         "arrag micro train {wildcards.part} --codebook {input.codebook:q} --steps {params.steps}"
@@ -86,7 +86,7 @@ rule train_judge:
         **asks("train"),
     params:
         tokenizer=lambda wildcards, input: Path(input.tokenizer[0]).parent,
-        work=str(TRAIN / "{judge}"),
+        work=str(TRAIN / "{judge}.work"),
         steps=lambda wildcards: STEPS[wildcards.judge],
         out=folder_of_output,
     shell:
@@ -105,7 +105,7 @@ rule train_retriever:
     resources:
         **asks("train"),
     params:
-        work=str(TRAIN / "retriever"),
+        work=str(TRAIN / "retriever.work"),
         steps=STEPS["retriever"],
         out=folder_of_output,
     shell:
@@ -148,7 +148,7 @@ rule train_showo_part:
     resources:
         **asks("train"),
     params:
-        work=str(TRAIN / "showo-{part}"),
+        work=str(TRAIN / "showo-{part}.work"),
         steps=lambda wildcards: STEPS[f"showo-{wildcards.part}"],
     shell:
         "arrag micro train showo-{wildcards.part} --signs {input.signs:q} --steps {params.steps}"
