@@ -296,8 +296,10 @@ def test_damaged_weights_name_other_results(config):
 
 
 def kill_a_worker():
-    while not (workers := multiprocessing.active_children()):
+    """Of two, once both are there: a pool that breaks while it starts another may wait for ever."""
+    while len(workers := multiprocessing.active_children()) < 2:
         time.sleep(0.01)
+    time.sleep(0.1)
     os.kill(workers[0].pid, signal.SIGKILL)
 
 
