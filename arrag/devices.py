@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+from functools import cache
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
+
 
 def default_device() -> str:
     """The accelerator if there is one, else ``cpu``.
@@ -14,4 +19,21 @@ def default_device() -> str:
     from arrag.gpus import take
 
     take()
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    keep_freed_memory()
+    return "cpu"
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory of freed arrays for the next ones.
+
+    glibc gives large arrays back to the kernel, which hands them out again page by page, filled
+    with zeros: half of the time of drawing 64 images with Show-o. Other libraries stay as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)  # never
+        mallopt(M_TOP_PAD, 64 << 20)  # bytes asked for beyond what is needed
