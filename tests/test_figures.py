@@ -231,10 +231,19 @@ def test_a_figure_that_cannot_be_is_one_line(root, tmp_path, monkeypatch, capsys
     assert main(["report", "figure7", "--config", str(config), "--out", out]) == 2
     assert f"{config}: figure7: grids: needs one of two paths" in capsys.readouterr().err
     ci = str(root / "config/micro-ci.yaml")
-    assert main(["report", "figure7", "--config", ci, "--out", out]) == 2  # before its grid
+    command = ["report", "figure7", "--config", ci, "--out", out, "--reports", str(tmp_path)]
+    assert main(command) == 2  # before its grid
     assert "ablation_daid.csv: cannot be read; make it with" in capsys.readouterr().err
     arguments = ["report", "ablation", "daid", "--config", ci, "--out", out]
     monkeypatch.setattr(Layout.__init__, "__defaults__", (tmp_path,))  # where nothing was made
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert "grids.daid: no score" in error and "reports/ablation_daid.md" in error
+
+
+def test_figure_7_shows_the_grids_in_reports(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    out = tmp_path / "figures" / "figure7.png"
+    assert main(["report", "figure7", "--config", "config/micro.yaml", "--out", str(out)]) == 0
+    with out.with_suffix(".csv").open(encoding="utf-8") as file:
+        assert {line.split(",")[0] for line in file} == {"grid", "daid", "faid"}

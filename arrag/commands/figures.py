@@ -43,6 +43,9 @@ def add_figures(reports: Any) -> None:
         )
         out = Path(f"results/figures/{name}.png")
         parser.add_argument("--out", type=Path, default=out, help="%(default)s")
+        if name == "figure7":
+            there = {"type": Path, "default": Path("reports"), "metavar": "DIR"}
+            parser.add_argument("--reports", **there, help="of the grids (%(default)s)")
         config_option(parser)
     page = command(
         reports,
@@ -245,7 +248,7 @@ def run_figure6(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_figure7(args: argparse.Namespace) -> dict[str, Any]:
-    """Maps from the CSV files of the grids' reports, which lie beside the folder of figures."""
+    """Maps from the CSV files of the grids' reports."""
     from arrag.report.figure_grids import figure7
     from arrag.report.measures import MEASURES
 
@@ -258,7 +261,7 @@ def run_figure7(args: argparse.Namespace) -> dict[str, Any]:
         heading = measure.paper_columns.get(column, column)
         grids[name] = {
             "title": f"{config.method(grid.method).label}: {heading}",
-            "csv": args.out.parent.parent / f"ablation_{name}.csv",
+            "csv": args.reports / f"ablation_{name}.csv",
             "axes": grid.values,
             "column": column,
             "digits": measure.digits,
