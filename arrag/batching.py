@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 BUCKET = 128  # bytes of a prompt: about 32 tokens
-ON_CPU = 64  # from 16 images on, an image takes the same time
+ON_CPU = 32  # from here on an image takes the same time, and more only take more memory
 FIRST, MOST = 8, 1024  # on an accelerator, where the size grows with what is free
 SPARE = 0.9  # of what is free, the share that a batch may take
 
@@ -54,7 +54,7 @@ def in_batches(
 ) -> Iterator[tuple[Sequence[Any], Any]]:
     """Draw all jobs in order; yields each batch of them and what ``draw`` gave for it.
 
-    ``size``: jobs at a time; None lets memory decide: 64 on a CPU; on an accelerator 8 at first,
+    ``size``: jobs at a time; None lets memory decide: 32 on a CPU; on an accelerator 8 at first,
     then more as long as they fit. Where they do not after all, half as many are drawn again.
     """
     told, most = size is not None, MOST
