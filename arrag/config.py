@@ -32,7 +32,7 @@ class Resources(Model):
     batch_size: int | None = Field(
         default=None,
         ge=1,
-        description="images drawn at a time; null: what memory holds, 64 on a CPU",
+        description="images drawn at a time; null: what memory holds, 32 on a CPU",
     )
     encode_batch_size: int = Field(default=64, ge=1, description="images encoded at a time")
     encode_workers: int = Field(
