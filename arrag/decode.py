@@ -27,10 +27,10 @@ def uniforms(seed: int, prompt: str, sample: int, count: int) -> np.ndarray:
 def sample_codes(probs: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     """Invert the cumulative distribution: probs [B, V], u [B] in [0, 1) -> codes int64 [B]."""
     total = probs.double().cumsum(-1)  # [B, V]
-    codes = torch.searchsorted(total, u.to(total)[:, None] * total[:, -1:], right=True)[:, 0]
-    # Rounding can point past the last code that has any mass.
-    last = (probs > 0).long().mul(torch.arange(probs.shape[-1], device=probs.device)).amax(-1)
-    return torch.minimum(codes, last)
+    whole = total[:, -1:].contiguous()
+    codes = torch.searchsorted(total, u.to(total)[:, None] * whole, right=True)
+    # Rounding can point past the last code that adds anything.
+    return torch.minimum(codes, torch.searchsorted(total, whole))[:, 0]
 
 
 def probabilities(
@@ -40,7 +40,8 @@ def probabilities(
 
     top_k: only codes whose logit is at least the k-th largest have any; ties may make them more.
     """
-    logits = logits / temperature
+    if temperature != 1:
+        logits = logits / temperature
     if top_k is not None and top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
