@@ -1,5 +1,6 @@
 # What judges and metrics say of samples. The digest of a judge, or of a metric's settings, is in the
-# score's name.
+# score's name. Scores wait for samples, which take ten times as long: short jobs fill what cores are
+# left in the end.
 from arrag.metrics.mobilenet import FOLDER as FEATURE_NETWORK
 
 
@@ -14,6 +15,7 @@ rule score_geneval:
         records=str(RESULTS / "scores/{benchmark}/geneval-{judge}/{run}.jsonl"),
     log:
         "logs/score_geneval/{benchmark}-{judge}-{run}.log",
+    priority: -1
     threads: CONFIG.resources.threads
     resources:
         **asks("score"),
@@ -35,6 +37,7 @@ rule score_dpg:
         answers=str(RESULTS / "scores/{benchmark}/dpg-{judge}/{run}.answers.csv"),
     log:
         "logs/score_dpg/{benchmark}-{judge}-{run}.log",
+    priority: -1
     threads: CONFIG.resources.threads
     resources:
         **asks("score"),
@@ -116,6 +119,7 @@ rule score_distance:
         "logs/score_distance/{benchmark}-{metric}-{judge}-{run}.log",
     wildcard_constraints:
         metric="|".join(METRICS),
+    priority: -1
     threads: CONFIG.resources.threads
     resources:
         **asks("score"),
