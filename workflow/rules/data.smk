@@ -8,6 +8,7 @@ rule fetch_assets:
         assets=str(MICRO_ASSETS / "assets.npz"),
     log:
         "logs/fetch_assets.log",
+    priority: 10  # the longest chain starts here
     localrule: True
     params:
         out=folder_of_output,

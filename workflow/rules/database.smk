@@ -14,7 +14,7 @@ rule encode_database:
         "logs/encode_database/{tokenizer}-{corpus}.log",
     wildcard_constraints:
         corpus="(?!joined-)[^/]+",
-    priority: 10  # the longest chain starts here
+    priority: 10
     threads: CONFIG.resources.threads + WORKERS
     resources:
         **asks("encode", seconds_to_encode),
@@ -62,6 +62,7 @@ rule index_images:
         str(RESULTS / "image-index/{images}/meta.json"),
     log:
         "logs/index_images/{images}.log",
+    priority: 10
     threads: CONFIG.resources.threads + WORKERS
     resources:
         **asks("encode", seconds_to_index_images),
