@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from arrag import __version__
@@ -88,9 +89,24 @@ def build_parser() -> argparse.ArgumentParser:
 def _turn(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
     """Keep other processes from writing the same result, but for a training's and for parts."""
     out = getattr(args, "out", None)
+    if out is not None:
+        _check_inputs(args, Path(out))
     if out is None or getattr(args, "part", None) or os.environ.get("RANK", "0") != "0":
         return contextlib.nullcontext()
     return alone(out)
+
+
+def _check_inputs(args: argparse.Namespace, out: Path) -> None:
+    """Raise ArragError if the output is, or holds, a file or folder that the command reads."""
+    out = Path(os.path.realpath(out))
+    for name, value in vars(args).items():
+        for given in value if isinstance(value, list | tuple) else [value]:
+            if name == "out" or not isinstance(given, Path) or not given.exists():
+                continue
+            if Path(os.path.realpath(given)).is_relative_to(out):
+                raise ArragError(
+                    f"{out}: is, or holds, {given}, which this command reads; name another --out"
+                )
 
 
 def bound_threads() -> None:

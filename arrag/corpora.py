@@ -30,7 +30,9 @@ from arrag.sources import open_source
 
 FORMAT = 1
 CHOICE = {"seed": int, "largest": int, "whole_names": bool, "images": int, "of": int}
-OF_A_STORE = re.compile(r"shard-\d+\.(npy|keys\.json)|codebook\.safetensors|(skipp|exclud)ed\.json")
+OF_A_STORE = re.compile(
+    r"shard-\d+\.(npy|keys\.json)|codebook\.safetensors|(skipp|exclud)ed\.json|\.arrag\.json"
+)
 
 
 @dataclass(frozen=True)

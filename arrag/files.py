@@ -18,21 +18,31 @@ from typing import Any
 from arrag.errors import ArragError
 from arrag.reading import json_of, misfit
 
+OWNER = ".arrag.json"
+"""Lists the files of a folder that arrag wrote; what is not listed there is somebody else's."""
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` when the block succeeds.
 
     The block may create a file or a directory there. On any exception the temporary is removed
-    and whatever stood at ``path`` before stays as it was.
+    and ``path`` is as before. A symbolic link is followed, so that its target is replaced.
+
+    Raises:
+        ArragError: ``path`` may not be replaced, see ``check_replaceable``; nothing was changed.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     temporary = holder / path.name
     lock = _locked(holder)  # it ends with the process, however that ends
     try:
         yield temporary
+        if temporary.is_dir():
+            _list_files(temporary)
+        check_replaceable(path, by_folder=temporary.is_dir())
         if path.is_dir():
             # A directory cannot be replaced in one step: move the old one out of the way first.
             os.replace(path, holder / f"{path.name}.old")
@@ -41,6 +51,79 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(holder, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def check_replaceable(path: str | Path, *, by_folder: bool | None = None) -> None:
+    """Raise ArragError unless an output may take the place of ``path``.
+
+    A file may replace a file. A folder may replace an empty folder, or one that holds only files
+    that arrag listed in it when it wrote it. Devices, mount points, the home folder, the working
+    folder and their parents are never replaced.
+
+    Args:
+        path: The output. It need not exist.
+        by_folder: Whether the output is a folder; None when that is not known yet.
+    """
+    path = Path(os.path.realpath(path))
+    if not os.path.lexists(path):
+        return
+    if not path.is_dir():
+        if not path.is_file():
+            raise ArragError(f"{path}: is a device, pipe or socket; name a file or a new folder")
+        if by_folder:
+            raise ArragError(f"{path}: is a file, and the output is a folder; name a new folder")
+        return
+    if by_folder is False:
+        raise ArragError(f"{path}: is a folder, and the output is a file; name a file in it")
+    kept = [Path.cwd(), Path.home()]
+    if os.path.ismount(path) or any(here.is_relative_to(path) for here in kept):
+        raise ArragError(
+            f"{path}: is a mount point, or holds the home or working folder; name a new folder"
+        )
+    if foreign := _foreign_file(path):
+        raise ArragError(
+            f"{path}: holds {foreign}, which this command did not write; name a new folder, or "
+            "remove this one yourself"
+        )
+
+
+def remove_output(path: str | Path) -> None:
+    """Remove an output folder. Raises ArragError if it is not arrag's, see check_replaceable."""
+    check_replaceable(path, by_folder=True)
+    shutil.rmtree(path)
+
+
+def _list_files(folder: Path) -> None:
+    """Write into ``folder`` the list of its files, which makes it replaceable later."""
+    listed = {"files": [*_names_below(folder)]}
+    (folder / OWNER).unlink(missing_ok=True)  # it may be a link to another folder's
+    (folder / OWNER).write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
+
+
+def _foreign_file(folder: Path) -> str | None:
+    """The first file below a folder that arrag did not list there; None if there is none."""
+    try:
+        listed = json.loads((folder / OWNER).read_text(encoding="utf-8"))["files"]
+        own = set(listed)
+    except (OSError, ValueError, TypeError, KeyError):
+        own = set()
+    return next((name for name in _names_below(folder) if name not in own), None)
+
+
+def _names_below(folder: Path) -> Iterator[str]:
+    """Names of the files and links below a folder, sorted; locks and half-written files left out."""
+    for parent, folders, names in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        folders[:] = sorted(f for f in folders if f not in links and not _is_temporary(f))
+        for name in sorted([*names, *links]):
+            if not _is_temporary(name):
+                yield Path(parent, name).relative_to(folder).as_posix()
+
+
+def _is_temporary(name: str) -> bool:
+    """Whether arrag or Snakemake, and never a user, gives a file this name."""
+    hidden = name.startswith(".") and name.endswith((".tmp", ".lock"))
+    return hidden or name in (OWNER, ".snakemake_timestamp")
 
 
 def clear_leftovers(path: str | Path) -> None:
@@ -181,5 +264,9 @@ def tree_digest(directory: str | Path) -> str:
     root = Path(directory)
     if not root.is_dir():
         raise ArragError(f"{root}: no such directory; make it first or correct the path")
-    names = sorted(p for p in root.rglob("*") if p.is_file() and p.suffix not in {".md", ".png"})
+    names = sorted(
+        p
+        for p in root.rglob("*")
+        if p.is_file() and p.suffix not in {".md", ".png"} and p.name != OWNER
+    )
     return sha256_json([[str(p.relative_to(root)), sha256_file(p)] for p in names])

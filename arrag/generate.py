@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -175,7 +176,7 @@ def prepare(
                     f"{begun}: is of images of other settings or weights; delete {out} and draw "
                     "all parts again"
                 )
-            shutil.rmtree(out)
+            _remove_samples(out)
     if not begun.is_file():
         _begin(out, run)
     for i in range(len(prompts)) if numbers is None else sorted(numbers):
@@ -184,6 +185,15 @@ def prepare(
         line = json.dumps(prompts[i], ensure_ascii=False) + "\n"
         if read_metadata(folder / "metadata.jsonl") != prompts[i]:
             write_text(folder / "metadata.jsonl", line)
+
+
+def _remove_samples(out: Path) -> None:
+    """Remove a folder of samples; raises ArragError if anything else is in it."""
+    written = re.compile(r"\d{5}|(begun|run)\.json|retrieved.*|\..*")
+    for path in out.iterdir():
+        if not written.fullmatch(path.name):
+            raise ArragError(f"{path}: is in a folder of samples, but is none; move it elsewhere")
+    shutil.rmtree(out)
 
 
 def _begin(out: Path, run: dict) -> None:

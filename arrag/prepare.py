@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from arrag.config_prepare import Assembled, ConvertedLlamaGen, Prepared
 from arrag.downloads import fetch_file, write_subset
 from arrag.errors import ArragError
-from arrag.files import atomic_path, disk_space, link
+from arrag.files import OWNER, atomic_path, disk_space, link, remove_output
 
 
 def make(path: Path, settings: Prepared) -> dict[str, Any]:
@@ -53,7 +52,7 @@ def _llamagen(settings: ConvertedLlamaGen, out: Path) -> dict[str, Any]:
 def _free(path: Path) -> Path:
     """A path where nothing is; what an entry made there before is removed."""
     if path.exists():
-        shutil.rmtree(path)
+        remove_output(path)
     return path
 
 
@@ -65,6 +64,6 @@ def assemble(settings: Assembled, out: Path) -> dict[str, Any]:
                 raise ArragError(
                     f"{source}: no such folder, of which {out} is made; fetch it first"
                 )
-            for file in sorted(p for p in source.rglob("*") if p.is_file()):
+            for file in sorted(p for p in source.rglob("*") if p.is_file() and p.name != OWNER):
                 link(file, folder / name / file.relative_to(source))
-    return {"files": sum(1 for p in out.rglob("*") if p.is_file())}
+    return {"files": sum(1 for p in out.rglob("*") if p.is_file() and p.name != OWNER)}

@@ -5,6 +5,7 @@ import pytest
 
 from arrag.errors import ArragError
 from arrag.files import (
+    OWNER,
     atomic_path,
     clear_leftovers,
     disk_space,
@@ -53,7 +54,7 @@ def test_a_folder_is_replaced_whole(tmp_path, name):
         with atomic_path(tmp_path / name) as partial:
             partial.mkdir()
             (partial / content).write_text(content)
-    assert [p.name for p in (tmp_path / name).iterdir()] == ["second"]
+    assert sorted(p.name for p in (tmp_path / name).iterdir()) == [OWNER, "second"]
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 

@@ -111,7 +111,8 @@ NOWHERE = "http://127.0.0.1:9"  # a port where nothing answers
 def test_without_a_network_an_earlier_download_is_taken(cache, tmp_path):
     out = tmp_path / "data/hub/owner~name@main"
     about = fetch(REFERENCE, out, cache=cache, endpoint=NOWHERE)
-    assert sorted(p.name for p in out.iterdir()) == ["config.json", "model.safetensors"]
+    visible = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+    assert visible == ["config.json", "model.safetensors"]
     assert (out / "model.safetensors").read_bytes() == b"weights"
     assert about["commit"] == COMMIT and about["revision"] == "main"
     assert about["files"]["model.safetensors"]["bytes"] == 7

@@ -17,7 +17,7 @@ from arrag.cli import main
 from arrag.clip import OpenClip
 from arrag.encode import encode_source
 from arrag.errors import ArragError
-from arrag.files import read_json
+from arrag.files import atomic_path, read_json
 from arrag.image_index import ImageIndex, build_image_index
 from arrag.images import open_rgb, square
 from arrag.store import TokenStore
@@ -163,8 +163,9 @@ def test_after_kill_9_whole_shards_are_not_made_again(made, clip, model_dir, roo
     path, store, _ = made
     script, out = tmp_path / "killed.py", tmp_path / "i"
     script.write_text(KILLED)
-    out.mkdir()
-    (out / "meta.json").write_text("an earlier index")
+    with atomic_path(out) as earlier:
+        earlier.mkdir()
+        (earlier / "meta.json").write_text("an earlier index")
     arguments = [str(store.path), f"{path}/images", str(model_dir), str(out)]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     killed = subprocess.run([sys.executable, str(script), *arguments], env=environment)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from arrag.baselines.pipeline_folder import INDEX
 from arrag.errors import ArragError
-from arrag.files import atomic_path, disk_space, read_json
+from arrag.files import atomic_path, disk_space, read_json, remove_output
 from arrag.weights import read_file
 
 WEIGHTS = re.compile(r"(diffusion_)?pytorch_model(-\d+-of-\d+)?\.bin")
@@ -41,7 +41,7 @@ def convert_pipeline(folder: str | Path, out: str | Path) -> dict[str, Any]:
                 _convert(part, sorted(files), path / part.name)
                 converted.append(part.name)
     if not converted:
-        shutil.rmtree(out)
+        remove_output(out)
         raise ArragError(f"{folder}: has no pickled weights to convert; use it as it is")
     return {"out": out, "converted": converted}
 
