@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from arrag.augment import Augment
-from arrag.augment.daid import DAiD
 from arrag.backbones.janus import load_janus
-from arrag.config import Config, load_config
-from arrag.decode import decode_raster, sample_codes, uniforms
-from arrag.index import PatchIndex, build_index, open_index
-from arrag.layout import Layout
-from arrag.metrics.samples import load_prompts
-from arrag.neighborhood import Neighborhood
-from arrag.store import TokenStore
+from arrag.config.root import Config, load_config
+from arrag.data.samples import load_prompts
+from arrag.data.token_store import TokenStore
+from arrag.methods.augmentation import Augment
+from arrag.methods.daid import DAiD
+from arrag.methods.decoding import decode_raster, sample_codes, uniforms
+from arrag.pipeline.layout import Layout
+from arrag.retrieval.index import PatchIndex, build_index, open_index
+from arrag.retrieval.neighborhood import Neighborhood
 
 
 class Beside(Augment):

@@ -25,7 +25,7 @@ def assets(root) -> Path:
     """The micro world's pictures, fetched once (by whichever worker comes first)."""
     from filelock import FileLock
 
-    from arrag.micro.assets import fetch_assets
+    from arrag.data.micro.assets import fetch_assets
 
     folder = root / "data" / "micro"
     folder.parent.mkdir(exist_ok=True)
@@ -46,7 +46,7 @@ def tiny_janus(tmp_path_factory) -> Path:
     """A Janus of random weights whose codebook rows differ in norm."""
     import torch
 
-    from arrag.micro import janus
+    from arrag.backbones import micro_janus as janus
 
     model, tokenizer = janus.build_model(seed=1)
     with torch.no_grad():
@@ -71,8 +71,8 @@ def tiny_showo(tmp_path_factory) -> Path:
 
     import torch
 
-    from arrag.magvit import Magvit
-    from arrag.micro import showo
+    from arrag.backbones import micro_showo as showo
+    from arrag.tokenizers.magvit2 import Magvit
 
     model, _ = showo.build_showo(
         seed=1, bits=10, hidden_size=64, intermediate_size=128, num_attention_heads=2

@@ -17,12 +17,12 @@ from diffusers import UVit2DModel
 from torch import nn
 from transformers import AutoTokenizer, CLIPTextModelWithProjection
 
-from arrag.backbones import Run, Slots
+from arrag.backbones.base import Run, Slots
 from arrag.backbones.causal import at_least_float32
-from arrag.backbones.words import check_prompts, warn_of_cuts
-from arrag.errors import ArragError
-from arrag.files import read_json
-from arrag.weights import load_assigned, load_pretrained, read_tensors
+from arrag.backbones.prompt_checks import check_prompts, warn_of_cuts
+from arrag.utils.checkpoint import load_assigned, load_pretrained, read_tensors
+from arrag.utils.errors import ArragError
+from arrag.utils.files import read_json
 
 AESTHETIC_SCORE = 6
 """What an image is said to be worth, out of 10; the pipeline's default."""
@@ -38,7 +38,7 @@ class State:
 
 
 class AmusedBackbone:
-    """An aMUSEd checkpoint for generation; see :mod:`arrag.backbones` for what it states.
+    """An aMUSEd checkpoint for generation; see :mod:`arrag.backbones.base` for what it states.
 
     patch: pixels a side of the square that one code stands for. A prompt longer than the text
     encoder reads loses its end, as in the original; :meth:`overlong` tells which.

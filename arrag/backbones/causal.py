@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from transformers import Cache
 
-from arrag.backbones import Run, Slots
-from arrag.backbones.cache import reserved_cache
-from arrag.backbones.steps import LlamaSteps
+from arrag.backbones._cpu_decode import LlamaSteps
+from arrag.backbones.base import Run, Slots
+from arrag.backbones.kv_cache import reserved_cache
 
 
 @dataclass
@@ -32,7 +32,7 @@ class State:
 
 
 class CausalBackbone(ABC):
-    """See :mod:`arrag.backbones` for what it states.
+    """See :mod:`arrag.backbones.base` for what it states.
 
     A subclass says how prompts become inputs (``start``), how inputs become hidden states and
     these logits, and what follows a code in the sequence if it is not the next one.

@@ -18,9 +18,9 @@ from torch import nn
 from transformers import AutoTokenizer, Cache, Emu3ForConditionalGeneration
 
 from arrag.backbones.causal import CausalBackbone, State, run_decoder
-from arrag.backbones.words import check_ids, check_lengths, check_prompts
-from arrag.errors import ArragError
-from arrag.weights import load_pretrained
+from arrag.backbones.prompt_checks import check_ids, check_lengths, check_prompts
+from arrag.utils.checkpoint import load_pretrained
+from arrag.utils.errors import ArragError
 
 POSITIVE = " masterpiece, film grained, best quality."
 NEGATIVE = (
@@ -36,7 +36,7 @@ ROW_END, CODE = "<|extra_200|>", "<|visual token {:06d}|>"
 
 
 class Emu3Backbone(CausalBackbone):
-    """An Emu3 checkpoint for generation; see :mod:`arrag.backbones` for what it states.
+    """An Emu3 checkpoint for generation; see :mod:`arrag.backbones.base` for what it states.
 
     positive: added to each prompt; negative: the unconditional row's prompt.
     """

@@ -13,18 +13,18 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, Cache, JanusForConditionalGeneration
 
+from arrag.backbones._cpu_decode import LlamaSteps, has_steps
 from arrag.backbones.causal import CausalBackbone, State, run_decoder
-from arrag.backbones.steps import LlamaSteps, has_steps
-from arrag.backbones.words import check_ids, check_lengths, check_prompts
-from arrag.errors import ArragError
-from arrag.weights import load_pretrained
+from arrag.backbones.prompt_checks import check_ids, check_lengths, check_prompts
+from arrag.utils.checkpoint import load_pretrained
+from arrag.utils.errors import ArragError
 
 TEMPLATE = "<|User|>: {prompt}\n\n<|Assistant|>:<begin_of_image>"
 BOI = "<begin_of_image>"
 
 
 class JanusBackbone(CausalBackbone):
-    """A Janus checkpoint for generation; see :mod:`arrag.backbones` for what it states."""
+    """A Janus checkpoint for generation; see :mod:`arrag.backbones.base` for what it states."""
 
     def __init__(self, model: JanusForConditionalGeneration, tokenizer):
         self.model = model.eval().requires_grad_(False)

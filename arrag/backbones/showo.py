@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import DynamicCache, PhiForCausalLM
 
-from arrag.backbones import Run, Slots
+from arrag.backbones.attention_masks import causal_rows, image_rows
+from arrag.backbones.base import Run, Slots
 from arrag.backbones.causal import at_least_float32
-from arrag.backbones.masks import causal_rows, image_rows
-from arrag.backbones.words import check_prompts, warn_of_cuts
+from arrag.backbones.prompt_checks import check_prompts, warn_of_cuts
 
 MARKERS = (
     "[PAD]", "<|soi|>", "<|eoi|>", "<|sov|>", "<|eov|>",
@@ -69,7 +69,7 @@ class State:
 
 
 class ShowoBackbone:
-    """A Show-o checkpoint for generation; see :mod:`arrag.backbones` for what it states.
+    """A Show-o checkpoint for generation; see :mod:`arrag.backbones.base` for what it states.
 
     ``text_length``: most tokens of a prompt, markers included. A longer prompt loses its end, as
     in the original; :meth:`overlong` tells which, and a warning says so.

@@ -10,9 +10,9 @@ from torch import nn
 from transformers import AutoTokenizer, PhiConfig, PhiForCausalLM
 
 from arrag.backbones.showo import MARKERS, ShowoBackbone, Vocabulary
-from arrag.errors import ArragError
-from arrag.files import read_json
-from arrag.weights import check_weights, read_tensors
+from arrag.utils.checkpoint import check_weights, read_tensors
+from arrag.utils.errors import ArragError
+from arrag.utils.files import read_json
 
 LLM = "llm"
 """Folder in a checkpoint with the text tokenizer and ``config.json`` of the language model."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from arrag.metrics.sides import Side
+    from arrag.metrics.image_set import Side
 
 
 def fid_backends(first: Side, second: Side) -> dict[str, Any]:

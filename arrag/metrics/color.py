@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from arrag.clip import OpenClip
+from arrag.data.clip import OpenClip
 from arrag.metrics.objects import COLORS
 
 TEMPLATES = (

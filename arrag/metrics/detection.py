@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from arrag.devices import default_device
-from arrag.errors import ArragError
-from arrag.files import read_json, tree_digest
 from arrag.metrics.objects import GENEVAL_NAMES, Detection, Detector
+from arrag.utils.device import default_device
+from arrag.utils.errors import ArragError
+from arrag.utils.files import read_json, tree_digest
 
 # mmdetection 2.x, mask2former_*_lsj_8x2_50e_coco, test pipeline: keep-ratio resize, pad, normalise.
 SHORT_SIDE, LONG_SIDE = 800, 1333  # pixels
@@ -36,7 +36,7 @@ def load_detector(path: str | Path) -> Detector:
     type.
     """
     if str(path).startswith("mmdet:"):
-        from arrag.metrics.mmdet_detector import MMDetDetector
+        from arrag.metrics.detectors.mmdet import MMDetDetector
 
         _, config_name, checkpoint = f"{path}::".split(":", 2)
         return MMDetDetector(config_name, checkpoint.removesuffix("::"))
@@ -46,7 +46,7 @@ def load_detector(path: str | Path) -> Detector:
     if model_type == "mask2former":
         return Mask2FormerDetector.load(path)
     if model_type == "maskrcnn":
-        from arrag.micro.detector import MicroDetector  # only needed at micro scale
+        from arrag.metrics.detectors.micro import MicroDetector  # only needed at micro scale
 
         return MicroDetector.load(path)
     raise ArragError(

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from arrag import __version__
-from arrag.errors import ArragError
+from arrag.data.samples import read_run
 from arrag.metrics import kernel
 from arrag.metrics.extractors import CLIP_FOLDER, INCEPTION
 from arrag.metrics.frechet import Gaussian, frechet_distance, resampled_distances
+from arrag.metrics.image_set import Options, Side, check_same_judge, open_sides
 from arrag.metrics.resample import RESAMPLES, draw, interval
-from arrag.metrics.samples import read_run
-from arrag.metrics.sides import Options, Side, check_same_judge, open_sides
+from arrag.utils.errors import ArragError
 
 METRICS = ("fid", "kid", "cmmd", "fwd")
 OFFICIAL = {source.file.partition(".")[0] for source in INCEPTION.values()} | {CLIP_FOLDER}
@@ -39,7 +39,7 @@ def score(metric: str, images: str | Path, reference: str | Path, options: Optio
     compared or is not whole.
     """
     if metric == "fwd":
-        from arrag.metrics.packets_score import score_fwd
+        from arrag.metrics.fwd_score import score_fwd
 
         return score_fwd(images, reference, options)
     if metric not in METRICS:

@@ -2,7 +2,7 @@
 
 An extractor is known by its name and its weights' digest before anything is loaded, so a score
 whose features are all cached never imports torch. What an image goes through before the network
-(``arrag.metrics.preparation``) is part of its identity.
+(``arrag.metrics.preprocess``) is part of its identity.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arrag.devices import default_device
-from arrag.errors import ArragError
-from arrag.files import read_json, sha256_file, sha256_json, tree_digest
 from arrag.metrics import mobilenet
-from arrag.metrics.preparation import ClipSquare, Preparation, Resize299
+from arrag.metrics.preprocess import ClipSquare, Preparation, Resize299
+from arrag.utils.device import default_device
+from arrag.utils.errors import ArragError
+from arrag.utils.files import read_json, sha256_file, sha256_json, tree_digest
 
 if TYPE_CHECKING:
     import torch
@@ -210,7 +210,7 @@ def _open_clip(folder: Path) -> Extractor:
         ) from None
 
     def load() -> Network:
-        from arrag.clip import OpenClip
+        from arrag.data.clip import OpenClip
 
         return OpenClip(folder).model.encode_image
 

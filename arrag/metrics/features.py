@@ -23,15 +23,15 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from arrag.devices import default_device
-from arrag.digests import images_digest
-from arrag.errors import ArragError
-from arrag.files import atomic_path, disk_space, sha256_json, write_json
+from arrag.data.samples import read_run
+from arrag.data.sources import TARS, open_source
 from arrag.metrics.extractors import Extractor
-from arrag.metrics.samples import read_run
-from arrag.reading import UNREADABLE, open_picture
-from arrag.records import write_record
-from arrag.sources import TARS, open_source
+from arrag.pipeline.records import write_record
+from arrag.utils.device import default_device
+from arrag.utils.digests import images_digest
+from arrag.utils.errors import ArragError
+from arrag.utils.files import atomic_path, disk_space, sha256_json, write_json
+from arrag.utils.readers import UNREADABLE, open_picture
 
 SHARD = 1024  # newly computed images that are written together
 # On a CPU a large batch only makes the system hand out fresh memory for every layer.

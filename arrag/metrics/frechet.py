@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arrag.errors import ArragError
+from arrag.utils.errors import ArragError
 
 ROUGH = 1e-6
 """A covariance may be this far, relative to its largest entry, from symmetric and non-negative."""

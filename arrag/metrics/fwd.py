@@ -20,7 +20,6 @@ from itertools import product
 import numpy as np
 from tqdm import tqdm
 
-from arrag.errors import ArragError
 from arrag.metrics.frechet import (
     Gaussian,
     factor,
@@ -28,7 +27,8 @@ from arrag.metrics.frechet import (
     gaussian_of_moments,
     resampled_distances,
 )
-from arrag.metrics.spool import Pixels, Spool
+from arrag.metrics.pixel_buffer import Pixels, Spool
+from arrag.utils.errors import ArragError
 
 GATHER_BYTES = 24 << 20  # coefficients that are multiplied at a time: large enough to be worth it
 KEPT_BYTES = 512 << 20  # largest row of packets whose features are kept for resampling

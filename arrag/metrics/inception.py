@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arrag.devices import default_device
-from arrag.errors import ArragError
+from arrag.utils.device import default_device
+from arrag.utils.errors import ArragError
 
 if TYPE_CHECKING:
     from arrag.metrics.extractors import Network

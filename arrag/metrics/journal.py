@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from arrag.files import disk_space
-from arrag.reading import json_of
+from arrag.utils.files import disk_space
+from arrag.utils.readers import json_of
 
 
 class Journal:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from arrag.errors import ArragError
+from arrag.utils.errors import ArragError
 
 BANDWIDTH = 10.0
 CMMD_SCALE = 1000.0

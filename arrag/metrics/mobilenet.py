@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arrag.devices import default_device
-from arrag.errors import ArragError
-from arrag.files import atomic_path, sha256_file, write_json
-from arrag.micro.assets import Wheel, download_wheels
+from arrag.data.micro.assets import Wheel, download_wheels
+from arrag.utils.device import default_device
+from arrag.utils.errors import ArragError
+from arrag.utils.files import atomic_path, sha256_file, write_json
 
 if TYPE_CHECKING:
     import torch

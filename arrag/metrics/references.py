@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from arrag.errors import ArragError
-from arrag.files import atomic_path, disk_space, sha256_file
-from arrag.reading import because, json_of, misfit, npz_names, read_npy, read_npz, refuse_bomb
+from arrag.utils.errors import ArragError
+from arrag.utils.files import atomic_path, disk_space, sha256_file
+from arrag.utils.readers import because, json_of, misfit, npz_names, read_npy, read_npz, refuse_bomb
 
 FEATURE_KEYS = ("feats", "features", "embeddings", "arr_0")
 AGAIN = "make it again"

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from arrag.errors import ArragError
-from arrag.metrics.stats import LEVEL, Estimate
+from arrag.metrics.bootstrap import LEVEL, Estimate
+from arrag.utils.errors import ArragError
 
 RESAMPLES = 200
 SEED = 0

@@ -18,12 +18,12 @@ from urllib.parse import unquote
 from rocrate.model.contextentity import ContextEntity
 from rocrate.rocrate import ROCrate
 
-from arrag.config_base import BASE
-from arrag.config_yaml import read_yaml
-from arrag.errors import ArragError
-from arrag.files import atomic_path, read_json, sha256_file
-from arrag.layout import LAST_FILES
-from arrag.records import read_record, record_of
+from arrag.config.inherit import BASE
+from arrag.config.yaml_loader import read_yaml
+from arrag.pipeline.layout import LAST_FILES
+from arrag.pipeline.records import read_record, record_of
+from arrag.utils.errors import ArragError
+from arrag.utils.files import atomic_path, read_json, sha256_file
 
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from arrag.metrics.stats import Estimate, McNemar
+from arrag.metrics.bootstrap import Estimate, McNemar
 from arrag.report.render import NONE, Block, Cell, interval_cell
 
 if TYPE_CHECKING:

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arrag.config_grids import short, value_text
-from arrag.errors import ArragError
-from arrag.files import write_text
-from arrag.metrics.stats import Estimate
+from arrag.config.grids import short, value_text
+from arrag.metrics.bootstrap import Estimate
 from arrag.report import render
 from arrag.report.differences import ZERO
 from arrag.report.measures import MEASURES, Measure, Scores
 from arrag.report.provenance import footer, provenance_block
 from arrag.report.render import NONE, Block, Cell, Page, interval_cell
 from arrag.report.tables import LOWER
+from arrag.utils.errors import ArragError
+from arrag.utils.files import write_text
 
 HEAD = {
     "micro": "Micro scale. These numbers come from the built-in micro world, where images, "
@@ -107,7 +107,7 @@ def write_grid(report: GridReport, out_stem: str | Path) -> None:
 
     Raises ArragError when a point has no score, or one of other prompts or of another judge.
     """
-    from arrag.report.figure_grids import draw_grid
+    from arrag.report.figures.grids import draw_grid
 
     _check(report)
     stem = Path(out_stem)

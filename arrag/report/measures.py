@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from arrag.errors import ArragError
-from arrag.metrics import stats
+from arrag.metrics import bootstrap as stats
+from arrag.metrics.bootstrap import Estimate, McNemar
 from arrag.metrics.resample import paired_difference
-from arrag.metrics.stats import Estimate, McNemar
+from arrag.utils.errors import ArragError
 
 Scores = dict[str, dict[str, Any]]  # metric -> score file
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from arrag.augment.daid import retrieval_distribution
-from arrag.errors import ArragError
-from arrag.index import PatchIndex
+from arrag.methods.daid import retrieval_distribution
+from arrag.retrieval.index import PatchIndex
+from arrag.utils.errors import ArragError
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Origins:
 
     positions: int64 [P], flat; only those for which something was retrieved. drawn: int64 [P], the
     codes that stand there. distances: float32 [P, n], squared L2; codes, entries: int64 [P, n], as
-    in :class:`arrag.index.Retrieved`, -1 in an absent slot. agreeing: int64 [P], how many of all k
+    in :class:`arrag.retrieval.index.Retrieved`, -1 in an absent slot. agreeing: int64 [P], how
+    many of all k
     retrieved have the drawn code. weights: float32 [P, n], the part of p_ret that each neighbour
     gives (all that a code gets stands at its nearest patch), drawn_weight: float32 [P], p_ret of
     the drawn code; both None where nothing is blended into probabilities.

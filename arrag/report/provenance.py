@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from arrag.config_methods import CEILING_LABELS
-from arrag.metrics import stats
+from arrag.config.methods import CEILING_LABELS
+from arrag.metrics import bootstrap as stats
 from arrag.report.measures import DPG_COLUMNS, Scores
 from arrag.report.render import NONE, Block, Cell, number_text
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from arrag.errors import ArragError
 from arrag.report.render import Block, Cell, Page
+from arrag.utils.errors import ArragError
 
 ESCAPED = re.compile(r"\\([\\`*_|<>\[\]#~])")
 CELL = re.compile(

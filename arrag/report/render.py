@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from arrag.metrics.stats import Estimate
+from arrag.metrics.bootstrap import Estimate
 
 NONE = "\u2013"  # an empty cell
 LINE_ENDS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")  # a cell is one line

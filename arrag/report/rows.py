@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from arrag.config import Config
-from arrag.config_methods import CEILING_LABELS
-from arrag.files import read_json
-from arrag.layout import Layout
+from arrag.config.methods import CEILING_LABELS
+from arrag.config.root import Config
+from arrag.pipeline.layout import Layout
 from arrag.report.measures import Scores
 from arrag.report.tables import RowSpec
+from arrag.utils.files import read_json
 
 
 def table_rows(config: Config, benchmark: str) -> list[RowSpec]:

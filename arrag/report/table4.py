@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from arrag.errors import ArragError
-from arrag.files import write_text
-from arrag.metrics.stats import LEVEL, Estimate
-from arrag.metrics.timing import overhead, typical
-from arrag.report import paper, render
+from arrag.config import paper
+from arrag.methods.timing import overhead, typical
+from arrag.metrics.bootstrap import LEVEL, Estimate
+from arrag.report import render
 from arrag.report.render import Block, Cell, Page, interval_cell, number_text
+from arrag.utils.errors import ArragError
+from arrag.utils.files import write_text
 
 TABLE = "table4"
 HEAD = {

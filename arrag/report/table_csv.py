@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from arrag.report import paper
+from arrag.config import paper
 
 if TYPE_CHECKING:
     from arrag.report.differences import Difference

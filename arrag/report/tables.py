@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from arrag.errors import ArragError
-from arrag.files import write_text
-from arrag.report import paper, render
+from arrag.config import paper
+from arrag.report import render
 from arrag.report.differences import Difference, difference_block, differences_of
 from arrag.report.measures import MEASURES, Measure, Scores
 from arrag.report.provenance import footer, provenance_block
 from arrag.report.render import NONE, Block, Cell, Page, interval_cell, number_text
 from arrag.report.table_csv import table_csv
+from arrag.utils.errors import ArragError
+from arrag.utils.files import write_text
 
 HEAD = {
     "micro": "Micro scale. These numbers come from the built-in micro world, where images, "

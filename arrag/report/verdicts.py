@@ -8,12 +8,12 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from arrag.errors import ArragError
-from arrag.files import atomic_path
-from arrag.metrics.geneval_results import NUMBERS
-from arrag.metrics.samples import load_image
-from arrag.reading import because, json_of
+from arrag.data.samples import load_image
+from arrag.metrics.geneval.results import NUMBERS
 from arrag.report.gallery import FONT_SIZE, INK, MARGIN, PAPER, wrap
+from arrag.utils.errors import ArragError
+from arrag.utils.files import atomic_path
+from arrag.utils.readers import because, json_of
 
 TILE = 240  # pixels of an image's longer side on the sheet, at least
 LABEL_SIZE = 12  # pixels

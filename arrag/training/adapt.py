@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from arrag.adapter import CONFIG, DELTA, LOG, MODULES, merge_delta, save_config, save_delta
-from arrag.augment.faid import FAiD
-from arrag.config import Training
-from arrag.config_backbones import Generator
-from arrag.errors import ArragError
-from arrag.files import atomic_path, read_json, tree_digest
-from arrag.metrics.stats import bootstrap
+from arrag.config.backbones import Generator
+from arrag.config.root import Training
+from arrag.methods.adapter import CONFIG, DELTA, LOG, MODULES, merge_delta, save_config, save_delta
+from arrag.methods.faid.adapter import FAiD
+from arrag.metrics.bootstrap import bootstrap
 from arrag.training import loop
 from arrag.training.adapted import Adapted
 from arrag.training.trainer import Data, Trainer
+from arrag.utils.errors import ArragError
+from arrag.utils.files import atomic_path, read_json, tree_digest
 
 
 def train(

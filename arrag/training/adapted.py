@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from arrag.adapter import LORA_A, LORA_B
-from arrag.augment.faid import FAiD
+from arrag.methods.adapter import LORA_A, LORA_B
+from arrag.methods.faid.adapter import FAiD
 from arrag.training.masked import unknown_losses
 
 TARGETS = ("q_proj", "v_proj")
@@ -78,7 +78,7 @@ class Adapted(nn.Module):
         return unknown_losses(logits, codes, known).sum(1) / (~known).sum(1)
 
     def delta(self) -> dict[str, torch.Tensor]:
-        """What was trained of the backbone, as :mod:`arrag.adapter` names it."""
+        """What was trained of the backbone, as :mod:`arrag.methods.adapter` names it."""
         changes = {}
         for name, module in self.model.named_modules():
             if hasattr(module, "lora_A") and "default" in module.lora_A:

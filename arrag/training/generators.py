@@ -10,8 +10,8 @@ import torch
 
 from arrag.backbones.janus import load_janus
 from arrag.backbones.showo_checkpoint import load_showo
-from arrag.config_backbones import Generator
-from arrag.errors import ArragError
+from arrag.config.backbones import Generator
+from arrag.utils.errors import ArragError
 
 Text = tuple[torch.Tensor, torch.Tensor]
 """Prompts' ids and mask, [B, T]."""

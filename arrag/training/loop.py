@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from arrag.errors import ArragError
-from arrag.files import atomic_path, clear_leftovers, disk_space, write_text
+from arrag.utils.errors import ArragError
+from arrag.utils.files import atomic_path, clear_leftovers, disk_space, write_text
 
 STATE, LOG, PLOT = "state.pt", "log.jsonl", "loss.png"
 TIMING = {"steps_per_second", "images_per_second"}

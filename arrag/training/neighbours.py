@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from arrag.errors import ArragError
-from arrag.index import PatchIndex
-from arrag.parts import Part
-from arrag.store import TokenStore
-from arrag.store_format import MAX_CODES
+from arrag.data.store_format import MAX_CODES
+from arrag.data.token_store import TokenStore
+from arrag.retrieval.index import PatchIndex
 from arrag.training.pairs import Pairs
 from arrag.training.shards import Shards, write_shards
+from arrag.utils.errors import ArragError
+from arrag.utils.sharding import Part
 
 FORMAT = 1
 ABSENT = MAX_CODES

@@ -1,6 +1,6 @@
 """Images with captions to train adapters on: a token store and a caption for each of its images.
 
-    (a token store)   see arrag.store; image i of it is pair i
+    (a token store)   see arrag.data.token_store; image i of it is pair i
     captions.jsonl    {"key", "caption"}, a line a pair
     pairs.json        which pairs are held out, and what the above hold; written last
 
@@ -17,13 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from arrag.encode import encode_source
-from arrag.errors import ArragError
-from arrag.files import check_file, read_json, sha256_file, sha256_json, write_json, write_text
-from arrag.patterns import TARS, files_of
-from arrag.reading import because, json_of, lines_of, misfit, read_text
-from arrag.sources import members, open_source
-from arrag.store import TokenStore
+from arrag.data.encode import encode_source
+from arrag.data.sources import members, open_source
+from arrag.data.token_store import TokenStore
+from arrag.utils.errors import ArragError
+from arrag.utils.files import (
+    check_file,
+    read_json,
+    sha256_file,
+    sha256_json,
+    write_json,
+    write_text,
+)
+from arrag.utils.globs import TARS, files_of
+from arrag.utils.readers import because, json_of, lines_of, misfit, read_text
 
 FORMAT = 1
 CAPTIONS, PAIRS = "captions.jsonl", "pairs.json"
@@ -220,7 +227,7 @@ def _sample(
 def _micro_captions(
     source: str, numbers: Iterable[int], assets: str | Path | None
 ) -> dict[str, str]:
-    from arrag.micro.world import World
+    from arrag.data.micro.world import World
 
     split = source.partition(":")[2] or "database"
     next(open_source(source, 1, assets))  # its errors are about the split and the assets

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from arrag.errors import ArragError
-from arrag.files import (
+from arrag.utils.errors import ArragError
+from arrag.utils.files import (
     atomic_path,
     check_file,
     clear_leftovers,
@@ -25,8 +25,8 @@ from arrag.files import (
     sha256_file,
     write_json,
 )
-from arrag.parts import Part
-from arrag.reading import FileName, misfit, read_npy
+from arrag.utils.readers import FileName, misfit, read_npy
+from arrag.utils.sharding import Part
 
 MANIFEST, WRITING = "manifest.json", "writing*.json"
 SHARDS = {"shards": [{"file": FileName, "rows": int, "bytes": int, "sha256": str}]}

@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from arrag.augment.faid import FAiD, FaidSettings
-from arrag.baselines.racm3 import References
-from arrag.config import Training
-from arrag.config_backbones import Generator
-from arrag.config_training import FaidTraining
-from arrag.errors import ArragError
+from arrag.config.backbones import Generator
+from arrag.config.root import Training
+from arrag.config.training import FaidTraining
+from arrag.methods.faid.adapter import FAiD, FaidSettings
+from arrag.methods.racm3 import References
 from arrag.training.adapted import Adapted, Lora
 from arrag.training.generators import trained
 from arrag.training.masked import StepNoise, seeded_noise
 from arrag.training.neighbours import Neighbours
 from arrag.training.pairs import Pairs
+from arrag.utils.errors import ArragError
 
 STREAMS = {"order": 1, "drop": 2, "noise": 3}
 """Random streams of a training; each number is drawn from (seed, stream, epoch or step)."""

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig
 
-from arrag.augment.faid import FAiD, FaidSettings
 from arrag.backbones.janus import JanusBackbone
-from arrag.micro.janus import build_tokenizer
+from arrag.backbones.micro_janus import build_tokenizer
+from arrag.methods.faid.adapter import FAiD, FaidSettings
 
 HIDDEN, SIDE, CODES, LAYERS, PROMPT = 2048, 24, 16384, 2, 16
 MIB = 2**20

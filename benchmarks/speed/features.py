@@ -18,11 +18,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from arrag.layout import MICRO_ASSETS
+from arrag.data.micro.world import World
 from arrag.metrics.distribution import score
+from arrag.metrics.image_set import Options
 from arrag.metrics.mobilenet import FOLDER, fetch_mobilenet
-from arrag.metrics.sides import Options
-from arrag.micro.world import World
+from arrag.pipeline.layout import MICRO_ASSETS
 
 
 def draw(folder: Path, split: str, n: int, pixels: int) -> Path:

@@ -86,7 +86,7 @@ def main() -> None:
 def measure(sides: list[Path], args: argparse.Namespace) -> dict[str, float]:
     """Our run first: the peak memory is of the process so far."""
     from arrag.metrics.distribution import score
-    from arrag.metrics.sides import Options
+    from arrag.metrics.image_set import Options
 
     begun = time.process_time()
     found = score("fwd", *sides, Options(resamples=0))

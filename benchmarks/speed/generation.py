@@ -22,19 +22,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from arrag.augment.faid import FAiD, FAiDAugment, FaidSettings
 from arrag.backbones.janus import TEMPLATE
-from arrag.codec import load_codec
-from arrag.config import Config, load_config
-from arrag.decode import decode_raster, uniforms
-from arrag.encode import encode_source
-from arrag.index import build_index
-from arrag.layout import MICRO_ASSETS, Layout
-from arrag.methods import Sources
-from arrag.metrics.samples import load_prompts
-from arrag.neighborhood import Neighborhood
-from arrag.sampler import Sampler
-from arrag.store import TokenStore
+from arrag.config.root import Config, load_config
+from arrag.data.encode import encode_source
+from arrag.data.samples import load_prompts
+from arrag.data.token_store import TokenStore
+from arrag.methods.build import Sources
+from arrag.methods.decoding import decode_raster, uniforms
+from arrag.methods.faid.adapter import FAiD, FAiDAugment, FaidSettings
+from arrag.methods.sampler import Sampler
+from arrag.pipeline.layout import MICRO_ASSETS, Layout
+from arrag.retrieval.index import build_index
+from arrag.retrieval.neighborhood import Neighborhood
+from arrag.tokenizers.base import load_codec
 
 ALONE = "transformers generate"
 HOP = 1

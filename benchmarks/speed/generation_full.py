@@ -21,16 +21,16 @@ import torch
 import yaml
 from transformers import JanusForConditionalGeneration
 
-from arrag.adapter import MODULES, save_config
-from arrag.augment.faid import FAiD, FaidSettings
-from arrag.codec import load_codec
-from arrag.config import load_config
-from arrag.files import tree_digest, write_text
-from arrag.index import build_index
-from arrag.layout import Layout
-from arrag.micro import janus
-from arrag.neighborhood import Neighborhood
-from arrag.store import StoreWriter, TokenStore
+from arrag.backbones import micro_janus as janus
+from arrag.config.root import load_config
+from arrag.data.token_store import StoreWriter, TokenStore
+from arrag.methods.adapter import MODULES, save_config
+from arrag.methods.faid.adapter import FAiD, FaidSettings
+from arrag.pipeline.layout import Layout
+from arrag.retrieval.index import build_index
+from arrag.retrieval.neighborhood import Neighborhood
+from arrag.tokenizers.base import load_codec
+from arrag.utils.files import tree_digest, write_text
 
 # What shapes the time of a forward; the first is config.json of deepseek-community/Janus-Pro-1B.
 SIZES = {

@@ -22,10 +22,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from arrag.errors import ArragError
-from arrag.files import atomic_path
-from arrag.micro.assets import load_assets
-from arrag.store import StoreWriter, TokenStore
+from arrag.data.micro.assets import load_assets
+from arrag.data.token_store import StoreWriter, TokenStore
+from arrag.utils.errors import ArragError
+from arrag.utils.files import atomic_path
 
 GRID, STRIDE, WINDOW = 24, 16, 24  # codes a side; pixels
 SIDE = GRID * STRIDE

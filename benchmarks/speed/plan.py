@@ -22,8 +22,8 @@ from pathlib import Path
 
 import yaml
 
-from arrag.config import load_config
-from arrag.hub import FOLDER as HUB
+from arrag.config.hub import FOLDER as HUB
+from arrag.config.root import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED, LINKED = ("workflow", "profiles", "config", "Snakefile"), ("checkpoints", "benchmarks")

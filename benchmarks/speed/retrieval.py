@@ -26,15 +26,15 @@ from patches import make_store
 from retrieval_build import build_memory, layout_speed
 from retrieval_faiss import Baseline, flat_index, inverted, official
 
-from arrag.augment.daid import retrieval_distribution
-from arrag.files import read_json, write_json, write_text
-from arrag.index import build_index, open_index
-from arrag.index.base import PatchIndex, empty_heap
-from arrag.index.cut import Cutter
-from arrag.index.ivf import IvfIndex
-from arrag.index.verify import distances_to
-from arrag.neighborhood import Neighborhood
-from arrag.store import TokenStore
+from arrag.data.token_store import TokenStore
+from arrag.methods.daid import retrieval_distribution
+from arrag.retrieval.base import PatchIndex, empty_heap
+from arrag.retrieval.index import build_index, open_index
+from arrag.retrieval.ivf import IvfIndex
+from arrag.retrieval.keys import Cutter
+from arrag.retrieval.neighborhood import Neighborhood
+from arrag.retrieval.verify import distances_to
+from arrag.utils.files import read_json, write_json, write_text
 
 NEIGHBORHOOD = Neighborhood("causal")
 K, TAU, NPROBE, QUERIES = 50, 1.0, 42, 64

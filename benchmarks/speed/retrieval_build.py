@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from arrag.index.cut import Cutter
-from arrag.index.ivf import IvfIndex, allocated, fill
-from arrag.store import StoreWriter, TokenStore
+from arrag.data.token_store import StoreWriter, TokenStore
+from arrag.retrieval.ivf import IvfIndex, allocated, fill
+from arrag.retrieval.keys import Cutter
 
 
 def layout_speed(store: TokenStore, ivf: IvfIndex, work: Path) -> float:
@@ -66,8 +66,9 @@ def peak_memory(statement: str) -> float:
     """Most resident memory of a process that runs it, in MB; an empty one loads the libraries."""
     # Not getrusage: that peak begins with what the parent held.
     code = (
-        "from arrag.index import build_index\nfrom arrag.store import TokenStore\n"
-        f"from arrag.neighborhood import Neighborhood\n{statement}\n"
+        "from arrag.retrieval.index import build_index\n"
+        "from arrag.data.token_store import TokenStore\n"
+        f"from arrag.retrieval.neighborhood import Neighborhood\n{statement}\n"
         "print(next(line.split()[1] for line in open('/proc/self/status') if 'VmHWM' in line))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,10 +8,10 @@ import faiss
 import numpy as np
 import torch
 
-from arrag.index.cut import Cutter, key_vectors
-from arrag.index.ivf import IvfIndex
-from arrag.neighborhood import Neighborhood
-from arrag.store import TokenStore
+from arrag.data.token_store import TokenStore
+from arrag.retrieval.ivf import IvfIndex
+from arrag.retrieval.keys import Cutter, key_vectors
+from arrag.retrieval.neighborhood import Neighborhood
 
 K = 50
 SAMPLE = 100_000

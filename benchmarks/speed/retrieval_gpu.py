@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from arrag.index import PatchIndex, build_index, open_index
-from arrag.index.device import GridScan
-from arrag.neighborhood import Neighborhood
-from arrag.store import StoreWriter, TokenStore
+from arrag.data.token_store import StoreWriter, TokenStore
+from arrag.retrieval.device import GridScan
+from arrag.retrieval.index import PatchIndex, build_index, open_index
+from arrag.retrieval.neighborhood import Neighborhood
 
 PAPER_IMAGES = 13_600_000
 GRID, CODES, DIMENSION, K = (24, 24), 16384, 8, 50

@@ -11,7 +11,7 @@ import time
 from functools import cache
 from pathlib import Path
 
-from arrag.commands.figures import (
+from arrag.cli.figures import (
     FIGURES,
     maps,
     method_of_kind,
@@ -19,14 +19,14 @@ from arrag.commands.figures import (
     methods_copying,
     why_not,
 )
-from arrag.commands.grid import grid_of, points_on, scored_by
-from arrag.commands.report import TABLES
-from arrag.commands.timing import timed_methods, timing_path
-from arrag.config import load_config
-from arrag.config_benchmarks import METRICS
-from arrag.config_methods import CEILING_LABELS
-from arrag.errors import ArragError
-from arrag.layout import (
+from arrag.cli.grid import grid_of, points_on, scored_by
+from arrag.cli.report import TABLES
+from arrag.cli.timing import timed_methods, timing_path
+from arrag.config.root import load_config
+from arrag.config.benchmarks import METRICS
+from arrag.config.methods import CEILING_LABELS
+from arrag.utils.errors import ArragError
+from arrag.pipeline.layout import (
     LAST_FILES,
     MICRO,
     MICRO_ASSETS,
@@ -36,7 +36,7 @@ from arrag.layout import (
     TRAINS_ON,
     Layout,
 )
-from arrag.turns import Turn
+from arrag.utils.locks import Turn
 
 # `arrag` is this environment's, whether it was activated or called by its path.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))

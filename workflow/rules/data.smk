@@ -1,5 +1,5 @@
 # Pictures the micro world is made of: pinned files of a package index.
-from arrag.micro.assets import WHEELS
+from arrag.data.micro.assets import WHEELS
 
 
 rule fetch_assets:

@@ -1,10 +1,10 @@
 # Which files and folders rules make before anything else, as inputs of those that read them.
 import re
 
-from arrag.config_paths import paths_in
-from arrag.config_prepare import placed, sources_of
-from arrag.hub import FOLDER as HUB
-from arrag.hub import reference_of
+from arrag.config.paths import paths_in
+from arrag.config.assets import placed, sources_of
+from arrag.config.hub import FOLDER as HUB
+from arrag.config.hub import reference_of
 
 
 def weights(*paths):

@@ -1,5 +1,5 @@
 # The parts of a database of several corpora, found by the names of what is made of them.
-from arrag.layout_parts import parts_of, prints_of
+from arrag.pipeline.layout_parts import parts_of, prints_of
 
 
 @cache

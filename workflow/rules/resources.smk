@@ -1,6 +1,6 @@
-# What jobs ask of a scheduler; arrag/scheduling.py has the numbers. A run on one machine without a
+# What jobs ask of a scheduler; arrag/pipeline/scheduling.py has the numbers. A run on one machine without a
 # limit on these resources is not changed by them, and no result depends on them.
-from arrag.scheduling import STAGES, drawing_seconds, encoding_seconds, memory, minutes
+from arrag.pipeline.scheduling import STAGES, drawing_seconds, encoding_seconds, memory, minutes
 
 
 def asks(stage, seconds=None):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import arrag
-from arrag.config import Config
-from arrag.files import read_json, sha256_json
+from arrag.config.root import Config
 from arrag.report.page.gallery import Column
 from arrag.report.page.markup import element, text
+from arrag.utils.files import read_json, sha256_json
 
 LEAD = {
     "micro": "Patch-level retrieval inside autoregressive image generation: what it changes, in a "

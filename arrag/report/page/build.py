@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import arrag
-from arrag.config import Config
-from arrag.files import write_text
-from arrag.layout import Layout
-from arrag.prompt_sets import load_prompt_set
+from arrag.config.root import Config
+from arrag.data.prompts import load_prompt_set
+from arrag.pipeline.layout import Layout
 from arrag.report.page import markup
 from arrag.report.page.about import LEAD, about_section, banner
 from arrag.report.page.gallery import Column, cards
@@ -21,6 +20,7 @@ from arrag.report.page.run import Redrawer, Run, columns, followed
 from arrag.report.page.tables import interval_chart, table_section
 from arrag.report.rows import read_scores, table_rows
 from arrag.report.tables import make_table
+from arrag.utils.files import write_text
 
 TITLE = {"micro": "AR-RAG in the micro world", "paper": "AR-RAG, measured again"}
 

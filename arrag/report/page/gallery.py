@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arrag.errors import ArragError
-from arrag.metrics.geneval_results import NUMBERS, read_results
-from arrag.metrics.samples import load_image
+from arrag.data.samples import load_image
+from arrag.metrics.geneval.results import NUMBERS, read_results
 from arrag.report.page.markup import element, picture, text
+from arrag.utils.errors import ArragError
 
 Verdicts = dict[tuple[int, int], tuple[bool, str]]  # (prompt, sample) -> right, and why not
 

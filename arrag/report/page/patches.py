@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from arrag.codec import Codec
-from arrag.errors import ArragError
-from arrag.index import PatchIndex
-from arrag.metrics.samples import load_image
+from arrag.data.sample_codes import read_codes
+from arrag.data.samples import load_image
 from arrag.report.origins import Blend, Origins, trace
 from arrag.report.page.markup import picture
-from arrag.sample_codes import read_codes
+from arrag.retrieval.index import PatchIndex
+from arrag.tokenizers.base import Codec
+from arrag.utils.errors import ArragError
 
 
 class Drawing(NamedTuple):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from tqdm import tqdm
 
-from arrag.augment import Augment
-from arrag.batching import in_batches
+from arrag.methods.augmentation import Augment
+from arrag.methods.sampler import Sampler
 from arrag.report.page.patches import Drawing
-from arrag.sampler import Sampler
+from arrag.utils.batching import in_batches
 
 
 class Watched(Augment):

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arrag.codec import Codec, load_codec
-from arrag.config import Config
-from arrag.index import open_index
-from arrag.layout import Layout
+from arrag.config.root import Config
+from arrag.data.token_store import TokenStore
+from arrag.pipeline.layout import Layout
 from arrag.report.origins import Blend
 from arrag.report.page.gallery import Column, read_verdicts
 from arrag.report.page.patches import Base, Followed, Redraw, followed_sample, sample_drawings
-from arrag.store import TokenStore
+from arrag.retrieval.index import open_index
+from arrag.tokenizers.base import Codec, load_codec
 
 FOLLOWED = ("daid", "faid")  # kinds of augment that retrieve patches
 Redrawer = Callable[[str], Redraw]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from arrag.errors import ArragError
-from arrag.metrics.stats import Estimate
+from arrag.metrics.bootstrap import Estimate
 from arrag.report.page.markup import element, listing, text
 from arrag.report.render import Block, Cell, Page, number_text
+from arrag.utils.errors import ArragError
 
 FOLDED = ("What produced each row",)  # blocks that few readers want at once
 ROW, LEFT, WIDTH, RIGHT = 26, 195, 480, 62  # pixels of a chart

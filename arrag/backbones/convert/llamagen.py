@@ -1,0 +1,132 @@
+"""Make a folder of LlamaGen's published files (``peizesun/llamagen_t2i``).
+
+The weights keep their names. The sizes are read off them; the grid, which no weight shows, is
+given by the size of the images.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import JanusVQVAEConfig
+from transformers.models.janus.modeling_janus import JanusVQVAE
+
+from arrag.backbones.llamagen.gpt import Gpt, GptConfig
+from arrag.tokenizers.janus_vq import FOLDER, UNUSED, from_published
+from arrag.utils.checkpoint import check_weights
+from arrag.utils.errors import ArragError
+from arrag.utils.files import atomic_path, sha256_file, write_json
+
+HEAD = 64
+"""Width of a head in every published LlamaGen of this architecture up to XXXL."""
+WRAPPERS = ("model", "module", "state_dict")
+"""Where the public code looks for the weights in a file, in this order."""
+
+
+def convert_llamagen(
+    weights: str | Path, tokenizer: str | Path, out: str | Path, image_size: int
+) -> dict[str, Any]:
+    """Write the folder ``out`` from the ``.pt`` files of the language model and of its tokenizer.
+
+    image_size: pixels a side, 256 for stage 1 and 512 for stage 2. The text encoder is not among
+    the files: its folder goes to ``t5`` in ``out``. Raises ArragError for unreadable files and
+    keys or shapes that are not LlamaGen's, naming them.
+    """
+    weights, tokenizer = Path(weights), Path(tokenizer)
+    if image_size % 16:
+        raise ArragError(f"--image-size: is {image_size}, expected a multiple of 16, as 256 or 512")
+    state, vq = read_published(weights), read_published(tokenizer)
+    config = read_sizes(state, image_size // 16, weights)
+    with torch.device("meta"):
+        check_weights(Gpt(config), state, weights)
+        sizes = _vq_sizes(vq, tokenizer)
+        from_published(JanusVQVAE(JanusVQVAEConfig(**sizes)), vq, tokenizer)
+    vq = {name: value.contiguous() for name, value in vq.items() if name not in UNUSED}
+    with atomic_path(out) as temporary:
+        (temporary / FOLDER).mkdir(parents=True)
+        write_json(temporary / "config.json", {"_class_name": "LlamaGen", **asdict(config)})
+        save_file({k: v.contiguous() for k, v in state.items()}, temporary / "model.safetensors")
+        write_json(temporary / FOLDER / "config.json", sizes)
+        save_file(vq, temporary / FOLDER / "model.safetensors")
+        about = {file.name: sha256_file(file) for file in (weights, tokenizer)}
+        write_json(temporary / "conversion.json", about)
+    return {"out": Path(out), "weights": len(state), "tokenizer_weights": len(vq)}
+
+
+def read_published(path: Path) -> dict[str, torch.Tensor]:
+    """The weights in a published file; of what else it holds, nothing is executed."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the training's arguments
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, zipfile and the unpickler raise a dozen types here
+        raise ArragError(
+            f"{path}: cannot be read as weights alone ({' '.join(str(error).split())[:200]}); "
+            "fetch the file again"
+        ) from None
+    found = next((loaded[k] for k in WRAPPERS if isinstance(loaded, dict) and k in loaded), {})
+    if (
+        not isinstance(found, dict)
+        or not found
+        or not all(
+            isinstance(name, str) and isinstance(value, torch.Tensor)
+            for name, value in found.items()
+        )
+    ):
+        raise ArragError(
+            f"{path}: holds no weights under {', '.join(map(repr, WRAPPERS))}; give a file of "
+            "peizesun/llamagen_t2i"
+        )
+    return found
+
+
+def read_sizes(state: dict[str, torch.Tensor], grid: int, path: Path) -> GptConfig:
+    """The sizes of a language model, from its weights; ArragError if it is none of these."""
+    try:
+        codes, width = state["tok_embeddings.weight"].shape
+        length, text_width = state["cls_embedding.uncond_embedding"].shape
+        intermediate = len(state["layers.0.feed_forward.w1.weight"])
+    except (LookupError, ValueError, TypeError) as error:
+        raise ArragError(
+            f"{path}: no text-conditional LlamaGen ({error} is missing or of another shape); give "
+            "t2i_XL_stage1_256.pt or t2i_XL_stage2_512.pt"
+        ) from None
+    layers = len({name.split(".")[1] for name in state if name.startswith("layers.")})
+    return GptConfig(
+        grid=grid,
+        width=width,
+        layers=layers,
+        heads=max(width // HEAD, 1),
+        intermediate=intermediate,
+        codes=codes,
+        text_length=length,
+        text_width=text_width,
+    )
+
+
+def _vq_sizes(state: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
+    """Fields of JanusVQVAEConfig that the weights of a tokenizer show."""
+    try:
+        codes, dimensions = state["quantize.embedding.weight"].shape
+        latent = state["quant_conv.weight"].shape[1]
+        base = len(state["encoder.conv_in.weight"])
+        levels = 1 + max(int(n.split(".")[2]) for n in state if n.startswith("encoder.conv_blocks"))
+        widths = [len(state[f"encoder.conv_blocks.{i}.res.0.conv2.weight"]) for i in range(levels)]
+    except (LookupError, ValueError, TypeError) as error:
+        raise ArragError(
+            f"{path}: no tokenizer of LlamaGen ({error} is missing or of another shape); give "
+            "vq_ds16_t2i.pt"
+        ) from None
+    blocks = {n.split(".")[4] for n in state if n.startswith("encoder.conv_blocks.0.res.")}
+    return {
+        "num_embeddings": codes,
+        "embed_dim": dimensions,
+        "latent_channels": latent,
+        "base_channels": base,
+        "channel_multiplier": [width // base for width in widths],
+        "num_res_blocks": len(blocks),
+    }

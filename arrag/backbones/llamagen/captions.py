@@ -1,0 +1,179 @@
+"""Text features of LlamaGen: captions cleaned as its training data were, through a T5 encoder."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote_plus
+
+import ftfy
+import torch
+from transformers import AutoTokenizer, T5EncoderModel
+
+from arrag.backbones.prompt_checks import check_prompts, warn_of_cuts
+from arrag.utils.checkpoint import load_pretrained
+from arrag.utils.errors import ArragError
+
+DASHES = "-\u058a\u05be\u1400\u1806\u2010-\u2015\u2e17\u2e1a\u2e3a\u2e3b\u2e40\u301c\u3030\u30a0"
+DASHES += "\ufe31\ufe32\ufe58\ufe63\uff0d"
+DOMAINS = "com|co|ru|net|org|edu|gov|it"
+
+# What is replaced, in this order; texts are in lower case by then.
+BEFORE_TAGS = (
+    (r"<person>", "person"),
+    (rf"\b(?:https?:(?:/{{1,3}}|[a-z0-9%])|[a-z0-9.\-]+\.(?:{DOMAINS})[\w/-]*\b/?(?!@))", ""),
+    (rf"\b(?:www:(?:/{{1,3}}|[a-z0-9%])|[a-z0-9.\-]+\.(?:{DOMAINS})[\w/-]*\b/?(?!@))", ""),
+)
+AFTER_TAGS = (
+    (r"@\w+\b", ""),  # names of users
+    ("[\u31c0-\u9fff]+", ""),  # Chinese and other characters the encoder lacks
+    (f"[{DASHES}]+", "-"),
+    ("[`´«»“”¨]", '"'),
+    ("[‘’]", "'"),
+    (r"&quot;?", ""),
+    (r"&amp", ""),
+    (r"\d{1,3}(?:\.\d{1,3}){3}", " "),  # network addresses
+    (r"\d:\d\d\s+$", ""),
+    (r"\\n", " "),
+    (r"#\d{1,3}\b", ""),
+    (r"#\d{5,}\b", ""),
+    (r"\b\d{6,}\b", ""),
+    (r"\S+\.(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)", ""),
+    (r"[\"']{2,}", '"'),
+    (r"\.{2,}", " "),
+    (r"[#®•©™&@·º½¾¿¡§~)(\][}{|\\/*]+", " "),
+    (r"\s+\.\s+", " "),
+)
+AFTER_ENTITIES = (
+    (r"\b[a-z]{1,3}\d{3,15}\b", ""),  # article numbers, three ways
+    (r"\b[a-z]+\d+[a-z]+\b", ""),
+    (r"\b\d+[a-z]+\d+\b", ""),
+    (r"(?:worldwide\s+)?(?:free\s+)?shipping", ""),
+    (r"(?:free\s)?download(?:\sfree)?", ""),
+    (r"\bclick\b\s(?:for|on)\s\w+", ""),
+    (r"\b(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)(?:\simage[s]?)?", ""),
+    (r"\bpage\s+\d+\b", ""),
+    (r"\b\d*[a-z]+\d+[a-z]+\d+[a-z\d]*\b", " "),
+    (r"\b\d+\.?\d*[xх×]\d+\.?\d*\b", ""),  # sizes
+    (r"\b\s+:\s+", ": "),
+    (r"(\D[,./])\b", r"\1 "),
+    (r"\s+", " "),
+    (r"^[\"']([\w\W]+)[\"']$", r"\1"),
+    (r"^['_,\-:;]", ""),
+    (r"['_,\-:+]$", ""),
+    (r"^\.\S+$", ""),
+)
+
+
+class _Text(HTMLParser):
+    """Collects what is no tag; character references are resolved."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        self.parts.append(data)
+
+
+def clean_caption(caption: str) -> str:
+    """A caption as LlamaGen reads it: in lower case, without addresses, tags and numbers of shops.
+
+    Twice the cleaning that DeepFloyd IF's captions were given, as in LlamaGen's public code.
+    """
+    return _clean(_clean(caption))
+
+
+def _clean(caption: str) -> str:
+    caption = _replace(unquote_plus(caption).strip().lower(), BEFORE_TAGS)
+    parser = _Text()
+    parser.feed(caption)
+    parser.close()
+    caption = _replace("".join(parser.parts), AFTER_TAGS)
+    if len(re.findall(r"[-_]", caption)) > 3:  # words-joined-like-this
+        caption = re.sub(r"[-_]", " ", caption)
+    caption = html.unescape(html.unescape(ftfy.fix_text(caption))).strip()
+    return _replace(caption, AFTER_ENTITIES).strip()
+
+
+def _replace(text: str, rules: Sequence[tuple[str, str]]) -> str:
+    for pattern, replacement in rules:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+class CaptionEncoder:
+    """A T5 encoder whose features stand at the end of ``length`` places."""
+
+    def __init__(self, model: T5EncoderModel, tokenizer, length: int):
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer, self.length = tokenizer, length
+        self.width: int = model.config.d_model
+
+    def overlong(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts whose end is left out."""
+        return [prompt for prompt in prompts if self._count(prompt) > self.length]
+
+    def _count(self, prompt: str) -> int:
+        return len(self.tokenizer(clean_caption(prompt), verbose=False).input_ids)
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features [B, length, width], zero where there is no token, and mask int64 [B, length].
+
+        Raises ArragError for an empty prompt, one of which cleaning leaves nothing, or one that
+        holds a marker of the tokenizer.
+        """
+        check_prompts(self.tokenizer, prompts)
+        cleaned = [clean_caption(prompt) for prompt in prompts]
+        for prompt, text in zip(prompts, cleaned, strict=True):
+            if not text:
+                raise ArragError(
+                    f"prompt {prompt!r}: nothing is left of it when it is cleaned as the model's "
+                    "training captions were (addresses, file names, Chinese characters go); "
+                    "write it in words"
+                )
+        warn_of_cuts(self.overlong(prompts), self.length)
+        rows = [self._encode(text) for text in cleaned]
+        features, masks = zip(*rows, strict=True)
+        return torch.stack(features), torch.stack(masks)
+
+    def _encode(self, text: str) -> tuple[torch.Tensor, torch.Tensor]:
+        # One at a time: rounding depends on the batch.
+        device = self.model.device
+        ids = self.tokenizer(
+            text, max_length=self.length, padding="max_length", padding_side="right",
+            truncation=True, return_tensors="pt",
+        )  # fmt: skip
+        mask = ids.attention_mask.to(device)
+        found = self.model(input_ids=ids.input_ids.to(device), attention_mask=mask)
+        count = int(mask.sum())
+        features = found.last_hidden_state[0].roll(self.length - count, 0)  # [length, width]
+        mask = mask[0].flip(0)
+        return features * mask[:, None], mask
+
+
+def load_captions(folder: Path, dtype: str, length: int) -> CaptionEncoder:
+    """Load a T5 folder of transformers' (LlamaGen's is flan-t5-xl); the decoder is left out.
+
+    Raises ArragError if it cannot be read, or keys or shapes differ, naming them.
+    """
+    try:
+        model = load_pretrained(T5EncoderModel, folder, dtype, leave_out=("decoder.", "lm_head."))
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except ArragError:
+        raise
+    except Exception as error:  # transformers raises a dozen types here
+        raise ArragError(
+            f"{folder}: cannot be read as a T5 encoder with its tokenizer ({error}); put the files "
+            "of google/flan-t5-xl there"
+        ) from error
+    if tokenizer.pad_token_id != model.config.pad_token_id:
+        raise ArragError(
+            f"{folder}: the tokenizer's pad_token is {tokenizer.pad_token_id}, the model's "
+            f"{model.config.pad_token_id}; use the tokenizer that the encoder was trained with"
+        )
+    return CaptionEncoder(model, tokenizer, length)

@@ -1,0 +1,165 @@
+"""``arrag score fid|kid|cmmd|fwd`` and ``stats``: sets of images against a reference."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from arrag.cli.common import command, count
+from arrag.pipeline.records import score_record, write_record
+
+FEATURES = Path("results/features")
+HELP = {
+    "fid": "Fréchet distance of image features (clean-fid; FID with Inception's weights)",
+    "kid": "kernel distance of image features, unbiased also for few images",
+    "cmmd": "maximum mean discrepancy of CLIP features",
+    "fwd": "Fréchet distance of wavelet packets; needs no network",
+}
+EXTRACTOR = (
+    "inception, clip, mobilenetv2:WIDTH, a TorchScript file (.pt), pytorch-fid's weights (.pth), "
+    "or the folder of a CLIP (the metric's own)"
+)
+
+
+def add_scores(scores: Any) -> None:
+    """Add ``fid``, ``kid``, ``cmmd`` and ``fwd`` to ``arrag score``."""
+    for metric, help in HELP.items():
+        parser = command(
+            scores,
+            metric,
+            help,
+            f"arrag score {metric} results/samples/daid reference.npz --out {metric}.json",
+            run_score,
+        )
+        parser.set_defaults(metric=metric)
+        parser.add_argument("images", type=Path, help="folder, tar, .npz or .npy: the generated")
+        parser.add_argument("reference", type=Path, help="folder, tar, .npz or .npy: the reference")
+        parser.add_argument("--out", type=Path, help="JSON file of the score")
+        _options(parser, metric)
+        parser.add_argument(
+            "--resamples",
+            type=whole,
+            help="draws of the images for the interval; 0: none (200; fwd: 100 if small, else 0)",
+        )
+        parser.add_argument(
+            "--allow-rank-deficient",
+            action="store_true",
+            help="go on with no more images than features; the score states it",
+        )
+        if metric in ("fid", "kid"):
+            parser.add_argument(
+                "--backends",
+                action="store_true",
+                help="also compute the figure with clean-fid's and torchmetrics' formulas",
+            )
+
+
+def add(commands: Any) -> None:
+    """Add ``stats``."""
+    parser = command(
+        commands,
+        "stats",
+        "write statistics of reference images, so that they are computed once",
+        "arrag stats mjhq30k_imgs --metric fid --out reference.npz",
+        run_stats,
+    )
+    parser.add_argument("images", type=Path, help="folder or tar of images")
+    parser.add_argument("--metric", choices=tuple(HELP), default="fid", help="%(default)s")
+    parser.add_argument(
+        "--out", type=Path, required=True, help=".npz file; with --mjhq a folder of them"
+    )
+    parser.add_argument(
+        "--mjhq",
+        type=Path,
+        metavar="META",
+        help="MJHQ-30K's meta_data.json: statistics of all and of every category",
+    )
+    _options(parser, None)
+
+
+def _options(parser: argparse.ArgumentParser, metric: str | None) -> None:
+    """What shapes features; ``metric`` None: of any metric."""
+    if metric != "fwd":
+        parser.add_argument("--extractor", help=EXTRACTOR)
+        parser.add_argument(
+            "--mode",
+            choices=("clean", "legacy_pytorch"),
+            default="clean",
+            help="how images are resized for Inception and MobileNetV2 (%(default)s)",
+        )
+        parser.add_argument(
+            "--features",
+            type=Path,
+            default=FEATURES,
+            help="cached features (%(default)s)",
+        )
+        parser.add_argument("--no-cache", action="store_true", help="neither read nor write it")
+        parser.add_argument("--batch-size", type=count, help="images at a time (4; 64 on a GPU)")
+        parser.add_argument("--workers", type=whole, default=0, help="threads that decode images")
+    if metric in ("fwd", None):
+        parser.add_argument("--wavelet", default="haar", help="PyWavelets' name (%(default)s)")
+        parser.add_argument("--level", type=count, default=4, help="depth (%(default)s)")
+        parser.add_argument(
+            "--size", type=count, help="resize to N x N pixels first (the images' own size)"
+        )
+    parser.add_argument("--expect", type=count, help="number of images a folder must hold")
+    parser.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="go on without damaged or missing images; the score states them",
+    )
+
+
+def whole(text: str) -> int:
+    """An argparse type: a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number of at least 0")
+    return int(text)
+
+
+def _read(args: argparse.Namespace) -> Any:
+    """The command line as ``arrag.metrics.image_set.Options``."""
+    from dataclasses import fields
+
+    from arrag.metrics.image_set import Options
+
+    given = {f.name: getattr(args, f.name) for f in fields(Options) if hasattr(args, f.name)}
+    cache = None if getattr(args, "no_cache", False) else getattr(args, "features", None)
+    return Options(**given, cache=cache)
+
+
+def run_score(args: argparse.Namespace) -> dict[str, Any]:
+    """Score; the resampled values are in the file alone."""
+    from arrag.metrics.distribution import score
+    from arrag.utils.errors import ArragError
+    from arrag.utils.files import write_json
+
+    try:
+        result = score(args.metric, args.images, args.reference, _read(args))
+    except ArragError as error:  # the numbers' own do not know whose they are
+        if any(str(path) in str(error) for path in (args.images, args.reference)):
+            raise
+        raise ArragError(f"{args.images}, {args.reference}: {error}") from None
+    if args.out is not None:
+        write_json(args.out, result)
+        score_record(args.out, result, None, {"extractor": getattr(args, "extractor", None)})
+    shown = dict(result)
+    if shown["bootstrap"]:
+        shown["bootstrap"] = {k: v for k, v in shown["bootstrap"].items() if k != "values"}
+    return shown
+
+
+def run_stats(args: argparse.Namespace) -> dict[str, Any]:
+    """Write statistics; returns what they say of themselves."""
+    from arrag.metrics.reference_stats import write_mjhq, write_statistics
+    from arrag.utils.errors import ArragError
+
+    options = _read(args)
+    if args.mjhq is None:
+        about = write_statistics(args.metric, args.images, args.out, options)
+        write_record(args.out)
+        return {"stats": args.out, **about}
+    if args.metric == "fwd":
+        raise ArragError("--mjhq: not for fwd, whose file holds gigabytes; leave --mjhq out")
+    return {"stats": write_mjhq(args.metric, args.images, args.mjhq, args.out, options)}

@@ -1,0 +1,150 @@
+"""``arrag verify``, ``explain`` and ``crate``: are results what they were, and what of."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from arrag.cli.common import command, config_option
+from arrag.pipeline.layout import RESULTS
+from arrag.pipeline.records import write_record
+
+
+class Report(dict):
+    """A command's result with its own text and exit status."""
+
+    text: str
+    status: int
+
+
+def add(commands: Any) -> None:
+    """Add ``verify``, ``explain`` and ``crate``."""
+    verify = command(
+        commands,
+        "verify",
+        "compare results, downloads and reports with their records; exit status 1 if some differ",
+        "arrag verify results",
+        run_verify,
+    )
+    verify.add_argument("results", nargs="?", type=Path, default=RESULTS, help="(%(default)s)")
+    verify.add_argument(
+        "--quick", action="store_true", help="compare sizes; read only records and descriptions"
+    )
+    verify.add_argument(
+        "--record",
+        action="store_true",
+        help="first write records of results that have none, as they are now",
+    )
+    verify.add_argument(
+        "--config", type=Path, help="also say what of this configuration's tables is not there"
+    )
+    explain = command(
+        commands,
+        "explain",
+        "what a number of a table was made of, each digest computed anew; exit status 1 if one "
+        "differs",
+        "arrag explain reports/table1.md --row daid --column overall",
+        run_explain,
+    )
+    explain.add_argument("report", type=Path, help="a table or an ablation, where it was written")
+    explain.add_argument("--row", required=True, help="a method's key, or the row's label")
+    explain.add_argument(
+        "--column", required=True, help="as the CSV names it; 'difference overall' to the baseline"
+    )
+    crate = command(
+        commands,
+        "crate",
+        "pack a finished run as an RO-Crate: workflow, configuration, tables, scores, records",
+        "arrag crate reports/table1.md --config config/micro.yaml --out results/crate",
+        run_crate,
+    )
+    crate.add_argument("reports", nargs="+", type=Path, help="the Markdown of its tables")
+    crate.add_argument("--out", type=Path, default=RESULTS / "crate", help="%(default)s")
+    config_option(crate)
+
+
+def run_verify(args: argparse.Namespace) -> Report:
+    """Exit status 1 if something is not as recorded."""
+    from tqdm import tqdm
+
+    from arrag.pipeline.verify import Verifier, record_unrecorded
+
+    recorded = record_unrecorded(args.results) if args.record else []
+    with tqdm(desc="verify", unit="B", unit_scale=True) as bar:
+
+        def tick(size: int, total: int) -> None:
+            bar.total = total
+            bar.update(size)
+
+        found = Verifier(args.results, full=not args.quick, tick=tick).run()
+    if args.config:
+        found.findings += missing_scores(args.config, args.results)
+    report = Report(
+        findings=[vars(finding) for finding in found.findings],
+        notes=[vars(note) for note in found.notes],
+        recorded=[str(path) for path in recorded],
+        records=found.records,
+        files=found.files,
+        bytes=found.bytes,
+    )
+    report.status = 1 if found.findings else 0
+    lines = [*map(str, found.findings), *(f"note: {note}" for note in found.notes)]
+    lines.append(
+        f"{found.records} records, {found.files} files, {found.bytes} bytes: "
+        + (f"{len(found.findings)} findings" if found.findings else "all as recorded")
+    )
+    report.text = "\n".join(lines)
+    return report
+
+
+def missing_scores(path: Path, results: Path) -> list[Any]:
+    """Findings: the scores that the tables of a configuration need and that are not there."""
+    from arrag.config.root import load_config
+    from arrag.pipeline.layout import Layout
+    from arrag.pipeline.verify import Finding
+
+    config = load_config(path)
+    layout = Layout(config, results)
+    wanted = [
+        score
+        for benchmark in config.benchmarks
+        for row in config.row_labels(benchmark)
+        for score in layout.scores(row, benchmark).values()
+    ]
+    make = f"make it: snakemake --cores all all --configfile {path}"
+    return [Finding(str(score), "missing", make) for score in wanted if not score.is_file()]
+
+
+def run_explain(args: argparse.Namespace) -> Report:
+    """Exit status 1 if a step does not hold."""
+    from dataclasses import asdict
+
+    from arrag.report.trace import explain
+
+    found = explain(args.report, args.row, args.column)
+    links = [asdict(link) | {"holds": link.holds} for link in found.links]
+    report = Report(asdict(found) | {"links": links})
+    report.status = int(any(link.holds is False for link in found.links))
+    interval = f" [{', '.join(found.interval)}]" if all(found.interval) else ""
+    lines = [f"{found.report}: {found.row}, {found.column} = {found.value}{interval}"]
+    marks = {True: "ok", False: "DIFFERS", None: "told"}
+    for link in found.links:
+        of = f"{link.row}: " if link.row else ""
+        lines.append(f"{marks[link.holds]:8}{of}{link.what}  {link.path}  {link.recorded}")
+        if link.holds is False:
+            lines.append(f"{'':8}found now: {link.found}")
+    for stage, versions in found.versions.items():
+        text = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+        lines.append(f"versions of {stage}: {text}")
+    report.text = "\n".join(lines)
+    return report
+
+
+def run_crate(args: argparse.Namespace) -> dict[str, Any]:
+    """Write it, and read it back."""
+    from arrag.report.crate import write_crate
+
+    crate = write_crate(args.config, args.reports, args.out)
+    write_record(args.out)
+    return {"crate": args.out, "files": len(crate.data_entities)}

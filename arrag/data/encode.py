@@ -1,0 +1,189 @@
+"""Sources of images to token stores."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from arrag.data.decontamination import TestImages
+from arrag.data.images import Decoded, decode_all
+from arrag.data.sources import ADVICE, Items, open_source
+from arrag.data.subsample import Choice
+from arrag.data.token_store import StoreWriter
+from arrag.tokenizers.base import Codec, load_codec
+from arrag.utils.device import default_device
+from arrag.utils.errors import ArragError
+from arrag.utils.files import disk_space, read_json, sha256_json, write_json
+from arrag.utils.globs import is_tars
+
+SKIPPED, EXCLUDED = "skipped.json", "excluded.json"
+
+
+def encode_source(
+    source: str,
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    batch_size: int = 64,
+    shard_size: int = 1000,
+    limit: int | None = None,
+    assets: str | Path | None = None,
+    exclude: Sequence[str | Path] = (),
+    workers: int = 0,
+    only: Collection[str] | None = None,
+    choice: Choice | None = None,
+) -> dict:
+    """Encode every image of a source (see ``open_source``) into a store.
+
+    Goes on after a kill at the first shard that is not whole, without decoding again what is in
+    the others. An unreadable image is skipped and listed in ``skipped.json``; one like an image of
+    the sources ``exclude`` is left out and listed in ``excluded.json``, with the reason. workers:
+    processes that decode; their number changes nothing in the store. only: keys of the images
+    wanted; choice: a sample of a corpus that they must be in; the others are not read. Returns
+    counts; raises ArragError for a source or test images that cannot be used.
+    """
+    codec = load_codec(checkpoint, default_device())
+    items = open_source(source, limit, assets)
+    if only is not None:
+        items = ((key, load) for key, load in items if key in only)
+    if choice is not None:
+        tars = is_tars(source)
+        items = ((key, load) for key, load in items if choice.takes(key, tars))
+    tests = TestImages.load(exclude) if exclude else None
+    with (
+        disk_space(out),
+        StoreWriter(
+            out,
+            tokenizer_digest=codec.digest,
+            grid=codec.grid,
+            codebook=codec.codebook.numpy(),
+            source=_described(source, limit, tests, only, choice),
+            shard_size=shard_size,
+        ) as writer,
+    ):
+        omitted = _Omitted(Path(out), tests)
+        images = decode_all(
+            _after(items, writer, omitted),
+            codec.image_size,
+            fingerprints=tests is not None,
+            workers=workers,
+        )
+        stored = writer.done
+        total = limit if only is None else len(only)
+        with tqdm(desc=f"encode {source}", unit="image", initial=stored, total=total) as bar:
+            for count in _store(images, codec, writer, omitted, batch_size):
+                stored += count
+                bar.update(count)
+        if not stored:
+            raise ArragError(
+                f"{source}: no readable image there (skipped {len(omitted.skipped)}, excluded "
+                f"{len(omitted.excluded)}); {ADVICE}"
+            )
+    counts = {"skipped": len(omitted.skipped), "excluded": len(omitted.excluded)}
+    return {"images": stored, **counts, "grid": list(codec.grid), "store": str(out)}
+
+
+def _store(
+    images: Iterator[Decoded],
+    codec: Codec,
+    writer: StoreWriter,
+    omitted: _Omitted,
+    batch_size: int,
+) -> Iterator[int]:
+    """Encode batches and add them; yields how many images each one had."""
+    todo = omitted.filter(images)
+    while batch := list(islice(todo, batch_size)):
+        codes = codec.encode(np.stack([image.pixels for image in batch])).numpy()
+        omitted.write()  # before the shard that they belong to
+        writer.add([image.key for image in batch], codes.astype(np.uint16))
+        yield len(batch)
+    omitted.write()
+
+
+class _Omitted:
+    """Images left out so far, and why; on disk they are never behind the shards."""
+
+    def __init__(self, folder: Path, tests: TestImages | None) -> None:
+        self.folder, self.tests = folder, tests
+        self.skipped: list[dict[str, Any]] = self._read(SKIPPED)
+        self.excluded: list[dict[str, Any]] = self._read(EXCLUDED)
+        self._written = (len(self.skipped), len(self.excluded))
+
+    def filter(self, images: Iterator[Decoded]) -> Iterator[Decoded]:
+        """Images that can be read and are not like a test image."""
+        for image in images:
+            if image.pixels is None:
+                self.skipped.append({"key": image.key, "problem": image.problem})
+            elif self.tests and (match := self.tests.match(image.fingerprint)):
+                self.excluded.append({"key": image.key, **match})
+            else:
+                yield image
+
+    def keep(self, passed: set[str]) -> None:
+        """Forget what lies behind the last whole shard: it will be met again."""
+        self.skipped = [entry for entry in self.skipped if entry["key"] in passed]
+        self.excluded = [entry for entry in self.excluded if entry["key"] in passed]
+
+    def keys(self) -> set[str]:
+        return {entry["key"] for entry in self.skipped + self.excluded}
+
+    def write(self) -> None:
+        """Write the lists if they have grown; the one of test images even if it is empty."""
+        now = (len(self.skipped), len(self.excluded))
+        if now != self._written and self.skipped:
+            write_json(self.folder / SKIPPED, self.skipped)
+        if self.tests and (now != self._written or not (self.folder / EXCLUDED).exists()):
+            write_json(self.folder / EXCLUDED, self.excluded)
+        self._written = now
+
+    def _read(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / name
+        return read_json(path, [{"key": str}]) if path.exists() else []
+
+
+def _after(items: Items, writer: StoreWriter, omitted: _Omitted) -> Items:
+    """The items behind the last stored one; those before are passed by without being read."""
+    recorded, passed, stored, key = omitted.keys(), set(), 0, None
+    while stored < writer.done:
+        key, _ = next(items, (None, None))
+        if key is None:
+            break
+        if key in recorded:
+            passed.add(key)
+        else:
+            stored += 1
+    if key != writer.last_key:
+        raise ArragError(
+            f"store {writer.path}: its image {writer.done} is {writer.last_key}, the source has "
+            f"{key} there; restore the source, or delete the store and encode again"
+        )
+    if writer.complete:  # what is behind it has been left out, or is new
+        new = sum(key not in recorded for key, _ in items)
+        if new:
+            raise ArragError(
+                f"store {writer.path}: is finished with {writer.done} images, the source has {new} "
+                "more; encode those into another store and merge"
+            )
+        return iter(())
+    omitted.keep(passed)
+    return items
+
+
+def _described(
+    source: str,
+    limit: int | None,
+    tests: TestImages | None,
+    only: Collection[str] | None,
+    choice: Choice | None,
+) -> str:
+    text = f"{source} ({limit} images)" if limit else source
+    if only is not None:
+        text = f"{text}, {len(only)} of them {sha256_json(sorted(only))}"
+    if choice is not None:
+        text = f"{text}, of a sample of {choice.images} from {choice.of} by seed {choice.seed}"
+    return f"{text} without {len(tests.names)} test images {tests.digest}" if tests else text

@@ -1,0 +1,138 @@
+"""Files, bytes and scenes to square pixel arrays, in this process or in others, in order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from arrag.data.decontamination import Fingerprint, fingerprint
+from arrag.utils.errors import ArragError
+from arrag.utils.readers import UNREADABLE, because, open_picture
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+AHEAD = 16
+"""Images a worker is given before its first is wanted: bounds memory, hides waiting."""
+
+
+@dataclass(frozen=True)
+class MicroScene:
+    """A scene of the built-in world, still to be drawn."""
+
+    assets: str
+    split: str
+    number: int
+
+
+Payload = Path | bytes | MicroScene
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """pixels: uint8 [S, S, 3], None if the image cannot be read, then ``problem`` says why."""
+
+    key: str
+    pixels: np.ndarray | None = None
+    fingerprint: Fingerprint | None = None
+    problem: str | None = None
+
+
+def decode(key: str, payload: Payload, size: int, fingerprints: bool = False) -> Decoded:
+    """Read one image; the fingerprint is of the whole image, before it is resized and cropped."""
+    try:
+        image = open_rgb(payload)
+        return Decoded(key, square(image, size), fingerprint(image) if fingerprints else None)
+    except UnidentifiedImageError:  # its message holds a path, or an address in memory
+        return Decoded(key, problem="not an image of a known format")
+    except UNREADABLE as error:
+        return Decoded(key, problem=f"{type(error).__name__}: {because(error)}")
+
+
+def open_rgb(payload: Payload) -> Image.Image:
+    """The whole image, in RGB."""
+    if isinstance(payload, MicroScene):
+        world = _world(payload.assets, payload.split)
+        return Image.fromarray(world.scene(payload.number).image)
+    with open_picture(payload) as image:
+        return image.convert("RGB")
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """Scale the shorter side to ``size`` (bicubic) and crop the middle: uint8 [S, S, 3].
+
+    ValueError for a strip so narrow that the scaled image would be larger than any that is read.
+    """
+    scale = size / min(image.size)
+    fitted = [max(size, round(side * scale)) for side in image.size]
+    if fitted[0] * fitted[1] > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels are a strip, no picture")
+    image = image.resize(fitted, Image.Resampling.BICUBIC)
+    left, top = (fitted[0] - size) // 2, (fitted[1] - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def decode_all(
+    items: Iterable[tuple[str, Callable[[], Payload]]],
+    size: int,
+    *,
+    fingerprints: bool = False,
+    workers: int = 0,
+) -> Iterator[Decoded]:
+    """Decode the items of a source, in their order; 0 workers: in this process.
+
+    Raises ArragError when a worker was killed: by whom, and at which image, nobody knows.
+    """
+    work = partial(decode, size=size, fingerprints=fingerprints)
+    if workers == 0:
+        yield from (work(key, load()) for key, load in items)
+        return
+    # Not forked: the threads of torch, already running here, would not be in the copy.
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_follow_the_parent
+    )
+    waiting: deque[Future[Decoded]] = deque()
+    try:
+        for key, load in items:
+            waiting.append(pool.submit(work, key, load()))
+            if len(waiting) >= workers * AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise ArragError(
+            "a process that decodes images was killed, for want of memory or by a damaged image: "
+            "lower --workers (resources.encode_workers of a configuration) or give more memory; "
+            "the same command goes on behind the last whole shard, and without --workers says at "
+            "which image"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_the_parent() -> None:
+    """Leave interrupts to it, and end with it: after a kill -9 nobody else would end a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+@lru_cache(maxsize=1)
+def _world(assets: str, split: str):
+    from arrag.data.micro.world import World
+
+    return World(assets, split)

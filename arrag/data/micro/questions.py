@@ -1,0 +1,123 @@
+"""The micro benchmark of questions, in the format of DPG-Bench's question table.
+
+Every proposition follows from the caption and is decided by detector, colour classifier and boxes:
+
+    entity - whole (dog)                      is there a dog
+    attribute - color (dog, red)              is the dog red
+    relation - spatial (dog, cup, left of)    is the dog left of the cup
+    other - count (dog, ==3)                  are there exactly three dogs
+    global - objects (==3)                    are there three objects in the picture, and no more
+
+Entities stand first and depend on nothing, no more than ``global`` does; everything else depends on
+the entities it is about.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from arrag.data.micro.prompts import benchmark_prompts
+from arrag.data.micro.world import NUMBERS, draw_metadata, plural
+from arrag.utils.files import write_text
+
+FIELDS = (
+    "item_id",
+    "text",
+    "keywords",
+    "proposition_id",
+    "dependency",
+    "category_broad",
+    "category_detailed",
+    "tuple",
+    "question_natural_language",
+)
+# Items of each task. Single objects are left out: all sixteen are prompts of the GenEval set.
+ITEMS = {"two_object": 10, "counting": 25, "colors": 15, "position": 30, "color_attr": 20}
+
+
+def items(per_task: int | None = None) -> list[dict[str, Any]]:
+    """Metadata of the items, at most ``per_task`` of a task.
+
+    None is a prompt of the GenEval set, except among counts, of which there are only 48.
+    """
+    known = {prompt["prompt"] for prompt in benchmark_prompts() if prompt["tag"] != "counting"}
+    found = []
+    for task, wanted in ITEMS.items():
+        rng = random.Random(f"questions/{task}")
+        seen: dict[str, dict] = {}
+        while len(seen) < min(wanted, per_task or wanted):
+            metadata = draw_metadata(task, rng)
+            if metadata["prompt"] not in known:
+                seen.setdefault(metadata["prompt"], metadata)
+        found += seen.values()
+    return found
+
+
+def propositions(metadata: dict[str, Any]) -> Iterator[tuple[str, str, list[int], str]]:
+    """(category, tuple's arguments, parents' numbers, question) of a prompt, numbered from 1."""
+    include = metadata["include"]
+    parents = {clause["class"]: number for number, clause in enumerate(include, 1)}
+    for clause in include:
+        label = clause["class"]
+        question = f"Is there at least one {label}?"
+        yield "entity - whole", label, [], question
+    for clause in include:
+        label = clause["class"]
+        own = [parents[label]]
+        if "color" in clause:
+            color = clause["color"]
+            yield "attribute - color", f"{label}, {color}", own, f"Is the {label} {color}?"
+        if "position" in clause:
+            relation, target = clause["position"]
+            other = include[target]["class"]
+            arguments = f"{label}, {other}, {relation}"
+            question = f"Is the {label} {relation} the {other}?"
+            yield "relation - spatial", arguments, sorted([*own, parents[other]]), question
+        if clause["count"] > 1:
+            count = clause["count"]
+            question = f"Are there exactly {NUMBERS[count]} {plural(label)}?"
+            yield "other - count", f"{label}, =={count}", own, question
+    total = sum(clause["count"] for clause in include)
+    number = (
+        "Is there exactly one object"
+        if total == 1
+        else f"Are there exactly {NUMBERS[total]} objects"
+    )
+    question = f"{number} in the picture?"
+    yield "global - objects", f"=={total}", [], question
+
+
+def question_rows(per_task: int | None = None) -> list[dict[str, Any]]:
+    """The table's rows, with the columns of dpg_bench.csv."""
+    rows = []
+    for i, metadata in enumerate(items(per_task)):
+        keywords = ", ".join(clause["class"] for clause in metadata["include"])
+        for number, (kind, arguments, parents, question) in enumerate(propositions(metadata), 1):
+            broad, detailed = kind.split(" - ")
+            values = (
+                f"micro{i:04d}",
+                metadata["prompt"],
+                keywords,
+                number,
+                ",".join(map(str, parents)) or "0",
+                broad,
+                detailed,
+                f"{kind} ({arguments})",
+                question,
+            )
+            rows.append(dict(zip(FIELDS, values, strict=True)))
+    return rows
+
+
+def write_questions(path: str | Path, per_task: int | None = None) -> None:
+    """Write the question table as CSV."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(question_rows(per_task))
+    write_text(path, out.getvalue())

@@ -1,0 +1,188 @@
+"""Question tables of DPG-Bench and DSG: one yes/no proposition a row, grouped by prompt.
+
+Columns of TencentQQGYLab/ELLA's dpg_bench.csv and j-min/DSG's dsg-1k-anns.csv: ``item_id, text,
+keywords, proposition_id, dependency, category_broad, category_detailed, tuple,
+question_natural_language``. ``dependency`` lists the propositions that must hold first; 0 is none.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from arrag.utils.errors import ArragError
+
+REQUIRED = ("item_id", "proposition_id", "dependency", "tuple", "question_natural_language")
+NO_PARENT = 0
+NAMED = 5  # how many offenders a message or a report names
+
+NOT_INTEGER = "dependency is not a list of whole numbers"
+OWN_PARENT = "a proposition depends on itself"
+CYCLE = "propositions depend on each other in a circle"
+MISSING_PARENT = "a dependency names a proposition that the item lacks"
+DUPLICATE = "a proposition stands more than once"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One row of a table: proposition ``id`` of the prompt ``item``.
+
+    ``parents`` is None when the dependency cannot be read; NO_PARENT is left out.
+    """
+
+    item: str
+    id: int
+    parents: tuple[int, ...] | None
+    tuple: str
+    question: str
+    text: str
+
+    @property
+    def category(self) -> str:
+        """The official L2 category: the tuple's text before its bracket."""
+        return self.tuple.split("(")[0].strip()
+
+    @property
+    def broad_category(self) -> str:
+        """The official L1 category."""
+        return broad(self.category)
+
+
+def broad(category: str) -> str:
+    """The L1 category of an L2 category: its text before the first dash."""
+    return category.split("-")[0].strip()
+
+
+Items = dict[str, dict[int, Question]]  # prompt -> proposition -> question, in the table's order
+
+
+def read_rows(path: str | Path, required: Iterable[str] = ()) -> list[dict[str, str]]:
+    """The rows of a CSV file as texts, nothing converted. ArragError when it cannot be read."""
+    path = Path(path)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as handle:
+            reader = csv.DictReader(handle, strict=True)
+            rows = list(reader)
+            columns = reader.fieldnames or []
+    except (OSError, ValueError, csv.Error) as error:
+        raise ArragError(f"{path}: not a readable CSV file ({error}); give another file") from None
+    if absent := [name for name in required if name not in columns]:
+        raise ArragError(
+            f"{path}: columns {', '.join(absent)} are missing; found {', '.join(columns) or 'none'}"
+        )
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise ArragError(
+                f"{path}: data row {number} does not have {len(columns)} fields; correct that row"
+            )
+    return rows
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """All rows of a question table, in its order. ArragError when a row cannot be used at all."""
+    rows = read_rows(path, REQUIRED)
+    if not rows:
+        raise ArragError(f"{path}: holds no question; give a table like dpg_bench.csv")
+    questions = []
+    for number, row in enumerate(rows, 1):
+        item, proposition = row["item_id"], _whole(row["proposition_id"])
+        if not item or proposition is None:
+            field = "proposition_id" if item else "item_id"
+            raise ArragError(
+                f"{path}: data row {number}: field {field} is {row[field]!r}; "
+                "wanted the prompt's name and a whole number"
+            )
+        parents = _parents(row["dependency"])
+        text = row.get("text", "")
+        questions.append(
+            Question(
+                item, proposition, parents, row["tuple"], row["question_natural_language"], text
+            )
+        )
+    return questions
+
+
+def _whole(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
+
+
+def _parents(text: str) -> tuple[int, ...] | None:
+    numbers = [_whole(part) for part in text.split(",")]
+    if None in numbers:
+        return None
+    return tuple(n for n in numbers if n != NO_PARENT)
+
+
+def by_item(questions: list[Question]) -> Items:
+    """Every question of every prompt; of a repeated proposition the last row holds."""
+    items: Items = {}
+    for question in questions:
+        items.setdefault(question.item, {})[question.id] = question
+    return items
+
+
+def by_item_official(questions: list[Question]) -> Items:
+    """What the official DPG script holds: without data row 0, and of a prompt whose rows are not
+    together only the last run of them (compute_dpg_bench.py, ``prepare_dpg_data``)."""
+    items: Items = {}
+    previous = None
+    for question in questions[1:]:
+        if question.item != previous:
+            items[question.item] = {}
+        items[question.item][question.id] = question
+        previous = question.item
+    return items
+
+
+def problems(questions: list[Question]) -> dict[str, list[str]]:
+    """What is malformed in a table: {kind: ["item/proposition", ...]}; empty when all is well."""
+    found: dict[str, list[str]] = {}
+
+    def note(kind: str, question: Question) -> None:
+        found.setdefault(kind, []).append(f"{question.item}/{question.id}")
+
+    rows = Counter((q.item, q.id) for q in questions)
+    for item in by_item(questions).values():
+        for question in item.values():
+            if rows[question.item, question.id] > 1:
+                note(DUPLICATE, question)
+            if question.parents is None:
+                note(NOT_INTEGER, question)
+            elif question.id in question.parents:
+                note(OWN_PARENT, question)
+            elif set(question.parents) - set(item):
+                note(MISSING_PARENT, question)
+            elif _in_circle(question, item):
+                note(CYCLE, question)
+    return found
+
+
+def _in_circle(start: Question, item: dict[int, Question]) -> bool:
+    """Whether a proposition is its own ancestor."""
+    seen: set[int] = set()
+    ahead = list(start.parents or ())
+    while ahead:
+        number = ahead.pop()
+        if number == start.id:
+            return True
+        if number not in seen and number in item:
+            seen.add(number)
+            ahead += item[number].parents or ()
+    return False
+
+
+def counted(names: list[str]) -> dict[str, object]:
+    """Offenders for a report: how many, and the first few."""
+    return {"count": len(names), "first": names[:NAMED]}
+
+
+def listed(names: list[str]) -> str:
+    """Offenders for a message: how many, and the first few."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{len(names)} ({', '.join(names[:NAMED])}{more})"

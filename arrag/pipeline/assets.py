@@ -1,0 +1,69 @@
+"""Make the files and folders of a configuration's block ``prepare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from arrag.config.assets import Assembled, ConvertedLlamaGen, Prepared
+from arrag.data.download import fetch_file, write_subset
+from arrag.utils.errors import ArragError
+from arrag.utils.files import OWNER, atomic_path, disk_space, link, remove_output
+
+
+def make(path: Path, settings: Prepared) -> dict[str, Any]:
+    """Make ``path`` as its entry says; returns what was made. Raises ArragError as each kind does.
+
+    What it is made from must be there. ``path`` is whole or absent.
+    """
+    if settings.kind == "file":
+        return fetch_file(settings.url, path, sha256=settings.sha256, git_blob=settings.git_blob)
+    if settings.kind == "subset":
+        return {"prompts": write_subset(settings.of, path, settings.every)}
+    if settings.kind == "folder":
+        return assemble(settings, path)
+    if settings.kind == "mask2former":
+        from arrag.metrics.detectors.mask2former import convert
+
+        return convert(settings.of, path)
+    if settings.kind == "llamagen":
+        return _llamagen(settings, _free(path))
+    if settings.kind == "pipeline":
+        from arrag.methods.pipeline_convert import convert_pipeline
+
+        return convert_pipeline(settings.of, _free(path))
+    from arrag.methods.faid.convert import import_faid
+
+    return import_faid(settings.of, settings.checkpoint, _free(path), k=settings.k)
+
+
+def _llamagen(settings: ConvertedLlamaGen, out: Path) -> dict[str, Any]:
+    """The converted files and the text encoder, in one folder."""
+    from arrag.backbones.convert.llamagen import convert_llamagen
+    from arrag.backbones.llamagen.model import TEXT
+
+    with atomic_path(out) as folder:
+        about = convert_llamagen(settings.of, settings.tokenizer, folder, settings.image_size)
+        for file in (p for p in sorted(settings.t5.rglob("*")) if p.is_file()):
+            link(file, folder / TEXT / file.relative_to(settings.t5))
+    return about
+
+
+def _free(path: Path) -> Path:
+    """A path where nothing is; what an entry made there before is removed."""
+    if path.exists():
+        remove_output(path)
+    return path
+
+
+def assemble(settings: Assembled, out: Path) -> dict[str, Any]:
+    """A folder of the files of several, linked where the file system can."""
+    with disk_space(out), atomic_path(out) as folder:
+        for name, source in {"": settings.of, **settings.parts}.items():
+            if not source.is_dir():
+                raise ArragError(
+                    f"{source}: no such folder, of which {out} is made; fetch it first"
+                )
+            for file in sorted(p for p in source.rglob("*") if p.is_file() and p.name != OWNER):
+                link(file, folder / name / file.relative_to(source))
+    return {"files": sum(1 for p in out.rglob("*") if p.is_file() and p.name != OWNER)}

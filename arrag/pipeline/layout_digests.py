@@ -1,0 +1,65 @@
+"""Digests of the files that a configuration names, which the names of results end in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from arrag.config.base import Model
+from arrag.config.benchmarks import Benchmark
+from arrag.utils.errors import ArragError
+from arrag.utils.files import sha256_file, sha256_json, tree_digest
+from arrag.utils.globs import files_of
+
+
+def prompts_digest(benchmark: Benchmark, name: str) -> str:
+    """SHA-256 of the prompt file of the benchmark called ``name``; ArragError without prompts."""
+    path = benchmark.prompts
+    field = f"benchmarks.{name}.{'questions' if benchmark.kind == 'dpg' else 'prompts'}"
+    if not path.is_file():
+        raise ArragError(
+            f"{field}: no file {path}; for the built-in world run `arrag micro prompts`, else "
+            "correct the path"
+        )
+    if not path.read_bytes().strip():
+        raise ArragError(
+            f"{field}: {path} is empty; for the built-in world run `arrag micro prompts`, else "
+            "name another file"
+        )
+    return sha256_file(path)
+
+
+def extractor_digest(settings: Model, metric: str) -> str | None:
+    """Digest of an extractor's weights when they lie in a folder or file of the user's."""
+    path = Path(getattr(settings, "extractor", ""))
+    if path.is_dir() and path != Path():
+        return checkpoint_digest(path, f"metrics.{metric}.extractor")
+    return sha256_file(path) if path.is_file() else None
+
+
+def checkpoint_digest(folder: Path, field: str) -> str:
+    """Digest of a checkpoint folder's files, model cards and plots left out; or of one file."""
+    if folder.is_file():
+        return sha256_file(folder)
+    if not folder.is_dir():
+        raise ArragError(
+            f"{field}: no folder {folder}; the micro checkpoints come with the repository (run "
+            "from its root), others must be downloaded there, or correct the path"
+        )
+    return tree_digest(folder)
+
+
+def listing_digest(sources: Sequence[str]) -> str:
+    """Digest of the names and sizes of the files of ``database.exclude``.
+
+    A test set is too large to be read at every start; the codes' manifest names its pixels.
+    ArragError for a source that is not there.
+    """
+    found = []
+    for source in sources:
+        for path in map(Path, files_of(source)):
+            if not path.exists():
+                raise ArragError(f"database.exclude: no file or folder {path}; correct the path")
+            files = sorted(path.rglob("*")) if path.is_dir() else [path]
+            found.append([[str(f), f.stat().st_size] for f in files if f.is_file()])
+    return sha256_json(found)

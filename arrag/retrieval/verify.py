@@ -1,0 +1,127 @@
+"""Is an index what it says: checksums of every file, and recall against the exact scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from arrag.data.store_format import check_codes
+from arrag.data.token_store import TokenStore
+from arrag.retrieval.base import PatchIndex, check_files
+from arrag.retrieval.exact import ExactIndex
+from arrag.retrieval.index import open_index
+from arrag.retrieval.ivf import IvfIndex
+from arrag.retrieval.ivf_files import check_contents
+from arrag.retrieval.keys import Cutter, key_vectors
+from arrag.retrieval.neighborhood import MISSING
+from arrag.utils.errors import ArragError
+
+TIE = 1e-5
+"""Relative; an entry as near as the exact k-th one is as good, whichever came first."""
+
+
+def verify_index(
+    path: str | Path,
+    codes: str | Path,
+    *,
+    queries: int = 64,
+    k: int = 50,
+    nprobe: int | None = None,
+    known: float = 1.0,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Read every byte of store and index, then search for the surroundings of random patches.
+
+    known: share of the neighbours that a query knows, chosen at random; masked decoding asks with
+    half-known surroundings. recall is the share of the k entries found that are as near as the k
+    nearest of an exact scan, their distances computed anew. retrieved_border_share is the share of
+    the entries found whose neighbourhood leaves the grid, beside border_share, that of all entries:
+    without ``masked_distance`` an unknown neighbour draws a query to the border. Both are null in
+    mode official, whose entries are not the store's. Raises ArragError for the first file that is
+    not what its manifest says, for another store, or ``known`` outside (0, 1].
+    """
+    if not 0 < known <= 1:
+        raise ArragError(f"index verify: known is {known}; use a share above 0, at most 1")
+    store = TokenStore.open(codes, verify=True)
+    index = open_index(path, store, nprobe=nprobe)
+    check_files(Path(path), index.meta, digests=True)
+    for shard in store.shards:
+        check_codes(shard, len(store.codebook), f"store {store.path}")
+    if isinstance(index, IvfIndex):
+        check_contents(store, index.lists, index.ids)
+    checked = 2 * len(store.shards) + 1 + len(index.meta.get("files", {}))
+    result = {"mode": index.meta["mode"], "entries": index.meta["entries"], "files": checked}
+    result["border_share"] = index.meta["border_share"]
+    if index.meta["mode"] == "official":
+        nothing = {"queries": 0, "k": None, "recall": None, "retrieved_border_share": None}
+        return {**result, **nothing}
+    k, queries = (min(value, index.meta["entries"]) for value in (k, queries))
+    cutter = Cutter(store, index.neighborhood)
+    keys = cutter.sample(queries, seed).astype(np.int64)  # [Q, n]
+    keys[keys == cutter.codes] = MISSING
+    keys = _forget(index, keys, known, seed)
+    found = index.search_keys(torch.from_numpy(keys), k).entries.numpy()  # [Q, k]
+    return {
+        **result,
+        "queries": queries,
+        "k": k,
+        "recall": recall(index, keys, k, found),
+        "retrieved_border_share": border_share(index, found),
+    }
+
+
+def border_share(index: PatchIndex, entries: np.ndarray) -> float | None:
+    """Share of some entries, absent ones left out, whose neighbourhood leaves the grid."""
+    height, width = index.store.grid
+    held = entries[entries >= 0]
+    if not held.size:
+        return None
+    return float(index.neighborhood.crossing(height, width)[held % (height * width)].mean())
+
+
+def _forget(index: PatchIndex, keys: np.ndarray, known: float, seed: int) -> np.ndarray:
+    """Keys int64 [Q, n] that know a share of the steps, at least one each.
+
+    A step that a composite key repeats is known everywhere or nowhere.
+    """
+    rng, steps = np.random.default_rng(seed), np.array(index.neighborhood.offsets)
+    _, places = np.unique(steps, axis=0, return_inverse=True)
+    chance = rng.random((len(keys), places.max() + 1))
+    kept = (chance < known) | (chance == chance.min(axis=1, keepdims=True))
+    return np.where(kept[:, places.reshape(-1)], keys, MISSING)
+
+
+def recall(index: PatchIndex, keys: np.ndarray, k: int, found: np.ndarray | None = None) -> float:
+    """Share of the k nearest that the index finds, for codes of neighbours int64 [Q, n].
+
+    found: the entries it finds, int64 [Q, k], if they are known already.
+    """
+    exact = ExactIndex(index.store, index.meta)
+    queries = torch.from_numpy(keys)
+    farthest = exact.search_keys(queries, k).distances[:, -1:].numpy()  # [Q, 1]
+    if found is None:
+        found = index.search_keys(queries, k).entries.numpy()
+    distances = distances_to(index, keys, found)
+    return float((distances <= farthest * (1 + TIE) + 1e-9).mean())
+
+
+def distances_to(index: PatchIndex, keys: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    """Squared L2 of keys int64 [Q, n] to entries int64 [Q, k]: float64, +inf where absent."""
+    store, neighborhood = index.store, index.neighborhood
+    images, positions = np.divmod(np.maximum(entries, 0), store.grid[0] * store.grid[1])
+    distinct, rows = np.unique(images, return_inverse=True)
+    flat = store.grids(distinct).reshape(len(distinct), -1).astype(np.int64)
+    around = neighborhood.sources(*store.grid)[positions]  # [Q, k, n]
+    held = np.where(around == MISSING, MISSING, flat[rows.reshape(images.shape)[..., None], around])
+    distances = np.empty(entries.shape)
+    for q, key in enumerate(keys):
+        steps = key_vectors(store.codebook, held[q]) - key_vectors(store.codebook, key[None])
+        steps = steps.reshape(*held[q].shape, -1).astype(np.float64)  # [k, n, d]
+        if neighborhood.masked_distance:
+            steps[:, key == MISSING] = 0
+        distances[q] = (steps**2).sum(axis=(1, 2))
+    distances[entries < 0] = np.inf
+    return distances

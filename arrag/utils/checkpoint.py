@@ -1,0 +1,161 @@
+"""Tensors of a checkpoint folder: read, checked by name and shape, digested."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from arrag.utils.errors import ArragError
+from arrag.utils.readers import because
+
+SHOWN = 5
+"""Keys named in an error; a wrong checkpoint has thousands."""
+
+
+def read_tensors(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """Tensors of a folder whose name starts with ``prefix``, without it.
+
+    Reads its ``*.safetensors``, or its ``*.bin`` (PyTorch files, tensors only) if there are none;
+    or one such file. Raises ArragError for a folder without either and for a damaged file.
+    """
+    files = sorted(checkpoint.glob("*.safetensors")) or sorted(checkpoint.glob("*.bin"))
+    if checkpoint.is_file():
+        files = [checkpoint]
+    if not files:
+        raise ArragError(
+            f"{checkpoint}: holds no .safetensors file and no .bin; fetch the checkpoint again"
+        )
+    return {name: value for file in files for name, value in read_file(file, prefix).items()}
+
+
+def read_file(file: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The same of one file; ArragError if it is damaged, or a pickle of more than tensors."""
+    read = _read_safetensors if file.suffix == ".safetensors" else _read_bin
+    try:
+        return read(file, prefix)
+    except Exception as error:  # safetensors, torch, zipfile and the unpickler raise a dozen types
+        raise ArragError(
+            f"{file}: truncated, damaged, or more than tensors ({because(error)}); restore it and "
+            "run again"
+        ) from None
+
+
+def _read_safetensors(file: Path, prefix: str) -> dict[str, torch.Tensor]:
+    with safe_open(file, "pt") as handle:
+        names = [name for name in handle.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return {name[len(prefix) :]: handle.get_tensor(name) for name in names}
+
+
+def _read_bin(file: Path, prefix: str) -> dict[str, torch.Tensor]:
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
+        raise ValueError("no names with tensors")
+    return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+
+
+def check_weights(model: nn.Module, state: Mapping[str, torch.Tensor], where: Path) -> None:
+    """Raise ArragError, naming the keys, unless ``state`` has ``model``'s names and shapes."""
+    check_tensors(model.state_dict(), state, where)
+
+
+def check_tensors(
+    wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], where: Path
+) -> None:
+    """Raise ArragError, naming the keys, unless ``state`` has ``wanted``'s names and shapes."""
+    shapes = [
+        f"{name} is {list(state[name].shape)}, expected {list(wanted[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    parts = {
+        "missing": [name for name in wanted if name not in state],
+        "not expected": [name for name in state if name not in wanted],
+        "of another shape": shapes,
+    }
+    _refuse(where, parts)
+
+
+def _refuse(where: Path, parts: dict[str, list[str]]) -> None:
+    found = "; ".join(f"{what}: {_some(names)}" for what, names in parts.items() if names)
+    if found:
+        raise ArragError(
+            f"{where}: the weights do not fit its config.json ({found}); fetch both again"
+        )
+
+
+def load_weights(model: nn.Module, state: Mapping[str, torch.Tensor], where: Path) -> None:
+    """Copy ``state`` into ``model`` after :func:`check_weights`."""
+    check_weights(model, state, where)
+    model.load_state_dict(state)
+
+
+def load_assigned(
+    build: Any, state: Mapping[str, torch.Tensor], where: Path, dtype: str
+) -> nn.Module:
+    """The module that ``build()`` gives with the weights ``state``, in ``dtype``.
+
+    Nothing is drawn at random only to be replaced; for modules whose tensors are all in their
+    state. Raises ArragError as :func:`check_weights` does.
+    """
+    with torch.device("meta"):
+        model = build()
+    check_weights(model, state, where)
+    kind = getattr(torch, dtype)
+    cast = {k: v.to(kind) if v.is_floating_point() else v for k, v in state.items()}
+    model.load_state_dict(cast, assign=True)
+    return model
+
+
+def load_pretrained(
+    model_class: Any, checkpoint: Path, dtype: str, leave_out: tuple[str, ...] = ()
+) -> nn.Module:
+    """``model_class.from_pretrained`` of transformers, which only warns of keys that do not fit.
+
+    leave_out: how keys of a checkpoint begin that are of no part of the model. Raises ArragError
+    for other keys and shapes, naming them; what else transformers raises goes through.
+    """
+    model, report = model_class.from_pretrained(
+        checkpoint,
+        dtype=getattr(torch, dtype),
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    shapes = [
+        f"{name} is {list(found)}, expected {list(wanted)}"
+        for name, found, wanted in sorted(report["mismatched_keys"])
+    ]
+    _refuse(
+        checkpoint,
+        {
+            "missing": sorted(report["missing_keys"]),
+            "not expected": [
+                name for name in sorted(report["unexpected_keys"]) if not name.startswith(leave_out)
+            ],
+            "of another shape": shapes,
+        },
+    )
+    return model
+
+
+def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hex SHA-256 of names, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

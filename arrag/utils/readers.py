@@ -1,0 +1,213 @@
+"""Files that others wrote: read whole, or refused in one sentence that names the file.
+
+At damaged bytes a parser raises a dozen types, and some at mere depth or size. They are met here,
+where the file is read, so that nothing else has to know them. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from arrag.utils.errors import ArragError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Formats that are read, whatever a file is called; Pillow's others include one that runs code."""
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow raises at damaged bytes; its decompression bombs are made a ValueError."""
+BOMB_BYTES, BOMB_RATIO = 2**28, 200
+"""A zip's member larger than this, of so many times its packed size, is no picture, no numbers."""
+SHOWN = 200  # characters of a library's own words
+
+
+class FileName(str):
+    """The form of a file's name without a folder, for :func:`misfit`."""
+
+
+WORDS = {None: "null", FileName: "the name of a file", int: "a whole number from 0", str: "a text"}
+
+
+def because(error: Exception) -> str:
+    """A library's own words on one line, or the error's kind where it has none."""
+    return " ".join(str(error).split())[:SHOWN] or type(error).__name__
+
+
+def read_text(path: str | Path, what: str, remedy: str = "name another file") -> str:
+    """UTF-8 text, a mark of the byte order left out. ArragError when it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError, as is no UTF-8
+        raise ArragError(f"{path}: {what} cannot be read ({because(error)}); {remedy}") from None
+
+
+def lines_of(text: str) -> list[tuple[int, str]]:
+    """The numbers, from 1, and texts of the lines that are not blank.
+
+    Only a line feed ends a line: the other ends that ``splitlines`` knows may stand inside JSON.
+    """
+    return [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def json_of(text: str) -> Any:
+    """Parsed JSON. ValueError for any other text, nesting without end, half a character."""
+    try:
+        found = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("holds half a character (a lone surrogate), which is no text") from None
+    return found
+
+
+def misfit(found: Any, wanted: Any, at: str = "") -> str | None:
+    """What is not of the form ``wanted``, by its place; None when all is.
+
+    wanted: a type; a tuple of types; None for anything; a list with the form of every item; a dict
+    with the forms of the fields that must be there. An ``int`` is one from 0 on.
+    """
+    if isinstance(wanted, dict):
+        if not isinstance(found, dict):
+            return f"{at or 'the file'} is {_short(found)}, wanted fields"
+        for name, form in wanted.items():
+            place = f"{at}.{name}" if at else name
+            if name not in found:
+                return f"no field '{place}'"
+            if problem := misfit(found[name], form, place):
+                return problem
+        return None
+    if isinstance(wanted, list):
+        if not isinstance(found, list):
+            return f"{at} is {_short(found)}, wanted a list"
+        places = (misfit(item, wanted[0], f"{at}[{i}]") for i, item in enumerate(found))
+        return next(filter(None, places), None)
+    if wanted is None or any(_is(found, kind) for kind in _kinds(wanted)):
+        return None
+    names = " or ".join(WORDS.get(kind) or kind.__name__ for kind in _kinds(wanted))
+    return f"{at} is {_short(found)}, wanted {names}"
+
+
+def _kinds(wanted: Any) -> tuple:
+    return wanted if isinstance(wanted, tuple) else (wanted,)
+
+
+def _is(found: Any, kind: Any) -> bool:
+    if kind is None:
+        return found is None
+    if kind is FileName:
+        plain = isinstance(found, str) and found not in ("", ".", "..") and "\0" not in found
+        return plain and Path(found).name == found
+    if kind is int:
+        return type(found) is int and found >= 0
+    return isinstance(found, kind)
+
+
+def _short(found: Any) -> str:
+    if isinstance(found, dict | list):
+        return f"a {type(found).__name__}"
+    text = repr(found)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def open_picture(source: Path | str | bytes) -> Image:
+    """Pillow's image of a file or of its bytes, one of PICTURES, not decoded yet.
+
+    Raises one of UNREADABLE, as decoding it does; also for a pipe, which would never end.
+    """
+    from PIL import Image
+
+    if isinstance(source, bytes):
+        source = io.BytesIO(source)
+    elif not Path(source).is_file():
+        raise OSError("not a regular file" if Path(source).exists() else "no such file")
+    try:
+        return Image.open(source, formats=PICTURES)
+    except Image.DecompressionBombError as error:
+        raise ValueError(because(error)) from None
+
+
+def read_npy(path: str | Path, remedy: str, kinds: str, ndim: int | None = None) -> np.ndarray:
+    """The array of a .npy file, memory-mapped. ArragError when it is damaged or of another kind.
+
+    kinds: letters of NumPy's ``dtype.kind`` that it may have.
+    """
+    import numpy as np
+
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("an archive, not one array")
+    except Exception as error:  # numpy, ast and mmap raise a dozen types here
+        raise ArragError(f"{path}: cannot be read ({because(error)}); {remedy}") from None
+    if array.dtype.kind not in kinds or ndim not in (None, array.ndim):
+        raise ArragError(
+            f"{path}: holds {array.dtype} {list(array.shape)}, which is not what belongs there; "
+            f"{remedy}"
+        )
+    return array
+
+
+def read_npz(
+    path: str | Path, remedy: str, names: Iterable[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Arrays of a .npz file, all or by name. ArragError when it is damaged, a bomb, lacks one."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            refuse_bomb(archive.zip)
+            held = {name: archive[name] for name in (names or archive.files)}
+            if strangers := [name for name, a in held.items() if not isinstance(a, np.ndarray)]:
+                raise ValueError(f"{strangers[0]} is no array")
+            return held
+    except Exception as error:  # numpy, zipfile, zlib and ast raise a dozen types here
+        raise ArragError(f"{path}: cannot be read ({because(error)}); {remedy}") from None
+
+
+def npz_names(path: str | Path, remedy: str) -> list[str]:
+    """Names of the arrays of a .npz file. ArragError when it is none."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return list(archive.files)
+    except Exception as error:  # as in read_npz
+        raise ArragError(f"{path}: cannot be read ({because(error)}); {remedy}") from None
+
+
+def outside(name: str) -> bool:
+    """Whether a name that an archive or a server gives a file would leave the folder it goes to."""
+    parts = PurePosixPath(name).parts
+    return not parts or parts[0] == "/" or ".." in parts or "\\" in name or "\0" in name
+
+
+def refuse_bomb(archive: zipfile.ZipFile) -> None:
+    """BadZipFile for a member that is very large and was packed very small."""
+    for member in archive.infolist():
+        if member.file_size > max(BOMB_BYTES, BOMB_RATIO * member.compress_size):
+            raise zipfile.BadZipFile(
+                f"{member.filename} would be {member.file_size} bytes, packed into "
+                f"{member.compress_size}"
+            )

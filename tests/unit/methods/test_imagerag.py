@@ -1,0 +1,227 @@
+"""ImageRAG: what is retrieved and shown, what the judge decides, and what comes out."""
+
+import json
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from retrieval_fixtures import retriever  # noqa: F401 (a fixture)
+from safetensors.torch import load_file, save_file
+from tiny_pipelines import save_imagerag
+from transformers import CLIPVisionModelWithProjection
+
+from arrag.config.pipelines import Always, Diffusers, ImageRag, Recorded
+from arrag.methods.diffusion import generator_of, load_diffusion
+from arrag.methods.imagerag import load_imagerag
+from arrag.methods.relevance import RecordedAnswers, open_judge
+from arrag.tokenizers.base import load_codec
+from arrag.utils.errors import ArragError
+
+PROMPTS = ["a photo of a dog", "a red umbrella", "two cups"]
+CALL = {"steps": 3, "guidance_scale": 4.0, "negative_prompt": "grey"}
+ALWAYS = {"kind": "always"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny SDXL, an image encoder, and an adapter of either kind."""
+    return save_imagerag(tmp_path_factory.mktemp("imagerag"))
+
+
+def settings(folder, adapter="bare", judge=ALWAYS, **more):
+    return ImageRag(
+        kind="imagerag", checkpoint=folder / "sdxl", ip_adapter=folder / f"{adapter}.safetensors",
+        image_encoder=folder / "encoder", clip="clip", tokenizer="tokenizer", judge=judge,
+        **{**CALL, **more},
+    )  # fmt: skip
+
+
+def load(settings, retriever, judge=None):  # noqa: F811
+    return load_imagerag(settings, judge or open_judge(settings.judge), *retriever)
+
+
+@pytest.fixture(scope="module")
+def always(folder, retriever):  # noqa: F811
+    return load(settings(folder), retriever)
+
+
+def answers(path, *lines):
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return path
+
+
+def difference(one, other):
+    return float(np.abs(one - other).max())
+
+
+def nearest(retriever, text):  # noqa: F811
+    features = torch.from_numpy(np.array(retriever.index.features)).double()
+    return int((features @ retriever.clip.encode_texts([text])[0].double()).argmax())
+
+
+def test_the_reference_is_the_nearest_image_as_the_tokenizer_shows_it(always, retriever, assets):  # noqa: F811
+    from arrag.data.micro.world import World
+
+    chosen = set()
+    for prompt in PROMPTS:
+        found = always.retrieved(prompt, 0)
+        wanted = nearest(retriever, prompt)
+        assert found.images == [wanted] and found.keys == [f"database/{wanted}"]
+        scene = World(assets, "database").scene(wanted).image
+        codes = retriever.codec.encode(np.asarray(scene)[None])
+        assert np.array_equal(always.reference(found), retriever.codec.decode(codes)[0])
+        chosen.add(wanted)
+    assert len(chosen) > 1
+
+
+@pytest.mark.parametrize("adapter", ["bare", "plus"])
+def test_the_image_is_that_of_diffusers_own_adapter(folder, retriever, adapter):  # noqa: F811
+    """Called as diffusers documents it: a picture, one prompt at a time."""
+    encoder = CLIPVisionModelWithProjection.from_pretrained(folder / "encoder")
+    plain = diffusers.StableDiffusionXLPipeline.from_pretrained(
+        folder / "sdxl", image_encoder=encoder
+    )
+    plain.load_ip_adapter(
+        str(folder), subfolder="", weight_name=f"{adapter}.safetensors", image_encoder_folder=None
+    )
+    plain.set_ip_adapter_scale(0.5)
+    plain.set_progress_bar_config(disable=True)
+    want = []
+    for i, prompt in enumerate(PROMPTS):
+        codes = retriever.index.store.grids(np.array([nearest(retriever, prompt)]))
+        picture = retriever.codec.decode(torch.from_numpy(codes.astype(np.int64)))[0]
+        stream = generator_of(7, prompt, i)
+        want.append(plain(
+            prompt=f"According to this image of {prompt}, generate {prompt}",
+            negative_prompt="grey", ip_adapter_image=Image.fromarray(picture),
+            latents=torch.randn(1, 4, 4, 4, generator=stream), generator=stream, height=32,
+            width=32, num_inference_steps=3, guidance_scale=4.0, output_type="np",
+        ).images[0])  # fmt: skip
+    ours = load(settings(folder, adapter), retriever)
+    images = ours.pixels(PROMPTS, [0, 1, 2], 7)
+    assert difference(images, np.stack(want)) <= 1e-5
+    without = load(settings(folder, adapter, ip_adapter_scale=0.0), retriever)
+    assert difference(without.pixels(PROMPTS, [0, 1, 2], 7), images) > 1e-3
+
+
+def test_an_image_that_lacks_nothing_is_the_one_of_sdxl(folder, retriever, tmp_path):  # noqa: F811
+    file = answers(
+        tmp_path / "a.jsonl",
+        {"prompt": PROMPTS[0], "caption": None},
+        {"prompt": PROMPTS[1], "sample": 1, "caption": "an umbrella"},
+        {"prompt": PROMPTS[1], "sample": 0, "caption": None},
+        {"prompt": PROMPTS[2], "caption": "a cup"},
+    )
+    judge = {"kind": "recorded", "name": "some model", "answers": file}
+    ours = load(settings(folder, judge=judge), retriever)
+    row = Diffusers(kind="diffusers", checkpoint=folder / "sdxl", **CALL)
+    alone = load_diffusion(row).draw(PROMPTS, [0, 0, 0], 7)
+    images = ours.draw(PROMPTS, [0, 0, 0], 7)
+    assert np.array_equal(images[:2], alone[:2])
+    assert not np.array_equal(images[2], alone[2])
+    assert ours.retrieved(PROMPTS[1], 0) is None
+    found = ours.retrieved(PROMPTS[1], 1)
+    assert found.query == "an umbrella" and found.images == [nearest(retriever, "an umbrella")]
+    assert ours.told("a dog", "fur") == "According to this image of fur, generate a dog"
+
+
+def test_an_image_depends_on_seed_prompt_and_sample_alone(folder, retriever, tmp_path):  # noqa: F811
+    prompts = [*PROMPTS, "a green car"]
+    captions = ["a red umbrella", None, "two cups", None]
+    lines = [{"prompt": p, "caption": c} for p, c in zip(prompts, captions, strict=True)]
+    judge = RecordedAnswers(answers(tmp_path / "a.jsonl", *lines), "some model")
+    ours = load(settings(folder, "plus"), retriever, judge)
+    samples = [0, 1, 2, 3]
+    assert ours.retrieved(prompts[0], 0).images != ours.retrieved(prompts[2], 2).images
+    together = ours.draw(prompts, samples, 7)
+    order = [3, 2, 0, 1]
+    assert np.array_equal(ours.draw([prompts[i] for i in order], order, 7), together[order])
+    for i in (1, 2):
+        assert np.array_equal(ours.draw(prompts[i : i + 1], [i], 7), together[i : i + 1])
+        assert not np.array_equal(ours.draw(prompts[i : i + 1], [i], 8), together[i : i + 1])
+    assert ours.kind.alone  # on any machine: diffusers shows all references to each of a batch
+
+
+def test_without_guidance(folder, retriever):  # noqa: F811
+    ours = load(settings(folder, guidance_scale=1.0), retriever)
+    assert ours.draw(PROMPTS, [0, 0, 0], 7).shape == (3, 32, 32, 3)
+
+
+def test_what_the_encoder_cuts_is_the_whole_text(always):
+    room = 75 - len(always.told("", "").replace(" ", ""))  # a letter is a token, a space is none
+    fits, cut = "x" * (room // 2), "x" * (room // 2 + 1)
+    assert always.overlong([*PROMPTS, fits, cut, "🌊\n" * 1000]) == [cut, "🌊\n" * 1000]
+    assert always.draw(["🌊\n" * 1000], [0], 7).shape == (1, 32, 32, 3)
+
+
+def test_answers_that_are_missing_are_told_before_anything_is_drawn(tmp_path):
+    file = answers(
+        tmp_path / "a.jsonl",
+        {"prompt": "one", "caption": None},
+        {"prompt": "two", "sample": 0, "caption": "x"},
+    )
+    judge = open_judge(Recorded(kind="recorded", name="some model", answers=file))
+    judge.check(["one"], 4)
+    judge.check(["one", "two"], 1)
+    with pytest.raises(ArragError, match=r"a.jsonl lacks answers for 1 of 2 prompts \('two'\).* 2"):
+        judge.check(["one", "two"], 2)
+    with pytest.raises(ArragError, match=r"a.jsonl holds no answer for sample 1 of 'two'"):
+        judge.caption("two", 1)
+    open_judge(Always(kind="always")).check(["anything"], 4)
+    assert judge.label == "recorded answers of some model" and len(judge.digest) == 64
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"a.jsonl:2: no JSON"),
+        ("[]", r"a.jsonl:2: expected an object"),
+        ('{"prompt": "a", "caption": null, "id": 1}', r"a.jsonl:2: expected an object of"),
+        ('{"prompt": "a"}', r"a.jsonl:2: .*`caption` a text or null"),
+        ('{"prompt": "a", "caption": " "}', r"a.jsonl:2: .*`caption` a text or null"),
+        ('{"prompt": "a", "sample": -1, "caption": "b"}', r"a.jsonl:2: .*`sample` a number from 0"),
+        ('{"prompt": "a", "sample": true, "caption": "b"}', r"a.jsonl:2: .*`sample` a number"),
+        ('{"caption": "b"}', r"a.jsonl:2: `prompt` must be a text"),
+        ('{"prompt": "one", "caption": "b"}', r"a.jsonl:2: a second answer for 'one'"),
+    ],
+)
+def test_an_answer_of_another_form(tmp_path, line, message):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"prompt": "one", "caption": null}\n' + line + "\n")
+    with pytest.raises(ArragError, match=message):
+        RecordedAnswers(file, "some model")
+
+
+def test_no_answers_at_all(tmp_path):
+    with pytest.raises(ArragError, match=r"judge.answers: .*none.jsonl cannot be read"):
+        RecordedAnswers(tmp_path / "none.jsonl", "some model")
+
+
+def test_a_database_of_another_tokenizer(folder, retriever, tiny_janus):  # noqa: F811
+    other = retriever._replace(codec=load_codec(tiny_janus))
+    with pytest.raises(ArragError, match=r"its tokenizer is .* name the one that encoded the data"):
+        load(settings(folder), other)
+
+
+def test_what_is_missing_or_does_not_fit_is_named(folder, retriever, tmp_path):  # noqa: F811
+    def refused(message, **changed):
+        with pytest.raises(ArragError, match=message):
+            load(settings(folder).model_copy(update=changed), retriever)
+
+    refused(r"ip_adapter: found .*none.safetensors", ip_adapter=folder / "none.safetensors")
+    torch.save({}, tmp_path / "a.bin")
+    refused(r"ip_adapter: found .*a.bin; it must be", ip_adapter=tmp_path / "a.bin")
+    refused(r"image_encoder: no .*none/config.json", image_encoder=folder / "none")
+    for lost in ("image_proj.proj.bias", "ip_adapter.1.to_k_ip.weight"):
+        weights = load_file(folder / "bare.safetensors")
+        del weights[lost]
+        save_file(weights, tmp_path / "part.safetensors")
+        refused(r"part.safetensors: is no IP-Adapter", ip_adapter=tmp_path / "part.safetensors")
+    (folder / "bare.safetensors").rename(tmp_path / "whole")
+    try:
+        (folder / "bare.safetensors").write_bytes((tmp_path / "whole").read_bytes()[:-50])
+        refused(r"bare.safetensors: is no IP-Adapter")
+    finally:
+        (tmp_path / "whole").rename(folder / "bare.safetensors")

@@ -1,0 +1,142 @@
+"""The colour classifier on a tiny random open_clip model."""
+
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from arrag.data.clip import quick_gelu
+from arrag.metrics.color import COLORS, ColorClassifier, object_crop
+from arrag.utils.errors import ArragError
+
+CONFIG = {
+    "model_cfg": {
+        "embed_dim": 16,
+        "vision_cfg": {
+            "image_size": 16,
+            "layers": 1,
+            "width": 16,
+            "patch_size": 8,
+            "head_width": 8,
+        },
+        "text_cfg": {
+            "context_length": 16,
+            "vocab_size": 49408,
+            "width": 16,
+            "heads": 2,
+            "layers": 1,
+        },
+    },
+    "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+}
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip") / "tiny-colors"
+    path.mkdir()
+    torch.manual_seed(3)
+    model = open_clip.model.CLIP(**CONFIG["model_cfg"])
+    with torch.no_grad():  # untrained inputs all look alike: spread them
+        model.token_embedding.weight.mul_(60)
+        model.visual.conv1.weight.mul_(20)
+        model.visual.class_embedding.zero_()
+    save_file(model.state_dict(), path / "open_clip_model.safetensors")
+    (path / "open_clip_config.json").write_text(json.dumps(CONFIG))
+    return path
+
+
+@pytest.fixture(scope="module")
+def classifier(model_dir):
+    return ColorClassifier(model_dir)
+
+
+def objects(count):
+    rng = np.random.default_rng(1)
+    for _ in range(count):
+        image = np.full((40, 48, 3), rng.integers(0, 256, 3), np.uint8)
+        mask = rng.random((40, 48)) < 0.8
+        x0, y0 = rng.integers(0, 20, 2)
+        yield image, mask, (float(x0), float(y0), float(x0 + 18), float(y0 + 15))
+
+
+def test_object_crop_is_grey_outside_the_mask():
+    image = np.full((6, 8, 3), 10, np.uint8)
+    mask = np.zeros((6, 8), bool)
+    mask[2:4, 3:5] = True
+    crop = np.array(object_crop(image, mask, (2.4, 1.0, 5.6, 5.0)))
+    assert crop.shape == (4, 4, 3)  # x 2.4..5.6 rounds to 2..6
+    expected = np.full((4, 4, 3), 0x99, np.uint8)
+    expected[1:3, 1:3] = 10
+    np.testing.assert_array_equal(crop, expected)
+    assert object_crop(image, mask, (3.0, 3.0, 3.0, 3.0)).size == (1, 1)
+
+
+def test_classify_is_the_templates_argmax_of_open_clip(classifier, model_dir):
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{model_dir}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{model_dir}")
+    model.eval()
+    answers = []
+    for image, mask, box in objects(24):
+        best = None
+        with torch.no_grad():
+            picture = model.encode_image(transform(object_crop(image, mask, box))[None])[0]
+            for name in COLORS:
+                each = []
+                for text in (
+                    f"a photo of a {name} bench",
+                    f"a photo of a {name}-colored bench",
+                    f"a photo of a {name} object",
+                ):
+                    vector = model.encode_text(tokenizer([text]))[0]
+                    each.append(vector / vector.norm())
+                mean = sum(each) / 3
+                score = float(picture / picture.norm() @ (mean / mean.norm()))
+                best = max(best or (score, name), (score, name))
+        answers.append(best[1])
+        assert classifier.classify(image, mask, box, "bench") == best[1]
+    assert len(set(answers)) > 1  # a constant answer would prove nothing
+
+
+def test_text_embeddings_are_cached_per_class(classifier):
+    bench = classifier.text_embeddings("bench")
+    assert classifier.text_embeddings("bench") is bench
+    assert bench.shape == (10, 16)
+    torch.testing.assert_close(bench.norm(dim=-1), torch.ones(10))
+    assert not torch.equal(bench, classifier.text_embeddings("cup"))
+
+
+def test_openai_weights_get_quick_gelu():
+    assert quick_gelu("ViT-L-14", "openai") is True
+    assert quick_gelu("ViT-L-14", "laion2b_s32b_b82k") is False
+    assert quick_gelu("local-dir:anything", None) is False
+
+
+def test_digest_follows_the_weights(classifier, model_dir, tmp_path):
+    assert classifier.name == "tiny-colors" and len(classifier.digest) == 64
+    assert ColorClassifier(model_dir).digest == classifier.digest
+    (tmp_path / "arrag-tiny.json").write_text(json.dumps(CONFIG["model_cfg"]))
+    open_clip.add_model_config(tmp_path / "arrag-tiny.json")
+    named = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        weights = str(tmp_path / f"{seed}.safetensors")
+        save_file(open_clip.create_model("arrag-tiny").state_dict(), weights)
+        named.append(ColorClassifier("arrag-tiny", weights))
+    assert named[0].digest != named[1].digest
+    assert named[0].name == "arrag-tiny:0.safetensors"
+
+
+def test_a_bad_model_is_one_clear_error(model_dir, tmp_path):
+    with pytest.raises(ArragError, match=r"absent: the open_clip model cannot be read"):
+        ColorClassifier(tmp_path / "absent")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(CONFIG))
+    with pytest.raises(ArragError, match="cannot be read"):  # no weights: never random ones
+        ColorClassifier(tmp_path)
+    weights = (model_dir / "open_clip_model.safetensors").read_bytes()
+    (tmp_path / "open_clip_model.safetensors").write_bytes(weights[:5000])
+    with pytest.raises(ArragError, match="cannot be read"):
+        ColorClassifier(tmp_path)

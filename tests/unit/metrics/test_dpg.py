@@ -1,0 +1,405 @@
+"""DPG-Bench and DSG from recorded answers: beside plain loops over the protocol, and bad input."""
+
+import csv
+import json
+import random
+
+import pytest
+
+from arrag.cli.main import main
+from arrag.data.questions import problems, read_questions
+from arrag.metrics.bootstrap import bootstrap_shares, mcnemar, paired_difference, resample_indices
+from arrag.metrics.dpg import questions as dpg
+from arrag.metrics.dpg.answers import read_answers
+from arrag.metrics.dpg.score import score_recorded
+from arrag.utils.errors import ArragError
+
+HEADER = (
+    "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,"
+    "question_natural_language"
+)
+
+
+def write_table(path, rows):
+    """Rows are (item, proposition, dependency, category)."""
+    with open(path, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(HEADER.split(","))
+        for item, number, dependency, category in rows:
+            tail = [category, "", f"{category} (a, b)", f"Question {number}?"]
+            writer.writerow([item, f"text, of {item}", "k", number, dependency, *tail])
+    return path
+
+
+def write_answers(path, answers, header=("item_id", "proposition_id", "image", "answer")):
+    """Answers are {(item, proposition, image): text}."""
+    with open(path, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(header)
+        writer.writerows([*key, text] for key, text in answers.items())
+    return path
+
+
+def score(tmp_path, rows, answers, compat="official", dependency=None, **options):
+    compat, dependency = dpg.choose(compat, dependency)
+    table = write_table(tmp_path / "q.csv", rows)
+    given = write_answers(tmp_path / "a.csv", answers)
+    return score_recorded(table, given, compat=compat, dependency=dependency, **options)
+
+
+# -- the rules, written out once more ----------------------------------------------------------
+
+
+def plain_official(rows, answers):
+    """The published script's behaviour, step by step, as the protocol lists its defects."""
+    prompts, last = {}, None
+    for item, number, dependency, category in rows[1:]:  # data row 0 is skipped
+        if item != last:
+            prompts[item] = []
+        prompts[item].append((number, [int(d) for d in str(dependency).split(",")], category))
+        last = item
+    means, shares, dropped = [], {}, []
+    for item in dict.fromkeys(row[0] for row in rows):
+        if item not in prompts:
+            dropped.append(item)
+            continue
+        try:
+            image_scores, raw = [], {}
+            for image in range(4):
+                scores = {
+                    n: 1.0 if answers[item, n, image] == "yes" else 0.0 for n, *_ in prompts[item]
+                }
+                raw = dict(scores)
+                for n, parents, _ in prompts[item]:  # in row order, on scores already changed
+                    for parent in parents:
+                        if parent != 0 and scores[parent] == 0:  # KeyError: no such parent
+                            scores[n] = 0.0
+                            break
+                image_scores.append(sum(scores.values()) / len(scores))
+        except KeyError:
+            dropped.append(item)
+            continue
+        means.append(sum(image_scores) / 4)
+        for n, _, category in prompts[item]:  # raw answers to the last image
+            shares.setdefault(category.strip(), []).append(raw[n])
+    return means, shares, dropped
+
+
+def plain_dsg(rows, answers):
+    """Zeroing by what was answered about the parents; every row counts."""
+    prompts = {}
+    for item, number, dependency, _ in rows:
+        prompts.setdefault(item, []).append((number, [int(d) for d in str(dependency).split(",")]))
+    means = []
+    for item, questions in prompts.items():
+        total = 0.0
+        for image in range(4):
+            said = {n: answers[item, n, image] == "yes" for n, _ in questions}
+            holds = [said[n] and all(said[p] for p in parents if p) for n, parents in questions]
+            total += sum(holds) / len(holds)
+        means.append(total / 4)
+    return means
+
+
+def random_case(rng, missing_parents):
+    categories = ["entity - whole", "attribute - color", "other - count", "global - - ", "a-b - c"]
+    rows = []
+    for i in range(rng.randint(2, 6)):
+        count = rng.randint(1, 6)
+        numbers = list(range(1, count + 1))
+        if rng.random() < 0.3:
+            rng.shuffle(numbers)  # a child may stand before its parent
+        for n in numbers:
+            parents = [str(rng.randint(0, count)) for _ in range(rng.randint(1, 2))]
+            if missing_parents and rng.random() < 0.05:
+                parents.append(str(count + 1))
+            rows.append((f"p{i}", n, rng.choice([",", ", "]).join(parents), rng.choice(categories)))
+    said = ["yes"] * 5 + ["no", "no", "Yes", " yes", "yes.", ""]
+    answers = {(r[0], r[1], image): rng.choice(said) for r in rows for image in range(4)}
+    return rows, answers
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_official_equals_the_published_steps(seed, tmp_path):
+    rng = random.Random(seed)
+    rows, answers = random_case(rng, missing_parents=True)
+    if seed % 4 == 0:
+        rng.shuffle(rows)  # a prompt's rows apart: only the last run of them counts
+    means, shares, dropped = plain_official(rows, answers)
+    if not means:
+        with pytest.raises(ArragError, match="no prompt of it could be scored"):
+            score(tmp_path, rows, answers)
+        return
+    found = score(tmp_path, rows, answers)
+    assert found["overall"] == found["value"] == pytest.approx(100 * sum(means) / len(means))
+    assert sorted(found["dropped"]) == sorted(dropped)
+    assert found["n_items"] == len(means) and found["n_images"] == 4 * len(means)
+    level2 = {name: 100 * sum(v) / len(v) for name, v in shares.items()}
+    assert {k: v["value"] for k, v in found["l2"].items()} == pytest.approx(level2)
+    for broad in {name.split("-")[0].strip() for name in shares}:
+        values = [
+            v for name, vs in shares.items() if name.split("-")[0].strip() == broad for v in vs
+        ]
+        assert found["l1"][broad]["value"] == pytest.approx(100 * sum(values) / len(values))
+        assert found["l1"][broad]["n"] == len(values)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_dsg_equals_the_plain_rule(seed, tmp_path):
+    rows, answers = random_case(random.Random(seed), missing_parents=False)
+    found = score(tmp_path, rows, answers, "corrected")
+    means = plain_dsg(rows, answers)
+    assert found["dependency"] == "dsg"
+    assert found["overall"] == pytest.approx(100 * sum(means) / len(means))
+    assert [row["mean"] for row in found["per_prompt"]] == pytest.approx([100 * m for m in means])
+
+
+# -- one defect at a time ----------------------------------------------------------------------
+
+ENTITY, COLOR, SPATIAL = "entity - whole", "attribute - color", "relation - spatial"
+CHAIN = [
+    ("first", 1, "0", ENTITY),
+    ("dogs", 1, "0", ENTITY),
+    ("dogs", 2, "1", COLOR),
+    ("dogs", 3, "2", SPATIAL),
+]
+
+
+def all_answers(rows, texts, images=1):
+    return {
+        (r[0], r[1], i): text for r, text in zip(rows, texts, strict=True) for i in range(images)
+    }
+
+
+def test_zeroing_runs_on_in_row_order_or_not(tmp_path):
+    """dogs/1 fails: dogs/2 is zeroed; dogs/3 hangs on dogs/2, whose own answer was yes."""
+    answers = all_answers(CHAIN, ["yes", "no", "yes", "yes"])
+    official = score(tmp_path, CHAIN, answers, "official")
+    assert official["overall"] == 0 and official["dropped"] == {
+        "first": "its only question is in the skipped first row"
+    }
+    corrected = score(tmp_path, CHAIN, answers, "corrected")
+    assert corrected["overall"] == pytest.approx(100 * (1 + 1 / 3) / 2)
+    none = score(tmp_path, CHAIN, answers, "corrected", "none")
+    assert none["overall"] == pytest.approx(100 * (1 + 2 / 3) / 2)
+    mixed = score(tmp_path, CHAIN, answers, "official", "dsg")
+    assert mixed["overall"] == pytest.approx(100 / 3)
+    for found in (official, corrected):
+        assert found["compat_values"] == pytest.approx({"official": 0, "corrected": 100 * 2 / 3})
+
+
+def test_the_first_row_skipped_takes_its_prompt_along(tmp_path):
+    """The first prompt loses proposition 1; a child that looks for it drops the prompt."""
+    rows = [("a", 1, "0", ENTITY), ("a", 2, "1", COLOR), ("b", 1, "0", ENTITY)]
+    found = score(tmp_path, rows, all_answers(rows, ["yes", "yes", "no"]))
+    assert found["dropped"] == {"a": "proposition 2 depends on 1, which is not there"}
+    assert found["overall"] == 0 and found["n_items"] == 1
+    assert (
+        score(tmp_path, rows, all_answers(rows, ["yes"] * 2 + ["no"]), "corrected")["value"] == 50
+    )
+
+
+def test_categories_of_the_last_image_raw_or_of_all_zeroed(tmp_path):
+    rows = [("x", 1, "0", ENTITY), ("a", 1, "0", ENTITY), ("a", 2, "1", COLOR)]
+    answers = {("x", 1, 0): "yes", ("x", 1, 1): "yes", ("a", 1, 0): "yes", ("a", 2, 0): "no"}
+    answers |= {("a", 1, 1): "no", ("a", 2, 1): "yes"}
+    official = score(tmp_path, rows, answers)
+    assert {k: v["value"] for k, v in official["l1"].items()} == {"entity": 0, "attribute": 100}
+    corrected = score(tmp_path, rows, answers, "corrected")
+    assert {k: v["value"] for k, v in corrected["l1"].items()} == {"entity": 75, "attribute": 0}
+    assert corrected["l1"]["attribute"]["n"] == 2
+
+
+def test_only_yes_is_yes_and_what_nearly_is_gets_counted(tmp_path):
+    rows = [("a", n, "0", ENTITY) for n in range(1, 6)]
+    found = score(
+        tmp_path, rows, all_answers(rows, ["yes", "Yes", " yes", "yes.", "no"]), "corrected"
+    )
+    assert found["overall"] == 20 and found["n_near_yes"] == 3
+
+
+def test_each_rule_implies_the_other():
+    assert dpg.choose(None, None) == ("official", "official")
+    assert dpg.choose(None, "dsg") == ("corrected", "dsg")
+    assert dpg.choose(None, "none") == ("corrected", "none")
+    assert dpg.choose("corrected", None) == ("corrected", "dsg")
+    assert dpg.choose("official", "dsg") == ("official", "dsg")
+
+
+# -- statistics --------------------------------------------------------------------------------
+
+
+def test_category_intervals_are_a_ratio_over_the_same_prompts():
+    import numpy as np
+
+    totals, counts = np.array([[3.0, 0.0, 1.0, 2.0]]), np.array([[4.0, 0.0, 1.0, 5.0]])
+    estimate = bootstrap_shares(totals, counts, resamples=300, seed=3)[0]
+    spread = []
+    for draw in resample_indices(["t"] * 4, 300, 3)["t"]:
+        below = sum(counts[0][i] for i in draw)
+        if below:
+            spread.append(sum(totals[0][i] for i in draw) / below)
+    assert estimate.value == pytest.approx(6 / 10)
+    assert [estimate.low, estimate.high] == pytest.approx(list(np.percentile(spread, [2.5, 97.5])))
+
+
+def test_two_scores_pair_by_prompt(tmp_path):
+    rows = [(f"p{i}", 1, "0", ENTITY) for i in range(8)]
+    good = score(tmp_path, rows, all_answers(rows, ["yes"] * 8), "corrected")
+    half = score(tmp_path, rows, all_answers(rows, ["yes", "no"] * 4), "corrected")
+    half["judge"] = good["judge"]  # recorded answers of two methods have two files
+    difference = paired_difference(good, half)["overall"]
+    assert difference.value == 50 and 0 < difference.low < 50 < difference.high
+    with pytest.raises(ArragError, match="McNemar's test needs a verdict an image"):
+        mcnemar(good, half)
+    other = good | {"dependency": "none"}
+    with pytest.raises(ArragError, match="field dependency is 'dsg' in one and 'none'"):
+        paired_difference(good, other)
+    fewer = half | {"per_prompt": half["per_prompt"][1:]}
+    with pytest.raises(ArragError, match="names other prompts"):
+        paired_difference(good, fewer)
+
+
+# -- files that are not as they should be ------------------------------------------------------
+
+
+def test_malformed_dependencies_are_counted_and_refused(tmp_path):
+    rows = [
+        ("z", 1, "0", ENTITY),
+        ("a", 1, "0", ENTITY),
+        ("a", 2, "1, right", COLOR),
+        ("b", 1, "1", ENTITY),
+        ("c", 1, "2", ENTITY),
+        ("c", 2, "1", COLOR),
+        ("d", 1, "7", ENTITY),
+        ("e", 1, "0", ENTITY),
+        ("e", 1, "0", ENTITY),
+    ]
+    table = write_table(tmp_path / "q.csv", rows)
+    assert problems(read_questions(table)) == {
+        "dependency is not a list of whole numbers": ["a/2"],
+        "a proposition depends on itself": ["b/1"],
+        "propositions depend on each other in a circle": ["c/1", "c/2"],
+        "a dependency names a proposition that the item lacks": ["d/1"],
+        "a proposition stands more than once": ["e/1"],
+    }
+    answers = {(row[0], row[1], 0): "yes" for row in rows}
+    for compat in ("official", "corrected"):
+        with pytest.raises(ArragError, match=r"not a list of whole numbers: 1 \(a/2\)"):
+            score(tmp_path, rows, answers, compat)
+    clean = [row for row in rows if row[2] != "1, right"]
+    with pytest.raises(ArragError, match=r"that the item lacks: 1 \(d/1\)"):
+        score(tmp_path, clean, answers, "corrected", allow_partial=False)
+    # The official script lives with the rest: it drops d, and the score says what is malformed.
+    answers.pop(("a", 2, 0))
+    found = score(tmp_path, clean, answers, "official")
+    assert set(found["dropped"]) == {"z", "d"} and found["overall"] == 100
+    assert found["table_problems"]["a proposition depends on itself"] == {
+        "count": 1,
+        "first": ["b/1"],
+    }
+    partial = score(tmp_path, rows, answers | {("a", 2, 0): "no"}, "corrected", allow_partial=True)
+    assert partial["n_items"] == 6 and partial["overall"] == pytest.approx(100 * 5.5 / 6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.pop(("dogs", 2, 1)), r"unanswered questions: 1 \(dogs, image 1: 2\)"),
+        (
+            lambda a: [a.pop(("dogs", n, 1)) for n in (1, 2, 3)],
+            r"items with fewer than 2 images: 1 \(dogs\)",
+        ),
+        (
+            lambda a: [a.pop(("dogs", n, i)) for n in (1, 2, 3) for i in (0, 1)],
+            r"items without an answer: 1 \(dogs\)",
+        ),
+        (lambda a: a.update({("cats", 1, 0): "no"}), r"no question of the table: 1 \(cats/1\)"),
+    ],
+)
+def test_gaps_in_the_answers_are_refused_or_stated(change, message, tmp_path):
+    answers = all_answers(CHAIN, ["yes"] * 4, images=2)
+    change(answers)
+    with pytest.raises(ArragError, match=message):
+        score(tmp_path, CHAIN, answers, "corrected")
+    found = score(tmp_path, CHAIN, answers, "corrected", allow_partial=True)
+    assert sum(gap["count"] for gap in found["partial"].values()) == 1
+    assert found["overall"] == 100
+
+
+def test_repeated_answers_are_refused_unless_one_model_is_chosen(tmp_path):
+    """The columns of DSG's released answers: several models in one file."""
+    table = write_table(tmp_path / "q.csv", CHAIN)
+    path = tmp_path / "a.csv"
+    header = "dsg_prompt_split,qg_model,t2i_model,item_id,question,question_id,dependency_id,answer"
+    lines = [
+        f"s,dsg,{model},{item},Q?,{number},{dependency},{'yes' if model == 'new' else 'no'}"
+        for model in ("new", "old")
+        for item, number, dependency, _ in CHAIN
+    ]
+    path.write_text("\n".join([header, *lines]) + "\n")
+    with pytest.raises(ArragError, match=r"answered more than once: 4 \(first/1 of image 0"):
+        read_answers(path)
+    rules = {"compat": "corrected", "dependency": "dsg"}
+    assert score_recorded(table, path, {"t2i_model": "new"}, **rules)["overall"] == 100
+    assert score_recorded(table, path, {"t2i_model": "old"}, **rules)["overall"] == 0
+    with pytest.raises(ArragError, match="columns model are missing"):
+        read_answers(path, {"model": "new"})
+    with pytest.raises(ArragError, match="holds no answer where"):
+        read_answers(path, {"t2i_model": "none"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("item_id,answer\na,yes\n", "no column for the proposition"),
+        ("item_id,proposition_id,answer\na,one,yes\n", "field proposition_id is 'one'"),
+        ("item_id,proposition_id,answer\na,1\n", "data row 1 does not have 3 fields"),
+        ("item_id,proposition_id,answer\n", "no column for the item|holds no answer"),
+    ],
+)
+def test_a_bad_answers_file(text, message, tmp_path):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ArragError, match=message):
+        read_answers(tmp_path / "a.csv")
+
+
+def test_a_bad_table(tmp_path):
+    path = tmp_path / "q.csv"
+    path.write_text("item_id,tuple\na,b\n")
+    with pytest.raises(ArragError, match="columns proposition_id, dependency, question_natural"):
+        read_questions(path)
+    path.write_text(HEADER + "\n")
+    with pytest.raises(ArragError, match="holds no question"):
+        read_questions(path)
+    write_table(path, [("a", "x", "0", ENTITY)])
+    with pytest.raises(ArragError, match=r"data row 1: field proposition_id is 'x'"):
+        read_questions(path)
+    with pytest.raises(ArragError, match="not a readable CSV file"):
+        read_questions(tmp_path / "absent.csv")
+
+
+def test_images_come_in_the_order_of_their_numbers(tmp_path):
+    answers = {("a", 1, image): "yes" for image in (10, 9, 2)}
+    path = write_answers(tmp_path / "a.csv", answers)
+    assert list(read_answers(path)["a"]) == ["2", "9", "10"]
+
+
+# -- the command -------------------------------------------------------------------------------
+
+
+def test_the_command_prints_and_writes_the_score(tmp_path, capsys):
+    table = write_table(tmp_path / "q.csv", CHAIN)
+    answers = write_answers(tmp_path / "a.csv", all_answers(CHAIN, ["yes", "yes", "no", "yes"]))
+    command = ["score", "dpg", "--questions", str(table), "--answers", str(answers), "--json"]
+    assert main([*command, "--out", str(tmp_path / "out.json")]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert printed["overall"] == printed["value"] == pytest.approx(100 / 3)
+    assert printed["compat"] == "official" and printed["unit"] == "percent"
+    assert set(printed["compat_values"]) == {"official", "corrected"}
+    assert written["per_prompt"][0]["item_id"] == "dogs" and "per_prompt" not in printed
+    assert main([*command, "--dependency", "dsg"]) == 0
+    assert json.loads(capsys.readouterr().out)["overall"] == pytest.approx(100 * (1 + 1 / 3) / 2)
+    assert main([*command, "--images", str(tmp_path)]) == 2
+    assert "give either --images or --answers" in capsys.readouterr().err

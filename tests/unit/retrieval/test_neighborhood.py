@@ -1,0 +1,86 @@
+"""Context: offsets by hand, gathering against loops."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arrag.retrieval.neighborhood import MISSING, Neighborhood
+from arrag.utils.errors import ArragError
+
+
+def test_offsets_are_those_of_the_paper():
+    causal = ((-1, -1), (-1, 0), (-1, 1), (0, -1))  # upper left, upper, upper right, left
+    assert Neighborhood("causal").offsets == causal
+    assert Neighborhood("full").offsets == (*causal, (0, 1), (1, -1), (1, 0), (1, 1))
+
+
+@pytest.mark.parametrize("hop", [1, 2, 3])
+def test_wider_hops_go_top_to_bottom_and_left_to_right(hop):
+    full, causal = Neighborhood("full", hop).offsets, Neighborhood("causal", hop).offsets
+    assert list(full) == sorted(full)
+    assert len(full) == (2 * hop + 1) ** 2 - 1
+    assert causal == full[: len(full) // 2]
+    assert len(causal) % 4 == 0  # the scan takes them in fours
+
+
+def test_border_rule_says_which_positions_are_indexed_and_augmented():
+    skip = Neighborhood("causal", border="skip").entries(3, 4)
+    assert skip.tolist() == [[False] * 4, [False, True, True, False], [False, True, True, False]]
+    assert Neighborhood("causal", border="zero").entries(3, 4).all()
+    assert Neighborhood("full", border="skip").entries(3, 3).sum() == 1
+    assert not Neighborhood("full", hop=2, border="skip").entries(3, 3).any()
+
+
+def test_gather_reads_the_codes_around_a_position():
+    codes = torch.arange(12).view(1, 3, 4)
+    known = torch.zeros(1, 3, 4, dtype=torch.bool)
+    known.view(-1)[:6] = True  # raster decoding, about to predict position 6
+    around = Neighborhood("causal").gather(codes, known, torch.tensor([6, 4]))
+    assert around.tolist() == [[[1, 2, 3, 5], [MISSING, 0, 1, MISSING]]]
+    around = Neighborhood("full").gather(codes, known, torch.tensor([6]))
+    assert around.tolist() == [[[1, 2, 3, 5, MISSING, MISSING, MISSING, MISSING]]]
+
+
+def test_rows_do_not_wrap_around():
+    codes = torch.arange(9).view(1, 3, 3)
+    known = torch.ones_like(codes, dtype=torch.bool)
+    around = Neighborhood("causal").gather(codes, known, torch.tensor([5, 3]))
+    assert around.tolist() == [[[1, 2, MISSING, 4], [MISSING, 0, 1, MISSING]]]
+
+
+@given(st.data())
+@settings(max_examples=50, deadline=None)
+def test_gather_agrees_with_loops(data):
+    neighborhood = Neighborhood(
+        data.draw(st.sampled_from(["causal", "full"])), data.draw(st.integers(1, 3))
+    )
+    batch, height, width = (data.draw(st.integers(1, 4)) for _ in range(3))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    codes = torch.randint(0, 50, (batch, height, width), generator=generator)
+    known = torch.rand(batch, height, width, generator=generator) < 0.6
+    positions = torch.randperm(height * width, generator=generator)
+    found = neighborhood.gather(codes, known, positions)
+    assert found.dtype == torch.int64
+    for b in range(batch):
+        for p, position in enumerate(positions.tolist()):
+            for i, (dr, dc) in enumerate(neighborhood.offsets):
+                row, column = position // width + dr, position % width + dc
+                inside = 0 <= row < height and 0 <= column < width
+                want = codes[b, row, column] if inside and known[b, row, column] else MISSING
+                assert found[b, p, i] == want
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"context": "both"}, "context"),
+        ({"context": "causal", "border": "wrap"}, "border"),
+        ({"context": "causal", "hop": 0}, "hop"),
+        ({"context": "causal", "hop": 1.5}, "hop"),
+        ({"context": "causal", "masked_distance": "yes"}, "masked_distance"),
+    ],
+)
+def test_a_wrong_value_is_named(options, field):
+    with pytest.raises(ArragError, match=field):
+        Neighborhood(**options)

@@ -1,0 +1,116 @@
+"""The tokenizer: the original quantiser, brute force, and the closed-form micro encoder."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from arrag.backbones import micro_janus as janus
+from arrag.cli.micro_train.codebook import CONSTANT, PatchCoder, set_linear_encoder, to_patches
+from arrag.data.micro.world import World
+from arrag.tokenizers.base import load_codec
+from arrag.utils.errors import ArragError
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
+
+
+def test_encode_normalises_codebook_and_latents(tiny_janus, pictures):
+    """Nearest row by L2 after normalising both, written the obvious way."""
+    from transformers import JanusForConditionalGeneration
+
+    model = JanusForConditionalGeneration.from_pretrained(tiny_janus, dtype=torch.float32)
+    vq = model.model.vqmodel
+    norms = vq.quantize.embedding.weight.norm(dim=1)
+    assert norms.max() / norms.min() > 1.5  # else the test could not tell
+    with torch.no_grad():
+        x = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1
+        latents = vq.quant_conv(vq.encoder(x)).permute(0, 2, 3, 1).double()
+    rows = vq.quantize.embedding.weight.detach().double()
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    codes = load_codec(tiny_janus).encode(pictures)
+    for b, r, c in [(0, 0, 0), (1, 5, 7), (2, 11, 11), (2, 3, 0)]:
+        z = latents[b, r, c] / latents[b, r, c].norm()
+        assert codes[b, r, c] == int(((rows - z) ** 2).sum(1).argmin())
+
+
+def test_decode_is_the_library_s(tiny_janus):
+    from transformers import JanusForConditionalGeneration
+
+    model = JanusForConditionalGeneration.from_pretrained(tiny_janus, dtype=torch.float32).eval()
+    codes = torch.randint(0, janus.CODES, (2, 12, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():  # [B, S, S, 3] in [-1, 1]
+        pixels = torch.cat([model.decode_image_tokens(c.flatten(1)) for c in codes.split(1)])
+    expected = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+    assert np.array_equal(load_codec(tiny_janus).decode(codes), expected)
+
+
+def test_an_image_does_not_depend_on_its_batch(micro_janus, assets):
+    codec = load_codec(micro_janus)
+    world = World(assets, "reference")
+    images = np.stack([world.scene(i).image for i in range(12)])
+    codes = codec.encode(images)
+    decoded = codec.decode(codes)
+    for i in (0, 11):
+        assert torch.equal(codec.encode(images[i : i + 1])[0], codes[i])
+        assert np.array_equal(codec.decode(codes[i : i + 1])[0], decoded[i])
+
+
+def test_closed_form_encoder_computes_the_projection(pictures):
+    generator = torch.Generator().manual_seed(3)
+    coder = PatchCoder(
+        torch.randn(7, 48, generator=generator) * 0.3,
+        torch.randn(7, generator=generator),
+        F.normalize(torch.randn(janus.CODES, 8, generator=generator), dim=1),
+    )
+    vq = janus.build_model(seed=0)[0].model.vqmodel.eval()
+    set_linear_encoder(vq, coder)
+    with torch.no_grad():
+        x = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1
+        latents = vq.quant_conv(vq.encoder(x)).permute(0, 2, 3, 1).reshape(-1, 8)
+    patches = to_patches(pictures)
+    # Raster order of patches, and of pixels within one, written out for one patch.
+    row, col = 4, 9
+    block = pictures[1, row * 4 : row * 4 + 4, col * 4 : col * 4 + 4].reshape(-1) / 127.5 - 1
+    assert np.allclose(patches[144 + row * 12 + col], block, atol=1e-6)
+    exact = patches @ coder.projection.T + coder.bias
+    assert torch.allclose(latents[:, :7], exact, atol=1e-3)
+    assert torch.allclose(latents[:, 7], torch.tensor(CONSTANT), atol=1e-3)
+    agree = (coder.encode(pictures).flatten() == (latents @ coder.codebook.T).argmax(1)).float()
+    assert agree.mean() > 0.99
+
+
+def test_images_of_another_size_are_refused(tiny_janus):
+    with pytest.raises(ArragError, match=r"\(32, 32, 3\).*\(48, 48, 3\)"):
+        load_codec(tiny_janus).encode(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+def test_digest_is_the_tokenizer_s_alone(tiny_janus, tmp_path):
+    model, tokenizer = janus.build_model(seed=5)
+    from transformers import JanusForConditionalGeneration
+
+    same = JanusForConditionalGeneration.from_pretrained(tiny_janus, dtype=torch.float32)
+    model.model.vqmodel.load_state_dict(same.model.vqmodel.state_dict())
+    janus.save(model, tokenizer, tmp_path / "other-lm")
+    assert load_codec(tmp_path / "other-lm").digest == load_codec(tiny_janus).digest
+    other, _ = janus.build_model(seed=5)
+    janus.save(other, tokenizer, tmp_path / "other-vq")
+    assert load_codec(tmp_path / "other-vq").digest != load_codec(tiny_janus).digest
+
+
+def test_missing_and_truncated_checkpoints(tiny_janus, tmp_path):
+    import shutil
+
+    with pytest.raises(ArragError, match="config.json: no such file"):
+        load_codec(tmp_path / "nowhere")
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_janus, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    with pytest.raises(ArragError, match="model.safetensors: truncated, damaged.*restore"):
+        load_codec(broken)
+    weights.unlink()
+    with pytest.raises(ArragError, match="no .safetensors file"):
+        load_codec(broken)
