@@ -18,7 +18,7 @@ from typing import Any
 
 from arrag import __version__
 from arrag.utils.errors import ArragError
-from arrag.utils.faults import plain_faults
+from arrag.utils.faults import translate_resource_errors
 from arrag.utils.locks import alone
 
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bound_threads()
     try:
         # Whatever a library prints belongs to the progress, not to the result.
-        with contextlib.redirect_stdout(sys.stderr), plain_faults(args), _turn(args):
+        with contextlib.redirect_stdout(sys.stderr), translate_resource_errors(args), _turn(args):
             result = args.run(args)
     except ArragError as error:
         message = " ".join(str(error).split())

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from arrag.utils.errors import ArragError
-from arrag.utils.readers import because, read_text
+from arrag.utils.readers import read_text, short_message
 
 MOST_NODES = 200_000
 """Of a file whose aliases are written out: nine lines of them may stand for a billion."""
@@ -68,7 +68,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except RecursionError:
         raise ArragError(f"{path}: not valid YAML (nested too deeply); correct that") from None
     except UNREADABLE as error:
-        raise ArragError(f"{path}: not valid YAML ({because(error)}); correct that place") from None
+        raise ArragError(
+            f"{path}: not valid YAML ({short_message(error)}); correct that place"
+        ) from None
     except ArragError as error:
         raise ArragError(f"{path}: {error}") from None
     if not isinstance(document, dict):

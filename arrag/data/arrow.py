@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from arrag.data.images import Payload
 from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json
-from arrag.utils.readers import FileName, because, json_of, outside
+from arrag.utils.readers import FileName, outside, parse_json, short_message
 
 Rows = Iterator[tuple[str, Callable[[], Payload]]]
 ROWS_AT_ONCE = 64
@@ -141,7 +141,7 @@ def image_column(schema: pa.Schema, path: Path) -> str:
 def _features(schema: pa.Schema) -> dict[str, object]:
     """What ``datasets`` says of the columns; nothing where it does not say it as it should."""
     try:
-        about = json_of((schema.metadata or {}).get(b"huggingface", b"{}").decode())
+        about = parse_json((schema.metadata or {}).get(b"huggingface", b"{}").decode())
     except ValueError:
         return {}
     for name in ("info", "features"):
@@ -175,7 +175,7 @@ def _payload(cells: pa.Array, row: int, path: Path) -> Payload:
 
 def _broken(path: Path, at: int, error: Exception) -> ArragError:
     stopped = isinstance(error, StopIteration)
-    why = "it has fewer rows than it says" if stopped else because(error)
+    why = "it has fewer rows than it says" if stopped else short_message(error)
     return ArragError(
         f"{path}: broken at byte {at} ({why}); fetch or save it again, then run the same command, "
         "which goes on after the last whole shard"

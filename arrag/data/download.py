@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from arrag.utils.errors import ArragError
 from arrag.utils.files import atomic_path, disk_space, sha256_file, write_text
-from arrag.utils.readers import json_of, lines_of, read_text
+from arrag.utils.readers import numbered_lines, parse_json, read_text
 
 PIECE = 1 << 20  # bytes
 SECONDS = 30  # without a byte
@@ -131,12 +131,12 @@ def write_subset(source: str | Path, out: str | Path, every: int) -> int:
         if source.suffix == ".csv":
             return _write_items(text, out, every)
         if source.suffix == ".json":
-            kept = dict(list(json_of(text).items())[::every])
+            kept = dict(list(parse_json(text).items())[::every])
             write_text(out, json.dumps(kept, ensure_ascii=False))
             return len(kept)
     except (ValueError, LookupError, AttributeError, csv.Error) as error:
         raise ArragError(f"{source}: is no prompt file ({error!r}); name another") from None
-    lines = [line for _, line in lines_of(text)][::every]
+    lines = [line for _, line in numbered_lines(text)][::every]
     write_text(out, "\n".join(lines) + "\n")
     return len(lines)
 

@@ -41,7 +41,7 @@ from arrag.utils.files import (
     sha256_json,
     write_json,
 )
-from arrag.utils.readers import because, outside, refuse_bomb
+from arrag.utils.readers import check_zip_bomb, outside, short_message
 
 MANIFEST = ".fetched.json"  # appended to the folder's name: beside it, for it says whence, not what
 
@@ -187,13 +187,15 @@ def unpack(archive: Path) -> None:
             for member in map(zipped.getinfo, members):
                 if outside(member.filename) or stat.S_ISLNK(member.external_attr >> 16):
                     raise zipfile.BadZipFile(f"{member.filename!r} leads out of it")
-            refuse_bomb(zipped)
+            check_zip_bomb(zipped)
             zipped.extractall(fresh, members)
             inside = all(m.split("/")[0] == out.name for m in members)
             os.replace(fresh / out.name if inside and members else fresh, out)
     except Exception as error:  # zipfile and its decompressors raise a dozen types
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise
-        raise ArragError(f"{archive.name}: broken zip ({because(error)}); fetch it again") from None
+        raise ArragError(
+            f"{archive.name}: broken zip ({short_message(error)}); fetch it again"
+        ) from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from arrag.data.decontamination import Fingerprint, fingerprint
 from arrag.utils.errors import ArragError
-from arrag.utils.readers import UNREADABLE, because, open_picture
+from arrag.utils.readers import UNREADABLE, open_picture, short_message
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 AHEAD = 16
@@ -56,7 +56,7 @@ def decode(key: str, payload: Payload, size: int, fingerprints: bool = False) ->
     except UnidentifiedImageError:  # its message holds a path, or an address in memory
         return Decoded(key, problem="not an image of a known format")
     except UNREADABLE as error:
-        return Decoded(key, problem=f"{type(error).__name__}: {because(error)}")
+        return Decoded(key, problem=f"{type(error).__name__}: {short_message(error)}")
 
 
 def open_rgb(payload: Payload) -> Image.Image:

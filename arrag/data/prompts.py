@@ -9,7 +9,7 @@ from typing import Any
 from arrag.config.benchmarks import Benchmark
 from arrag.data.samples import load_prompts
 from arrag.utils.errors import ArragError
-from arrag.utils.readers import because, json_of, lines_of, read_text
+from arrag.utils.readers import numbered_lines, parse_json, read_text, short_message
 
 
 def load_prompt_set(benchmark: Benchmark) -> list[dict[str, Any]]:
@@ -55,11 +55,11 @@ def captions(path: str | Path) -> list[dict[str, Any]]:
     try:
         text = read_text(path, "the file of prompts")
         if path.suffix == ".json":
-            lines = [{"id": name, **entry} for name, entry in json_of(text).items()]
+            lines = [{"id": name, **entry} for name, entry in parse_json(text).items()]
         else:
-            lines = [json_of(line) for _, line in lines_of(text)]
+            lines = [parse_json(line) for _, line in numbered_lines(text)]
     except (ValueError, AttributeError, TypeError) as error:
-        raise ArragError(f"{path}: the prompts cannot be read ({because(error)})") from None
+        raise ArragError(f"{path}: the prompts cannot be read ({short_message(error)})") from None
     seen: set[str] = set()
     for number, line in enumerate(lines, 1):
         if not isinstance(line, dict) or not isinstance(line.get("prompt"), str):

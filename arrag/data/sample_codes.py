@@ -12,7 +12,7 @@ import numpy as np
 from PIL.PngImagePlugin import PngInfo
 
 from arrag.utils.errors import ArragError
-from arrag.utils.readers import UNREADABLE, json_of, open_picture
+from arrag.utils.readers import UNREADABLE, open_picture, parse_json
 
 CHUNK = "arrag codes"
 
@@ -32,7 +32,7 @@ def read_codes(path: str | Path) -> np.ndarray | None:
             found = getattr(picture, "text", {}).get(CHUNK)
         if found is None:
             return None
-        codes = np.array(json_of(found))
+        codes = np.array(parse_json(found))
     except UNREADABLE as error:
         raise ArragError(f"{path}: not a readable image ({error}); generate it again") from None
     if codes.ndim != 2 or codes.dtype.kind != "i" or not codes.size or codes.min() < 0:

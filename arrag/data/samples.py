@@ -17,7 +17,7 @@ from PIL import ImageOps
 from arrag.metrics.objects import COLORS
 from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json
-from arrag.utils.readers import UNREADABLE, json_of, lines_of, open_picture, read_text
+from arrag.utils.readers import UNREADABLE, numbered_lines, open_picture, parse_json, read_text
 
 # GenEval's six tasks in the order of its prompt file and of the paper's Table 1.
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -43,9 +43,9 @@ def load_prompts(path: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(path)
     prompts = []
-    for number, line in lines_of(read_text(path, "the prompt file")):
+    for number, line in numbered_lines(read_text(path, "the prompt file")):
         try:
-            prompt = json_of(line)
+            prompt = parse_json(line)
         except ValueError as error:
             raise ArragError(f"{path}:{number}: not a JSON object ({error})") from None
         if problem := prompt_problem(prompt):
@@ -224,7 +224,7 @@ def _refuse(root: Path, what: str, names: list[str]) -> None:
 def read_metadata(path: Path) -> Any:
     """The JSON of a sample folder's metadata.jsonl, or None when it cannot be read."""
     try:
-        return json_of(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

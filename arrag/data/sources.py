@@ -18,7 +18,7 @@ from pathlib import Path
 from arrag.data.images import SUFFIXES, MicroScene, Payload
 from arrag.utils.errors import ArragError
 from arrag.utils.globs import PARQUET, TARS, files_of
-from arrag.utils.readers import because
+from arrag.utils.readers import short_message
 
 Items = Iterator[tuple[str, Callable[[], Payload]]]
 DAMAGE = (
@@ -139,7 +139,7 @@ def members(path: Path, label: str, wanted: Callable[[str], bool]) -> Items:
             offset = tar.offset
             _check_end(tar, path)
     except DAMAGE as error:
-        raise _broken(path, max(0, offset), because(error)) from None
+        raise _broken(path, max(0, offset), short_message(error)) from None
 
 
 def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
@@ -148,7 +148,7 @@ def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> b
     try:
         data = tar.extractfile(member).read()
     except DAMAGE as error:
-        raise _broken(path, member.offset, because(error)) from None
+        raise _broken(path, member.offset, short_message(error)) from None
     if len(data) != member.size:
         raise _broken(path, member.offset, f"{member.name} has {len(data)} of {member.size} bytes")
     return data

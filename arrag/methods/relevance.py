@@ -13,7 +13,7 @@ from typing import Protocol
 from arrag.config.pipelines import Always, Recorded
 from arrag.utils.errors import ArragError
 from arrag.utils.files import sha256_file
-from arrag.utils.readers import json_of
+from arrag.utils.readers import parse_json
 
 SHOWN = 3
 """Prompts named in an error."""
@@ -79,7 +79,7 @@ class RecordedAnswers:
     def _add(self, number: int, line: str) -> None:
         where = f"judge.answers: {self.path}:{number}"
         try:
-            answer = json_of(line)
+            answer = parse_json(line)
         except ValueError as error:
             raise ArragError(f"{where}: no JSON ({error}); correct that line") from None
         if not isinstance(answer, dict) or set(answer) - {"prompt", "sample", "caption"}:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arrag.utils.files import disk_space
-from arrag.utils.readers import json_of
+from arrag.utils.readers import parse_json
 
 
 class Journal:
@@ -25,7 +25,7 @@ class Journal:
         self._fresh = not lines or lines[0] != head
         self._head = head
         if not self._fresh:
-            for entry in map(json_of, lines[1:]):
+            for entry in map(parse_json, lines[1:]):
                 if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str):
                     self._done[entry[0]] = entry[1]
 
@@ -38,7 +38,7 @@ class Journal:
         whole = []
         for line in text.split("\n"):
             try:
-                json_of(line)
+                parse_json(line)
             except ValueError:
                 continue
             whole.append(line)

@@ -19,7 +19,15 @@ import numpy as np
 
 from arrag.utils.errors import ArragError
 from arrag.utils.files import atomic_path, disk_space, sha256_file
-from arrag.utils.readers import because, json_of, misfit, npz_names, read_npy, read_npz, refuse_bomb
+from arrag.utils.readers import (
+    check_zip_bomb,
+    misfit,
+    npz_names,
+    parse_json,
+    read_npy,
+    read_npz,
+    short_message,
+)
 
 FEATURE_KEYS = ("feats", "features", "embeddings", "arr_0")
 AGAIN = "make it again"
@@ -99,9 +107,9 @@ def read_stored(path: str | Path) -> Stored:
 def _meta(path: Path) -> dict[str, Any]:
     """What a file says of itself; ArragError unless it is of the form that is written here."""
     try:
-        meta = json_of(str(read_npz(path, AGAIN, ["meta"])["meta"]))
+        meta = parse_json(str(read_npz(path, AGAIN, ["meta"])["meta"]))
     except ValueError as error:
-        raise ArragError(f"{path}: meta is no JSON ({because(error)}); {AGAIN}") from None
+        raise ArragError(f"{path}: meta is no JSON ({short_message(error)}); {AGAIN}") from None
     form = {name: dict for name in ("judge", "images") if isinstance(meta, dict) and name in meta}
     if problem := misfit(meta, form, "meta"):
         raise ArragError(f"{path}: {problem}; {AGAIN}")
@@ -123,14 +131,16 @@ def _open_sigma(stored: Stored) -> None:
     stored._folder = tempfile.TemporaryDirectory(prefix="arrag-stats-")
     try:
         with zipfile.ZipFile(stored.path) as archive, disk_space(stored._folder.name):
-            refuse_bomb(archive)
+            check_zip_bomb(archive)
             unpacked = archive.extract("sigma.npy", stored._folder.name)
         stored.sigma = read_npy(unpacked, AGAIN, "iuf")
         if stored.sigma.ndim == 2:
             stored.sigma = np.array(stored.sigma, np.float64)
     except UNREADABLE as error:
         stored.close()
-        raise ArragError(f"{stored.path}: cannot be read ({because(error)}); {AGAIN}") from None
+        raise ArragError(
+            f"{stored.path}: cannot be read ({short_message(error)}); {AGAIN}"
+        ) from None
     except BaseException:
         stored.close()
         raise

@@ -13,7 +13,7 @@ from arrag.metrics.geneval.results import NUMBERS
 from arrag.report.gallery import FONT_SIZE, INK, MARGIN, PAPER, wrap
 from arrag.utils.errors import ArragError
 from arrag.utils.files import atomic_path
-from arrag.utils.readers import because, json_of
+from arrag.utils.readers import parse_json, short_message
 
 TILE = 240  # pixels of an image's longer side on the sheet, at least
 LABEL_SIZE = 12  # pixels
@@ -94,7 +94,7 @@ def _tile(root: Path, record: dict[str, Any]) -> Image.Image:
 def _details(record: dict[str, Any]) -> dict[str, list[list[float]]]:
     """{class: boxes with scores} that a record tells; ArragError for anything else."""
     try:
-        details = json_of(record.get("details", ""))
+        details = parse_json(record.get("details", ""))
         found = {
             str(name): [[min(max(float(x), -FAR), FAR) for x in box] for box in boxes]
             for name, boxes in details.items()
@@ -103,7 +103,9 @@ def _details(record: dict[str, Any]) -> dict[str, list[list[float]]]:
             raise ValueError("a box is no four corners and a score")
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ArragError(
-            f"{record['filename']}: its details cannot be read ({because(error)}); score it again"
+            f"details cannot be read ({short_message(error)})",
+            path=record["filename"],
+            hint="score it again",
         ) from None
     return found
 

@@ -22,7 +22,7 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 from arrag.utils.checkpoint import digest_tensors, load_weights, read_tensors
 from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json
-from arrag.utils.readers import because
+from arrag.utils.readers import short_message
 
 PREFIX = "model.vqmodel."
 LIBRARY = (
@@ -126,7 +126,7 @@ def load_codec(checkpoint: str | Path, device: str = "cpu") -> Codec:
         return _LOADERS[kind](checkpoint, raw, device)
     except LIBRARY as error:
         raise ArragError(
-            f"{path}: describes no tokenizer that can be built ({because(error)}); restore it"
+            f"{path}: describes no tokenizer that can be built ({short_message(error)}); restore it"
         ) from error
 
 

@@ -30,7 +30,7 @@ from arrag.utils.files import (
     write_text,
 )
 from arrag.utils.globs import TARS, files_of
-from arrag.utils.readers import because, json_of, lines_of, misfit, read_text
+from arrag.utils.readers import misfit, numbered_lines, parse_json, read_text, short_message
 
 FORMAT = 1
 CAPTIONS, PAIRS = "captions.jsonl", "pairs.json"
@@ -152,11 +152,13 @@ def make_pairs(
 def _read_captions(path: Path) -> list[str]:
     """One caption a line; ArragError for a line of another form."""
     captions = []
-    for number, line in lines_of(read_text(path, "the file of captions")):
+    for number, line in numbered_lines(read_text(path, "the file of captions")):
         try:
-            captions.append(json_of(line)["caption"])
+            captions.append(parse_json(line)["caption"])
         except (ValueError, LookupError, TypeError) as error:
-            raise ArragError(f"{path}:{number}: holds no caption ({because(error)})") from None
+            raise ArragError(
+                f"{path}:{number}: holds no caption ({short_message(error)})"
+            ) from None
     return captions
 
 
@@ -202,7 +204,7 @@ def _caption(data: bytes, suffix: str, where: str) -> str:
         text = data.decode("utf-8")
         if suffix == ".txt":
             return text
-        fields = json_of(text)
+        fields = parse_json(text)
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are both
         raise ArragError(f"{where}: cannot be read as a caption ({error}); correct it") from None
     found = [fields[f] for f in FIELDS if isinstance(fields, dict) and f in fields]

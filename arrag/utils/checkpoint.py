@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import nn
 
 from arrag.utils.errors import ArragError
-from arrag.utils.readers import because
+from arrag.utils.readers import short_message
 
 SHOWN = 5
 """Keys named in an error; a wrong checkpoint has thousands."""
@@ -41,8 +41,9 @@ def read_file(file: Path, prefix: str = "") -> dict[str, torch.Tensor]:
         return read(file, prefix)
     except Exception as error:  # safetensors, torch, zipfile and the unpickler raise a dozen types
         raise ArragError(
-            f"{file}: truncated, damaged, or more than tensors ({because(error)}); restore it and "
-            "run again"
+            f"truncated, damaged, or more than tensors ({short_message(error)})",
+            path=file,
+            hint="restore it and run again",
         ) from None
 
 

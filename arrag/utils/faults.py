@@ -23,7 +23,7 @@ NO_MEMORY = (
 
 
 @contextmanager
-def plain_faults(args: argparse.Namespace) -> Iterator[None]:
+def translate_resource_errors(args: argparse.Namespace) -> Iterator[None]:
     """Turn the machine's faults during a command into an ArragError; other errors go through."""
     what = getattr(args, "out", None) or getattr(args, "stage", "arrag")
     try:

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from arrag.utils.errors import ArragError
-from arrag.utils.readers import json_of, misfit
+from arrag.utils.errors import ArragError, FormatError
+from arrag.utils.readers import misfit, parse_json
 
 OWNER = ".arrag.json"
 """Lists the files of a folder that arrag wrote; what is not listed there is somebody else's."""
@@ -216,7 +216,7 @@ def read_json(path: str | Path, form: Any = None) -> Any:
     """
     path = Path(path)
     try:
-        found = json_of(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArragError(f"{path}: no such file; make it first or correct the path") from None
     except (OSError, ValueError) as error:
@@ -270,3 +270,30 @@ def tree_digest(directory: str | Path) -> str:
         if p.is_file() and p.suffix not in {".md", ".png"} and p.name != OWNER
     )
     return sha256_json([[str(p.relative_to(root)), sha256_file(p)] for p in names])
+
+
+def read_model(path: str | Path, model: Any, hint: str = "restore it, or make it again") -> Any:
+    """Read a JSON file into a pydantic model.
+
+    Args:
+        path: A UTF-8 JSON file.
+        model: A pydantic model class, or any type that ``pydantic.TypeAdapter`` takes.
+        hint: What the user should do about a bad file.
+
+    Returns:
+        The validated object.
+
+    Raises:
+        MissingError: There is no such file.
+        FormatError: It is not JSON, or a field is missing, unknown or of another type; ``field``
+            names the first such field.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    found = read_json(path)
+    try:
+        return TypeAdapter(model).validate_python(found)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"])) or None
+        raise FormatError(first["msg"], path=path, field=field, hint=hint) from None

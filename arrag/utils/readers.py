@@ -48,7 +48,7 @@ class FileName(str):
 WORDS = {None: "null", FileName: "the name of a file", int: "a whole number from 0", str: "a text"}
 
 
-def because(error: Exception) -> str:
+def short_message(error: Exception) -> str:
     """A library's own words on one line, or the error's kind where it has none."""
     return " ".join(str(error).split())[:SHOWN] or type(error).__name__
 
@@ -58,10 +58,12 @@ def read_text(path: str | Path, what: str, remedy: str = "name another file") ->
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # a name with a NUL is a ValueError, as is no UTF-8
-        raise ArragError(f"{path}: {what} cannot be read ({because(error)}); {remedy}") from None
+        raise ArragError(
+            f"{path}: {what} cannot be read ({short_message(error)}); {remedy}"
+        ) from None
 
 
-def lines_of(text: str) -> list[tuple[int, str]]:
+def numbered_lines(text: str) -> list[tuple[int, str]]:
     """The numbers, from 1, and texts of the lines that are not blank.
 
     Only a line feed ends a line: the other ends that ``splitlines`` knows may stand inside JSON.
@@ -69,7 +71,7 @@ def lines_of(text: str) -> list[tuple[int, str]]:
     return [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
-def json_of(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """Parsed JSON. ValueError for any other text, nesting without end, half a character."""
     try:
         found = json.loads(text)
@@ -145,7 +147,7 @@ def open_picture(source: Path | str | bytes) -> Image:
     try:
         return Image.open(source, formats=PICTURES)
     except Image.DecompressionBombError as error:
-        raise ValueError(because(error)) from None
+        raise ValueError(short_message(error)) from None
 
 
 def read_npy(path: str | Path, remedy: str, kinds: str, ndim: int | None = None) -> np.ndarray:
@@ -160,7 +162,7 @@ def read_npy(path: str | Path, remedy: str, kinds: str, ndim: int | None = None)
         if not isinstance(array, np.ndarray):
             raise ValueError("an archive, not one array")
     except Exception as error:  # numpy, ast and mmap raise a dozen types here
-        raise ArragError(f"{path}: cannot be read ({because(error)}); {remedy}") from None
+        raise ArragError(f"{path}: cannot be read ({short_message(error)}); {remedy}") from None
     if array.dtype.kind not in kinds or ndim not in (None, array.ndim):
         raise ArragError(
             f"{path}: holds {array.dtype} {list(array.shape)}, which is not what belongs there; "
@@ -177,13 +179,13 @@ def read_npz(
 
     try:
         with np.load(path, allow_pickle=False) as archive:
-            refuse_bomb(archive.zip)
+            check_zip_bomb(archive.zip)
             held = {name: archive[name] for name in (names or archive.files)}
             if strangers := [name for name, a in held.items() if not isinstance(a, np.ndarray)]:
                 raise ValueError(f"{strangers[0]} is no array")
             return held
     except Exception as error:  # numpy, zipfile, zlib and ast raise a dozen types here
-        raise ArragError(f"{path}: cannot be read ({because(error)}); {remedy}") from None
+        raise ArragError(f"{path}: cannot be read ({short_message(error)}); {remedy}") from None
 
 
 def npz_names(path: str | Path, remedy: str) -> list[str]:
@@ -194,7 +196,7 @@ def npz_names(path: str | Path, remedy: str) -> list[str]:
         with np.load(path, allow_pickle=False) as archive:
             return list(archive.files)
     except Exception as error:  # as in read_npz
-        raise ArragError(f"{path}: cannot be read ({because(error)}); {remedy}") from None
+        raise ArragError(f"{path}: cannot be read ({short_message(error)}); {remedy}") from None
 
 
 def outside(name: str) -> bool:
@@ -203,7 +205,7 @@ def outside(name: str) -> bool:
     return not parts or parts[0] == "/" or ".." in parts or "\\" in name or "\0" in name
 
 
-def refuse_bomb(archive: zipfile.ZipFile) -> None:
+def check_zip_bomb(archive: zipfile.ZipFile) -> None:
     """BadZipFile for a member that is very large and was packed very small."""
     for member in archive.infolist():
         if member.file_size > max(BOMB_BYTES, BOMB_RATIO * member.compress_size):

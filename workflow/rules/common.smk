@@ -87,7 +87,7 @@ wildcard_constraints:
 
 
 def path_of(part, name):
-    """A path of the layout as text, computed on demand because it digests checkpoints."""
+    """A path of the layout as text, computed on demand short_message it digests checkpoints."""
     return str(told_plainly(getattr(LAYOUT, part), name))
 
 

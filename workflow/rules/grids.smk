@@ -1,5 +1,5 @@
 # Ablations: `reports/ablation_GRID.md` for each of the configuration's `grids`. A point of a grid is
-# a method like any other; points, and rows of tables, that need the same thing share it, because
+# a method like any other; points, and rows of tables, that need the same thing share it, short_message
 # everything is named by what shapes it.
 
 

@@ -113,7 +113,7 @@ rule train_retriever:
         " --out {params.out:q} > {log:q} 2>&1"
 
 
-# The micro Show-o; a target of its own, because nothing else needs it and it takes hours.
+# The micro Show-o; a target of its own, short_message nothing else needs it and it takes hours.
 rule train_showo:
     input:
         str(TRAIN / "micro-showo/config.json"),

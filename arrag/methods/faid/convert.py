@@ -22,7 +22,7 @@ from arrag.methods.faid.adapter import FAiD, FaidSettings
 from arrag.methods.faid.files import check_weights
 from arrag.utils.errors import ArragError
 from arrag.utils.files import atomic_path, sha256_file, tree_digest
-from arrag.utils.readers import because
+from arrag.utils.readers import short_message
 
 RENAMED = (
     (r"^language_model\.base_model\.model\.", "language_model."),  # peft, not merged
@@ -118,7 +118,9 @@ def _tensors(files: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
                 "again, or convert it to .safetensors where you trust it"
             ) from None
         except (SafetensorError, OSError, RuntimeError, EOFError, LookupError, ValueError) as error:
-            raise ArragError(f"{file}: cannot be read ({because(error)}); fetch it again") from None
+            raise ArragError(
+                f"{file}: cannot be read ({short_message(error)}); fetch it again"
+            ) from None
 
 
 def _renamed(name: str) -> str:

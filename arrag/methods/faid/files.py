@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from arrag.utils.errors import ArragError
 from arrag.utils.files import atomic_path
-from arrag.utils.readers import because, json_of
+from arrag.utils.readers import parse_json, short_message
 
 FORMAT = 1
 
@@ -57,10 +57,12 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tens
         raise ArragError(f"{path}: no such file; make it with `arrag train faid`, or correct it")
     try:
         with safe_open(path, "pt") as file:
-            about = json_of((file.metadata() or {}).get("faid", "{}"))
+            about = parse_json((file.metadata() or {}).get("faid", "{}"))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
-        raise ArragError(f"{path}: truncated or damaged ({because(error)}); restore it") from None
+        raise ArragError(
+            f"{path}: truncated or damaged ({short_message(error)}); restore it"
+        ) from None
     found = about.get("format") if isinstance(about, dict) else None
     if found != FORMAT:
         raise ArragError(

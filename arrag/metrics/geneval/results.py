@@ -22,7 +22,7 @@ from arrag.metrics.geneval.score import COMPAT, Gaps, Record, summarise
 from arrag.metrics.objects import Detection
 from arrag.utils.errors import ArragError
 from arrag.utils.files import sha256_file, sha256_json
-from arrag.utils.readers import json_of, lines_of, read_text
+from arrag.utils.readers import numbered_lines, parse_json, read_text
 
 # Of folder and sample in a filename.
 NUMBERS = re.compile(r"(?<![0-9])([0-9]{1,9})/samples/([0-9]{1,9})\.png$")
@@ -36,7 +36,7 @@ def read_results(path: str | Path) -> list[Record]:
     names the line of the first mistake: a missing field, an unknown tag, a file named twice.
     """
     path = Path(path)
-    lines = lines_of(read_text(path, "the file of results"))
+    lines = numbered_lines(read_text(path, "the file of results"))
     records = [_record(f"{path}:{number}", line) for number, line in lines]
     if not records:
         raise ArragError(f"{path}: holds no verdict; give the official results.jsonl")
@@ -53,7 +53,7 @@ def read_results(path: str | Path) -> list[Record]:
 
 def _record(where: str, line: str) -> Record:
     try:
-        record = json_of(line)
+        record = parse_json(line)
     except ValueError as error:
         raise ArragError(f"{where}: not a JSON object ({error})") from None
     for name in ("filename", "tag", "correct", "metadata"):
@@ -136,7 +136,7 @@ def _against(records: list[Record], prompts: list[dict]) -> tuple[list[str], lis
     found = {}
     for text in dict.fromkeys(record["metadata"] for record in records):
         try:
-            found[text] = sha256_json(json_of(text))
+            found[text] = sha256_json(parse_json(text))
         except ValueError:
             found[text] = ""
     missing = [text for digest, text in wanted.items() if digest not in set(found.values())]
@@ -173,9 +173,9 @@ def rejudge_records(path: str | Path, records: list[Record]) -> dict[str, Any]:
 def _boxes(path: str | Path, record: Record) -> tuple[dict, dict[str, list[Detection]]]:
     where = f"{path}: {record['filename']}"
     try:
-        metadata = json_of(record["metadata"])
+        metadata = parse_json(record["metadata"])
         details = record.get("details")
-        details = json_of(details) if isinstance(details, str) else details
+        details = parse_json(details) if isinstance(details, str) else details
         found = {
             label: [
                 Detection(label, float(box[4]), tuple(map(float, box[:4])), NO_MASK)
