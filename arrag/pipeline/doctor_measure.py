@@ -129,7 +129,8 @@ def _disk(path: Path) -> dict[str, Measured]:
 
 def _images(tar: Path) -> dict[str, Measured]:
     """Images/s whose headers are listed, that are decoded and resized, and compared."""
-    from arrag.data.decontamination import TestImages, fingerprint
+    from arrag.data.decontamination import TestImages
+    from arrag.data.fingerprint import fingerprint
     from arrag.data.images import decode, open_rgb
     from arrag.data.sources import open_source
 

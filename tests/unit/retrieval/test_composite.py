@@ -7,8 +7,9 @@ import pytest
 import torch
 from test_index import SIGNS, UNIT, make_index, make_store
 
+from arrag.data.token_store import merge_stores
+from arrag.retrieval.extend import extend_index
 from arrag.retrieval.index import build_index, open_index
-from arrag.retrieval.merge import extend_index, merge_stores
 from arrag.retrieval.neighborhood import MISSING, Neighborhood
 from arrag.utils.errors import ArragError
 
