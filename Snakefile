@@ -32,6 +32,6 @@ report: "workflow/report/workflow.rst"
 rule all:
     default_target: True
     input:
-        [f"reports/{t}.md" for t, (kind, _) in TABLES.items() if CONFIG.benchmark_of_kind(kind)],
+        [f"reports/{table}.md" for table in tables_of(CONFIG)],
         "reports/samples.png",
     localrule: True

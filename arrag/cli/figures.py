@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from arrag.cli.common import Run, command, config_option
 from arrag.pipeline.records import write_record
+from arrag.pipeline.reports import (
+    figure4_methods,
+    figure5_methods,
+    figure7_grids,
+    find_method,
+    lacking_for,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +24,7 @@ if TYPE_CHECKING:
     from arrag.methods.sampler import Sampler
     from arrag.pipeline.layout import Layout
 
-FIGURES = {
+CAPTIONS = {
     "figure4": "Samples of the same prompts, method by method.",
     "figure5": "What is copied from a retrieved image: the share of the drawn patches whose 3 x 3 "
     "codes stand in it, and the cosine of the nearest window, beside another image of the "
@@ -67,71 +74,13 @@ def _recorded(run: Run, args: argparse.Namespace) -> dict[str, Any]:
     return about
 
 
-def method_of_kind(config: Config, kind: str | None, generator: str | None = None) -> str | None:
-    """The first method of a kind of augmentation (None: bare) on a generator (None: the first)."""
-    generator = generator or next(iter(config.generators))
-    for name, method in config.methods.items():
-        same = config.generator_of(name)[0] == generator
-        if same and getattr(method.augment, "kind", None) == kind:
-            return name
-    return None
-
-
-def methods_compared(config: Config) -> list[str]:
-    """Figure 4's columns: bare, DAiD and FAiD of the first generator, those that there are."""
-    found = [method_of_kind(config, kind) for kind in (None, "daid", "faid")]
-    return [name for name in found if name]
-
-
-def methods_copying(config: Config) -> list[str]:
-    """Figure 5's rows: image-level retrieval first, then the others on its generator."""
-    first = _image_level(config)
-    if first is None:
-        return []
-    generator = config.generator_of(first)[0]
-    others = [method_of_kind(config, kind, generator) for kind in ("daid", "faid", None)]
-    return [first, *(name for name in others if name)]
-
-
-def _image_level(config: Config) -> str | None:
-    for generator in config.generators:
-        if name := method_of_kind(config, "racm3", generator):
-            return name
-    return None
-
-
-def maps(config: Config) -> list[str]:
-    """Figure 7's grids."""
-    if config.figures.maps is not None:
-        return config.figures.maps
-    return [name for name, grid in config.grids.items() if len(grid.axes) == 2]
-
-
-def why_not(config: Config, figure: str) -> str | None:
-    """What a configuration lacks for a figure, None if nothing."""
-    if figure == "figure4" and len(methods_compared(config)) < 2:
-        return "methods: needs two of bare, daid and faid on one generator; add one"
-    if figure == "figure5" and len(methods_copying(config)) < 2:
-        return (
-            "methods: needs one with augment.kind racm3 and another on its generator; add them "
-            "as in config/micro.yaml"
-        )
-    if figure == "figure6" and config.benchmark_of_kind("distribution") is None:
-        return "benchmarks: needs one of kind distribution, whose reference is held out; add one"
-    if figure == "figure6" and method_of_kind(config, "daid") is None:
-        return "methods: needs one with augment.kind daid on the first generator; add one"
-    if figure == "figure7" and not maps(config):
-        return "grids: needs one of two paths; add one as in config/micro.yaml"
-    return None
-
-
 def _loaded(args: argparse.Namespace, figure: str) -> tuple[Config, Layout]:
     from arrag.config.root import load_config
     from arrag.pipeline.layout import Layout
     from arrag.utils.errors import ArragError
 
     config = load_config(args.config)
-    if lacks := why_not(config, figure):
+    if lacks := lacking_for(config, figure):
         raise ArragError(f"{args.config}: {figure}: {lacks}")
     return config, Layout(config)
 
@@ -145,7 +94,7 @@ def run_figure4(args: argparse.Namespace) -> dict[str, Any]:
     config, layout = _loaded(args, "figure4")
     prompts = first_of_each_task(load_prompt_set(config.benchmark()), config.figures.prompts)
     each = min(config.figures.images, config.benchmark().images_per_prompt)
-    columns = {config.method(m).label: layout.samples(m) for m in methods_compared(config)}
+    columns = {config.method(m).label: layout.samples(m) for m in figure4_methods(config)}
     figure4(columns, prompts, args.out.with_suffix(""), each)
     return {"figure": args.out, "prompts": prompts}
 
@@ -164,7 +113,7 @@ def run_figure5(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.report.figures.copying import figure5, measure
 
     config, layout = _loaded(args, "figure5")
-    methods = methods_copying(config)
+    methods = figure5_methods(config)
     listed = load_prompt_set(config.benchmark())
     numbers = first_of_each_task(listed, config.figures.copying_prompts)
     prompts = [listed[i]["prompt"] for i in numbers]
@@ -228,7 +177,7 @@ def run_figure6(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.utils.errors import ArragError
 
     config, layout = _loaded(args, "figure6")
-    method, benchmark = method_of_kind(config, "daid"), config.benchmark_of_kind("distribution")
+    method, benchmark = find_method(config, "daid"), config.benchmark_of_kind("distribution")
     folder = layout.reference(benchmark)
     items = list(open_source(str(folder), None, None))
     items = items[:: max(1, len(items) // config.figures.held_out)][: config.figures.held_out]
@@ -254,7 +203,7 @@ def run_figure7(args: argparse.Namespace) -> dict[str, Any]:
 
     config, _ = _loaded(args, "figure7")
     grids = {}
-    for name in maps(config):
+    for name in figure7_grids(config):
         grid = config.grids[name]
         measure = MEASURES[config.benchmark(grid.benchmark).kind]
         column = grid.metric or measure.overall or "fid"
@@ -284,9 +233,9 @@ def run_page(args: argparse.Namespace) -> dict[str, Any]:
 
     config = load_config(args.config)
     lines, files = ["# Figures", f"> {SCALES[config.scale]}"], []
-    for name, caption in FIGURES.items():
+    for name, caption in CAPTIONS.items():
         lines.append(f"## Figure {name[-1]}")
-        if lacks := why_not(config, name):
+        if lacks := lacking_for(config, name):
             lines.append(f"Not made: {lacks}.")
             continue
         shown = FILES.get(name, (name,))

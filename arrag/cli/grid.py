@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from arrag.cli.common import command, config_option
-
-if TYPE_CHECKING:
-    from arrag.config.root import Config
+from arrag.pipeline.reports import get_grid, grid_baseline, grid_points
 
 
 def add_ablation(reports: Any) -> None:
@@ -26,48 +24,6 @@ def add_ablation(reports: Any) -> None:
     config_option(parser)
 
 
-def grid_of(config: Config, name: str) -> Any:
-    """The grid called ``name``; ArragError with a suggestion if there is none."""
-    from arrag.config.errors import unknown_choice
-    from arrag.utils.errors import ArragError
-
-    if not config.grids:
-        raise ArragError(f"grids: found none, wanted '{name}'; add it as in config/micro.yaml")
-    if name not in config.grids:
-        raise unknown_choice("grid", name, list(config.grids))
-    return config.grids[name]
-
-
-def points_of(config: Config, name: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """(method's name, label, settings) of a grid's points, in order."""
-    from arrag.config.grids import point_name
-
-    grid = grid_of(config, name)
-    return [(point_name(grid.method, some), label, some) for label, some in grid.settings()]
-
-
-def baseline_of(config: Config, name: str) -> str | None:
-    """The method that a grid's points are compared with."""
-    grid = grid_of(config, name)
-    return grid.baseline or config.method(grid.method).baseline
-
-
-def scored_by(config: Config, name: str) -> list[str]:
-    """The methods whose scores a grid's report reads: its baseline, and its points."""
-    baseline = baseline_of(config, name)
-    return [*([baseline] if baseline else []), *(point for point, _, _ in points_of(config, name))]
-
-
-def points_on(config: Config, benchmark: str) -> list[str]:
-    """The methods that grids draw on a benchmark: their points and baselines."""
-    return [
-        method
-        for name, grid in config.grids.items()
-        if (grid.benchmark or config.main_benchmark) == benchmark
-        for method in scored_by(config, name)
-    ]
-
-
 def run_ablation(args: argparse.Namespace) -> dict[str, Any]:
     """Read the scores where the workflow has them, and write the report."""
     from arrag.config.root import load_config
@@ -78,7 +34,7 @@ def run_ablation(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.utils.files import read_json
 
     config = load_config(args.config)
-    grid, layout = grid_of(config, args.grid), Layout(config)
+    grid, layout = get_grid(config, args.grid), Layout(config)
 
     def scores(method: str) -> dict[str, Any]:
         found = layout.scores(method, grid.benchmark)
@@ -90,7 +46,7 @@ def run_ablation(args: argparse.Namespace) -> dict[str, Any]:
                 )
         return {metric: read_json(path) for metric, path in found.items()}
 
-    baseline = baseline_of(config, args.grid)
+    baseline = grid_baseline(config, args.grid)
     report = GridReport(
         name=args.grid,
         title=grid.title or f"{config.method(grid.method).label}, {' and '.join(grid.axes)}",
@@ -99,14 +55,14 @@ def run_ablation(args: argparse.Namespace) -> dict[str, Any]:
         axes=grid.values or {},
         points=[
             GridPoint(label, settings, scores(name))
-            for name, label, settings in points_of(config, args.grid)
+            for name, label, settings in grid_points(config, args.grid)
         ],
         baseline=(config.method(baseline).label, scores(baseline)) if baseline else None,
         metric=grid.metric,
     )
     out = args.out or Path(f"reports/ablation_{args.grid}.md")
     write_grid(report, out.with_suffix(""))
-    labels = {name: label for name, label, _ in points_of(config, args.grid)}
+    labels = {name: label for name, label, _ in grid_points(config, args.grid)}
     if baseline:
         labels = {baseline: config.method(baseline).label} | labels
     about = {"kind": report.kind, "benchmark": grid.benchmark, "config": str(args.config)}

@@ -43,8 +43,8 @@ def add_page(reports: Any) -> None:
 
 def run_page(args: argparse.Namespace) -> dict[str, Any]:
     """What is there of the configuration's results."""
-    from arrag.cli.report import TABLES
     from arrag.config.root import load_config
+    from arrag.pipeline.reports import TABLES
     from arrag.report.page.build import Options, write_page
 
     config = load_config(args.config)
@@ -52,7 +52,7 @@ def run_page(args: argparse.Namespace) -> dict[str, Any]:
         config,
         args.config.name,
         args.out,
-        tables=[(name, kind) for name, (kind, _) in TABLES.items()],
+        tables=list(TABLES.items()),
         benchmark=args.benchmark,
         reports=args.reports,
         options=Options(

@@ -9,12 +9,12 @@ from typing import Any
 from arrag.cli import figures, grid, page, timing, verdicts
 from arrag.cli.common import command, config_option, count, group
 from arrag.pipeline.records import write_record
+from arrag.pipeline.reports import TABLES
 
-# Table -> the kind of benchmark it shows, and its help.
-TABLES = {
-    "table1": ("geneval", "Table 1 (GenEval)"),
-    "table2": ("dpg", "Table 2 (DPG-Bench)"),
-    "table3": ("distribution", "Table 3 (CMMD, FID, FWD)"),
+TITLES = {
+    "table1": "Table 1 (GenEval)",
+    "table2": "Table 2 (DPG-Bench)",
+    "table3": "Table 3 (CMMD, FID, FWD)",
 }
 
 
@@ -23,11 +23,11 @@ def add(commands: Any) -> None:
     reports = group(
         commands, "report", "tables and pictures from scores and samples", "arrag report table1"
     )
-    for name, (kind, title) in TABLES.items():
+    for name, kind in TABLES.items():
         table = command(
             reports,
             name,
-            f"{title} as Markdown, CSV and LaTeX from the configuration's scores",
+            f"{TITLES[name]} as Markdown, CSV and LaTeX from the configuration's scores",
             f"arrag report {name} --config config/micro.yaml --out reports/{name}.md",
             run_table,
         )

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from arrag.cli.common import command, config_option, count
 from arrag.pipeline.records import write_record
+from arrag.pipeline.reports import timed_methods
 
 if TYPE_CHECKING:
     from arrag.config.grids import Timing
     from arrag.config.root import Config
     from arrag.methods.sampler import Drawer
     from arrag.methods.timing import Draw
-    from arrag.pipeline.layout import Layout
 
 UPSTREAM = "upstream"
 UPSTREAM_LABEL = "transformers generate"
@@ -66,7 +66,7 @@ def run_table4(args: argparse.Namespace) -> dict[str, Any]:
 
     config = load_config(args.config)
     layout = Layout(config)
-    path = args.timing or timing_path(layout)
+    path = args.timing or layout.timing(timed_methods(config))
     timing = read_json(path)
     for key, row in timing.get("rows", {}).items():
         if key in config.methods:
@@ -79,23 +79,6 @@ def run_table4(args: argparse.Namespace) -> dict[str, Any]:
     scores = {key: {"timing": path} for key in labels}
     record_table(args.out.with_suffix(".md"), (".csv", ".tex"), layout, labels, about, scores)
     return {"table": args.out, "rows": list(timing["rows"])}
-
-
-def timed_methods(config: Config) -> list[str]:
-    """The methods that Table 4 times."""
-    return config.timing.methods or list(config.methods)
-
-
-def timing_path(layout: Layout) -> Path:
-    """Where the workflow has a timing run, by what was timed; ArragError as of ``Layout.run``."""
-    from arrag.pipeline.layout import KEY_LENGTH
-    from arrag.utils.files import sha256_json
-
-    config = layout.config
-    benchmark = config.timing.benchmark
-    runs = [layout.run(name, benchmark) for name in timed_methods(config)]
-    identity = [config.timing.model_dump(mode="json"), timed_methods(config), runs]
-    return layout.results / "timing" / f"timing-{sha256_json(identity)[:KEY_LENGTH]}.json"
 
 
 def run_time(args: argparse.Namespace) -> dict[str, Any]:

@@ -286,6 +286,13 @@ class Layout:
             for metric, judge in self.judges(benchmark).items()
         }
 
+    def timing(self, methods: list[str]) -> Path:
+        """The file of a timing run of some methods, named by what is timed."""
+        settings = self.config.timing
+        runs = [self.run(name, settings.benchmark) for name in methods]
+        identity = [settings.model_dump(mode="json"), methods, runs]
+        return self.results / "timing" / f"{_key('timing', identity)}.json"
+
 
 def _key(name: str, identity: object) -> str:
     return f"{_plain(name)}-{sha256_json(identity)[:KEY_LENGTH]}"

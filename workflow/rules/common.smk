@@ -11,17 +11,6 @@ import time
 from functools import cache
 from pathlib import Path
 
-from arrag.cli.figures import (
-    FIGURES,
-    maps,
-    method_of_kind,
-    methods_compared,
-    methods_copying,
-    why_not,
-)
-from arrag.cli.grid import grid_of, points_on, scored_by
-from arrag.cli.report import TABLES
-from arrag.cli.timing import timed_methods, timing_path
 from arrag.config.root import load_config
 from arrag.config.benchmarks import METRICS
 from arrag.config.methods import CEILING_LABELS
@@ -35,6 +24,19 @@ from arrag.pipeline.layout import (
     RETRIEVES,
     TRAINS_ON,
     Layout,
+)
+from arrag.pipeline.reports import (
+    FIGURES,
+    TABLES,
+    figure4_methods,
+    figure5_methods,
+    figure7_grids,
+    find_method,
+    get_grid,
+    grid_methods,
+    lacking_for,
+    tables_of,
+    timed_methods,
 )
 from arrag.utils.locks import Turn
 
@@ -131,7 +133,10 @@ def methods_of_runs(benchmark):
     """
     rows = []
     if benchmark in CONFIG.benchmarks:
-        rows = [*CONFIG.row_labels(benchmark), *points_on(CONFIG, benchmark)]
+        rows = list(CONFIG.row_labels(benchmark))
+        for name, grid in CONFIG.grids.items():
+            if (grid.benchmark or CONFIG.main_benchmark) == benchmark:
+                rows += grid_methods(CONFIG, name)
     return by_name(lambda row: [("samples", benchmark, LAYOUT.run(row, benchmark))], rows)
 
 

@@ -1,11 +1,7 @@
 # A finished run as an RO-Crate: what others need to know it, to check it and to run it again.
 rule crate:
     input:
-        tables=[
-            f"reports/{table}.md"
-            for table, (kind, _) in TABLES.items()
-            if CONFIG.benchmark_of_kind(kind)
-        ],
+        tables=[f"reports/{table}.md" for table in tables_of(CONFIG)],
     output:
         directory(str(RESULTS / "crate")),
     log:

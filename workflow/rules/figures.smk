@@ -5,7 +5,7 @@ DRAWN = RESULTS / "figures"
 rule figures:
     input:
         lambda wildcards: [
-            str(DRAWN / f"{name}.png") for name in FIGURES if not why_not(CONFIG, name)
+            str(DRAWN / f"{name}.png") for name in FIGURES if not lacking_for(CONFIG, name)
         ],
         since=newborn_results(),
     output:
@@ -27,7 +27,7 @@ rule figure4:
     input:
         runs=lambda wildcards: [
             f"{path_of('samples', name)}/run.json"
-            for name in shown_in("figure4", methods_compared)
+            for name in shown_in("figure4", figure4_methods)
         ],
         since=newborn_results(),
     output:
@@ -41,7 +41,7 @@ rule figure4:
         config=CONFIG_FILE,
     params:
         shown=[CONFIG.figures.prompts, CONFIG.figures.images],
-        labels=[CONFIG.method(name).label for name in methods_compared(CONFIG)],
+        labels=[CONFIG.method(name).label for name in figure4_methods(CONFIG)],
     shell:
         "arrag report figure4 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
 
@@ -49,7 +49,7 @@ rule figure4:
 # It draws by itself: what is measured are codes, of which samples hold only the pixels.
 rule figure5:
     input:
-        lambda wildcards: needed_by(shown_in("figure5", methods_copying)),
+        lambda wildcards: needed_by(shown_in("figure5", figure5_methods)),
         prompts=lambda wildcards: made_path(CONFIG.benchmark().prompts),
         since=newborn_results(),
     output:
@@ -66,8 +66,8 @@ rule figure5:
         config=CONFIG_FILE,
     params:
         shown=CONFIG.figures.copying_prompts,
-        runs=lambda wildcards: [told_plainly(LAYOUT.run, name) for name in methods_copying(CONFIG)],
-        labels=[CONFIG.method(name).label for name in methods_copying(CONFIG)],
+        runs=lambda wildcards: [told_plainly(LAYOUT.run, name) for name in figure5_methods(CONFIG)],
+        labels=[CONFIG.method(name).label for name in figure5_methods(CONFIG)],
     shell:
         "arrag report figure5 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
 
@@ -94,7 +94,7 @@ rule figure6:
 
 rule figure7:
     input:
-        lambda wildcards: [f"reports/ablation_{name}.csv" for name in shown_in("figure7", maps)],
+        lambda wildcards: [f"reports/ablation_{name}.csv" for name in shown_in("figure7", figure7_grids)],
     output:
         png=str(DRAWN / "figure7.png"),
         pdf=str(DRAWN / "figure7.pdf"),
@@ -105,6 +105,6 @@ rule figure7:
         **asks("report"),
         config=CONFIG_FILE,
     params:
-        labels=[CONFIG.method(CONFIG.grids[name].method).label for name in maps(CONFIG)],
+        labels=[CONFIG.method(CONFIG.grids[name].method).label for name in figure7_grids(CONFIG)],
     shell:
         "arrag report figure7 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"

@@ -20,7 +20,7 @@ rule ablation:
         **asks("report"),
         config=CONFIG_FILE,
     params:
-        grid=lambda wildcards: told_plainly(grid_of, CONFIG, wildcards.grid).model_dump_json(),
+        grid=lambda wildcards: told_plainly(get_grid, CONFIG, wildcards.grid).model_dump_json(),
         scale=CONFIG.scale,
     shell:
         "arrag report ablation {wildcards.grid} --config {resources.config:q} --out {output.md:q}"

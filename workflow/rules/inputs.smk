@@ -143,7 +143,7 @@ def method_inputs(method):
 
 def benchmark_of_table(wildcards):
     """The benchmark that a table shows."""
-    kind, _ = TABLES[wildcards.table]
+    kind = TABLES[wildcards.table]
     benchmark = CONFIG.benchmark_of_kind(kind)
     if benchmark is None:
         give_up(
@@ -165,8 +165,8 @@ def scores_of_table(wildcards):
 
 def scores_of_grid(wildcards):
     """The scores of a grid's points and of its baseline."""
-    grid = told_plainly(grid_of, CONFIG, wildcards.grid)
-    methods = dict.fromkeys(told_plainly(scored_by, CONFIG, wildcards.grid))
+    grid = told_plainly(get_grid, CONFIG, wildcards.grid)
+    methods = told_plainly(grid_methods, CONFIG, wildcards.grid)
     return [
         str(path)
         for method in methods
@@ -188,14 +188,14 @@ def timing_inputs(wildcards):
 
 def shown_in(figure, names_of):
     """What a figure shows: methods or grids; one line if the configuration lacks some."""
-    if lacks := why_not(CONFIG, figure):
+    if lacks := lacking_for(CONFIG, figure):
         give_up(f"{CONFIG_FILE}: {figure}: {lacks}")
     return names_of(CONFIG)
 
 
 def held_out_inputs(wildcards):
     """Figure 6's index, and the images that it is asked about."""
-    (method,) = shown_in("figure6", lambda config: [method_of_kind(config, "daid")])
+    (method,) = shown_in("figure6", lambda config: [find_method(config, "daid")])
     benchmark = CONFIG.benchmark_of_kind("distribution")
     inputs = [last_file_of("codes", method), last_file_of("index", method)]
     if CONFIG.benchmarks[benchmark].reference == MICRO_REFERENCE:

@@ -1,11 +1,7 @@
 # One web page of all there is: tables, figures, samples, and where their patches came from.
 rule page:
     input:
-        tables=[
-            f"reports/{table}.md"
-            for table, (kind, _) in TABLES.items()
-            if CONFIG.benchmark_of_kind(kind)
-        ],
+        tables=[f"reports/{table}.md" for table in tables_of(CONFIG)],
         runs=lambda wildcards: [f"{path_of('samples', name)}/run.json" for name in shown()],
         databases=followed_inputs,
         since=newborn_results(),

@@ -20,7 +20,7 @@ rule time_rows:
 
 rule table4:
     input:
-        timing=lambda wildcards: str(told_plainly(timing_path, LAYOUT)),
+        timing=lambda wildcards: str(told_plainly(LAYOUT.timing, timed_methods(CONFIG))),
         since=newborn_results(),
     output:
         md="reports/table4.md",

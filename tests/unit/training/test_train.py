@@ -202,7 +202,7 @@ def test_copies_under_another_name_are_left_out_too(pairs, index, tmp_path):
     )
     other = set(store.grids(np.array([1])).flatten().tolist()) | {65535}
     assert set(found.flatten().tolist()) <= other
-    inside = Neighborhood("causal").entries(12, 12).numpy().reshape(-1)
+    inside = Neighborhood("causal").valid_positions(12, 12).numpy().reshape(-1)
     assert (found[0, inside] != 65535).all()  # k of them although the nearest 4 000 are its own
     assert (found[0, ~inside] == 65535).all()
 
