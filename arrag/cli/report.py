@@ -93,7 +93,7 @@ def run_gallery(args: argparse.Namespace) -> dict[str, Any]:
     """Every method and the real images, for the first prompts of each task."""
     from arrag.config.root import load_config
     from arrag.data.prompts import load_prompt_set
-    from arrag.data.samples import load_image
+    from arrag.data.sample_dir import load_image
     from arrag.pipeline.layout import Layout
     from arrag.report.gallery import contact_sheet
 

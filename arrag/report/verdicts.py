@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from arrag.data.samples import load_image
+from arrag.data.sample_dir import load_image
 from arrag.metrics.geneval.results import NUMBERS
 from arrag.report.gallery import FONT_SIZE, INK, MARGIN, PAPER, wrap
 from arrag.utils.errors import ArragError

@@ -25,7 +25,7 @@ import torch
 from arrag.backbones.janus import TEMPLATE
 from arrag.config.root import Config, load_config
 from arrag.data.encode import encode_source
-from arrag.data.samples import load_prompts
+from arrag.data.prompts import load_geneval_prompts
 from arrag.data.token_store import TokenStore
 from arrag.methods.build import Sources
 from arrag.methods.decoding import decode_raster, uniforms
@@ -163,7 +163,7 @@ def main() -> None:
         runs["daid"] = lambda prompts, seed: ours(sampler, prompts, sampler.augment, seed)
         runs["faid"] = with_adapter(sampler)
         result["patches"] = sampler.augment.index.meta["entries"]
-    texts = [prompt["prompt"] for prompt in load_prompts(config.benchmark().prompts)]
+    texts = [prompt["prompt"] for prompt in load_geneval_prompts(config.benchmark().prompts)]
     rows = [row for n in sorted(args.batches) for row in timed(runs, texts, n, args.repeats)]
     result["rows"] = compared(rows)
     if args.json:

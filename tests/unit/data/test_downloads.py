@@ -101,9 +101,9 @@ def test_a_subset_keeps_every_nth_in_the_file_s_own_format(tmp_path):
     rows = [f'{item},"a, ""b""\nc",{q}' for item in range(5) for q in range(3)]
     table.write_text("item_id,text,proposition_id\n" + "\n".join(rows) + "\n")
     assert write_subset(table, tmp_path / "few.csv", 2) == 3
-    from arrag.data.prompts import question_prompts
+    from arrag.data.prompts import load_question_prompts
 
-    found = question_prompts(tmp_path / "few.csv")
+    found = load_question_prompts(tmp_path / "few.csv")
     assert [q["item_id"] for q in found] == ["0", "2", "4"] and found[0]["prompt"] == 'a, "b"\nc'
     with pytest.raises(ArragError, match="no prompt file"):
         (tmp_path / "bad.json").write_text("[]")

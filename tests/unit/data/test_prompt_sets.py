@@ -12,7 +12,7 @@ from arrag.config.root import load_config
 from arrag.data.micro.prompts import CAPTIONS, benchmark_prompts, caption_lines, metadata_of
 from arrag.data.micro.questions import FIELDS, ITEMS, propositions, question_rows
 from arrag.data.micro.world import CLASSES, RELATIONS, TASKS, World, draw_metadata
-from arrag.data.prompts import captions, load_prompt_set, question_prompts
+from arrag.data.prompts import load_captions, load_prompt_set, load_question_prompts
 from arrag.methods import ceiling
 from arrag.utils.errors import ArragError
 
@@ -109,7 +109,7 @@ def test_propositions_say_what_the_caption_says_and_no_more():
 
 
 def test_prompts_of_a_question_table(root, tmp_path):
-    found = question_prompts(root / "benchmarks/dpg_micro.csv")
+    found = load_question_prompts(root / "benchmarks/dpg_micro.csv")
     assert len(found) == 100
     assert found[0].keys() == {"item_id", "prompt"} and found[0]["item_id"] == "micro0000"
     texts = {line["prompt"] for line in found}
@@ -119,22 +119,22 @@ def test_prompts_of_a_question_table(root, tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("item_id,text\na,one\na,two\n")
     with pytest.raises(ArragError, match=r"table\.csv:3: item a has another text"):
-        question_prompts(path)
+        load_question_prompts(path)
     path.write_text("item_id,text\na,\n")
     with pytest.raises(ArragError, match=r"table\.csv:2: item_id or text is missing"):
-        question_prompts(path)
+        load_question_prompts(path)
     path.write_text("item_id,text\n")
     with pytest.raises(ArragError, match="holds no question"):
-        question_prompts(path)
+        load_question_prompts(path)
     with pytest.raises(ArragError, match="cannot be read"):
-        question_prompts(tmp_path / "none.csv")
+        load_question_prompts(tmp_path / "none.csv")
 
 
 # -- captions of a distribution ----------------------------------------------------------------
 
 
 def test_shipped_captions_are_of_scenes_each_once(root, assets):
-    lines = captions(root / "benchmarks/mjhq_micro.jsonl")
+    lines = load_captions(root / "benchmarks/mjhq_micro.jsonl")
     assert len(lines) == sum(CAPTIONS.values()) == 900 > 768
     assert len({line["prompt"] for line in lines}) == 900  # a prompt twice is an image twice
     world = World(assets, "reference")
@@ -147,7 +147,7 @@ def test_shipped_captions_are_of_scenes_each_once(root, assets):
 def test_prompts_in_mjhq_s_own_file(tmp_path):
     path = tmp_path / "meta_data.json"
     path.write_text(json.dumps({"ab12": {"category": "animals", "prompt": "a fox"}}))
-    assert captions(path) == [{"id": "ab12", "category": "animals", "prompt": "a fox"}]
+    assert load_captions(path) == [{"id": "ab12", "category": "animals", "prompt": "a fox"}]
 
 
 @pytest.mark.parametrize(
@@ -164,14 +164,14 @@ def test_bad_captions_are_named(tmp_path, text, message):
     path = tmp_path / "prompts.jsonl"
     path.write_text(text)
     with pytest.raises(ArragError, match=message):
-        captions(path)
+        load_captions(path)
 
 
 # -- real scenes -------------------------------------------------------------------------------
 
 
 def test_the_reference_shows_the_captions_scenes(root, assets, tmp_path):
-    lines = captions(root / "benchmarks/mjhq_micro_ci.jsonl")
+    lines = load_captions(root / "benchmarks/mjhq_micro_ci.jsonl")
     assert ceiling.write_reference(
         root / "benchmarks/mjhq_micro_ci.jsonl", tmp_path / "reference", assets
     ) == len(lines)

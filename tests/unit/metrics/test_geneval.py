@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arrag.data.samples import TASKS, list_samples, load_image, load_prompts
+from arrag.data.prompts import TASKS, load_geneval_prompts
+from arrag.data.sample_dir import list_samples, load_image
 from arrag.metrics.detection import Detection
 from arrag.metrics.geneval import judge as geneval
 from arrag.metrics.geneval.judge import iou, keep_detections, relations
@@ -255,7 +256,7 @@ def test_record_has_the_official_fields():
 
 @pytest.mark.skipif(not OFFICIAL.exists(), reason="GenEval's prompt file is not beside this clone")
 def test_the_official_prompts_parse():
-    tags = [p["tag"] for p in load_prompts(OFFICIAL)]
+    tags = [p["tag"] for p in load_geneval_prompts(OFFICIAL)]
     assert {t: tags.count(t) for t in TASKS} == dict(
         zip(TASKS, (80, 99, 80, 94, 100, 100), strict=True)
     )
@@ -285,16 +286,16 @@ def test_a_bad_prompt_names_its_line_and_field(tmp_path, line, message):
     path = tmp_path / "prompts.jsonl"
     path.write_text(json.dumps(prompt(CUP)) + "\n\n" + line + "\n")
     with pytest.raises(ArragError) as caught:
-        load_prompts(path)
+        load_geneval_prompts(path)
     assert f"{path}:3: " in str(caught.value) and message in str(caught.value)
 
 
 def test_an_empty_or_absent_prompt_file(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(ArragError, match="holds no prompt"):
-        load_prompts(tmp_path / "empty.jsonl")
+        load_geneval_prompts(tmp_path / "empty.jsonl")
     with pytest.raises(ArragError, match="cannot be read"):
-        load_prompts(tmp_path / "absent.jsonl")
+        load_geneval_prompts(tmp_path / "absent.jsonl")
 
 
 # -- folders of samples ------------------------------------------------------------------------

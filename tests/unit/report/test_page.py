@@ -17,7 +17,7 @@ from PIL import Image
 
 from arrag.cli.main import main
 from arrag.cli.page import redraw_with
-from arrag.data.sample_codes import read_codes
+from arrag.data.sample_dir import read_codes
 from arrag.methods.build import Sources
 from arrag.methods.runner import generate_images
 from arrag.report.origins import Blend, trace
