@@ -63,8 +63,9 @@ def prompt_problem(prompt: Any) -> str | None:
         _GenEvalPrompt.model_validate(prompt)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        found = str(first["input"])[:40]
-        return f"{'.'.join(map(str, first['loc'])) or 'prompt'}: {first['msg']}, found {found!r}"
+        where = ".".join(map(str, first["loc"])) or "metadata"
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{where}: {message}, found {str(first['input'])[:40]!r}"
     return None
 
 

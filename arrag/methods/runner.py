@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from arrag.config.root import Config
 from arrag.data.prompts import load_prompt_set
-from arrag.data.sample_dir import codes_chunk
-from arrag.data.sample_dir import image_size, read_metadata
+from arrag.data.sample_dir import codes_chunk, image_size, read_metadata
 from arrag.methods.build import Sources
 from arrag.methods.retrieved_images import join_records, record_name, record_retrieved
 from arrag.methods.sampler import NO_SOURCES, Drawer, Sampler, open_method

@@ -28,7 +28,9 @@ def place(root, micro_janus, assets, script, tmp_path_factory):
     store = TokenStore.open(path / "codes")
     indexes = {n: script.both_indexes(store, path / str(n), nprobe=n) for n in (1, 12, 10**6)}
     config = load_config(root / "config/micro.yaml")
-    prompts = [prompt["prompt"] for prompt in load_geneval_prompts(root / config.benchmark().prompts)]
+    prompts = [
+        prompt["prompt"] for prompt in load_geneval_prompts(root / config.benchmark().prompts)
+    ]
     return (
         load_janus(micro_janus, config.generators["janus"].dtype),
         indexes,

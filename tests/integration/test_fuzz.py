@@ -16,13 +16,16 @@ from test_bad_files import write_store
 from arrag.config import hub
 from arrag.config.root import load_config
 from arrag.data.decontamination import TestImages
-from arrag.data.download import write_subset
 from arrag.data.images import decode
 from arrag.data.mjhq import load_mjhq
-from arrag.data.prompts import load_captions, load_question_prompts
+from arrag.data.prompts import (
+    load_captions,
+    load_geneval_prompts,
+    load_question_prompts,
+    write_subset,
+)
 from arrag.data.questions import problems, read_questions
 from arrag.data.sample_dir import codes_chunk, read_codes
-from arrag.data.prompts import load_geneval_prompts
 from arrag.data.sources import open_source
 from arrag.data.subsample import Choice
 from arrag.data.token_store import TokenStore

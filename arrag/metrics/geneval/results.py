@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from arrag import __version__
-from arrag.data.questions import counted, listed
 from arrag.data.prompts import MAX_COUNT, TASKS, load_geneval_prompts, prompt_problem
+from arrag.data.questions import counted, listed
 from arrag.metrics.geneval.judge import judge
 from arrag.metrics.geneval.score import COMPAT, Gaps, Record, summarise
 from arrag.metrics.objects import Detection

@@ -16,8 +16,8 @@ from typing import Any
 from tqdm import tqdm
 
 from arrag import __version__
-from arrag.data.questions import counted
 from arrag.data.prompts import load_geneval_prompts
+from arrag.data.questions import counted
 from arrag.data.sample_dir import Sample, folder_prompts, list_samples, load_image, read_run
 from arrag.metrics import bootstrap as stats
 from arrag.metrics.geneval.judge import evaluate_image
