@@ -38,7 +38,12 @@ class Registry(Generic[T]):
         """
 
         def add(implementation: T) -> T:
-            if name in self and self._loaded.get(name) is not implementation:
+            listed = self._lazy.get(name, "").partition(":")[
+                0
+            ]  # its module, if it has a lazy entry
+            own = getattr(implementation, "__module__", "")
+            taken = self._loaded.get(name, implementation) is not implementation
+            if taken or (listed and listed != own):
                 raise ValueError(f"{self.kind} {name!r} is registered already")
             self._loaded[name] = implementation
             return implementation
