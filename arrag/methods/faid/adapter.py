@@ -23,7 +23,7 @@ from torch import nn
 from arrag.methods.augmentation import Augment
 from arrag.methods.faid.files import check_weights, read_weights, write_weights
 from arrag.methods.faid.module import Block, Composed, FaidSettings, distinct
-from arrag.methods.search_cache import Memory
+from arrag.methods.search_cache import SearchCache
 from arrag.retrieval.index import PatchIndex
 from arrag.utils.errors import ArragError
 
@@ -303,13 +303,13 @@ class FAiDAugment(Augment):
             raise ArragError(
                 f"faid: k is {self.k}, the adapter was trained with {wanted}; use at least that"
             )
-        self._memory = Memory(index, self.k)
+        self._search_cache = SearchCache(index, self.k)
 
     def before(self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor) -> None:
         """Search the surroundings of ``positions``; with none, the bare model comes next."""
         if not len(positions):
             self.adapter.hand(None)
             return
-        _, found = self._memory.search(codes, known, positions)
+        _, found = self._search_cache.search(codes, known, positions)
         full = self.adapter.settings.context == "full"
         self.adapter.hand(found, positions, known if full else None)
