@@ -38,12 +38,9 @@ class Registry(Generic[T]):
         """
 
         def add(implementation: T) -> T:
-            listed = self._lazy.get(name, "").partition(":")[
-                0
-            ]  # its module, if it has a lazy entry
-            own = getattr(implementation, "__module__", "")
-            taken = self._loaded.get(name, implementation) is not implementation
-            if taken or (listed and listed != own):
+            module = getattr(implementation, "__module__", None)
+            lazy = self._lazy.get(name, f"{module}:").partition(":")[0]
+            if self._loaded.get(name, implementation) is not implementation or lazy != module:
                 raise ValueError(f"{self.kind} {name!r} is registered already")
             self._loaded[name] = implementation
             return implementation
