@@ -93,8 +93,8 @@ def sample_benchmark(
         "parameters": sampler.parameters,
         "index": sampler.index,
     }
-    if overlong := sampler.overlong(texts):
-        run["prompts_cut_short"] = overlong
+    if truncated_prompts := sampler.truncated_prompts(texts):
+        run["prompts_cut_short"] = truncated_prompts
     wanted = [(i, k) for i in range(len(prompts)) for k in range(drawn.images_per_prompt)]
     if part:
         size = batch_size or ON_CPU

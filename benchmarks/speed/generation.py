@@ -64,7 +64,9 @@ def with_adapter(sampler: Sampler) -> Callable[[list[str], int], None]:
     """One batch through our loop with a FAiD adapter attached for its length."""
     backbone = sampler.backbone
     settings = FaidSettings(context=backbone.context)
-    adapter = FAiD(backbone.hidden_size, len(backbone.sites), settings).to(backbone.model.dtype)
+    adapter = FAiD(backbone.hidden_size, len(backbone.decoder_layers), settings).to(
+        backbone.model.dtype
+    )
     augment = FAiDAugment(adapter, sampler.augment.index)
 
     def run(prompts: list[str], seed: int) -> None:

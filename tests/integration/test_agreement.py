@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from arrag.backbones.janus import load_janus
+from arrag.backbones.janus import JanusBackbone
 from arrag.config.root import load_config
 from arrag.data.encode import encode_source
 from arrag.data.prompts import load_geneval_prompts
@@ -32,7 +32,7 @@ def place(root, micro_janus, assets, script, tmp_path_factory):
         prompt["prompt"] for prompt in load_geneval_prompts(root / config.benchmark().prompts)
     ]
     return (
-        load_janus(micro_janus, config.generators["janus"].dtype),
+        JanusBackbone.load(micro_janus, config.generators["janus"].dtype),
         indexes,
         prompts[::40][:4],
         config,
