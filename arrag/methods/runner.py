@@ -145,7 +145,7 @@ def _drawn(
     if not isinstance(sampler, Sampler):
         return sampler.draw(prompts, samples, seed), [None] * len(prompts)
     codes = sampler.draw_codes(prompts, samples, seed)
-    return sampler.codec.decode(codes), list(codes.cpu().numpy())
+    return sampler.tokenizer.decode(codes), list(codes.cpu().numpy())
 
 
 def image_path(out: Path, prompt: int, sample: int) -> Path:

@@ -15,7 +15,7 @@ from arrag.config.root import Config
 from arrag.methods.build import Sources, equip
 from arrag.methods.decoding import decode_masked, decode_raster, uniforms
 from arrag.methods.retrieved_images import Retrieved
-from arrag.tokenizers.base import Codec, load_codec
+from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
 from arrag.utils.device import default_device
 from arrag.utils.files import tree_digest
 
@@ -66,7 +66,7 @@ class CodeKind:
     shape: Callable[[Any, int], tuple[int, ...]]
 
     def open(self, config: Config, method: str, sources: Sources) -> Sampler:
-        """Load generator, codec and what the method adds."""
+        """Load backbone, tokenizer and what the method adds."""
         return Sampler(config, method, sources)
 
 
@@ -120,14 +120,14 @@ class Sampler:
         self.kind: CodeKind = KINDS[settings.kind]
         device = default_device()
         backbone = self.kind.load(settings.checkpoint, settings.dtype, device)
-        self.codec: Codec = load_codec(settings.checkpoint, device)
-        equipped = equip(config, method, backbone, self.codec.digest, sources)
+        self.tokenizer: ImageTokenizer = load_tokenizer(settings.checkpoint, device)
+        equipped = equip(config, method, backbone, self.tokenizer.digest, sources)
         self.backbone, self.augment = equipped.backbone, equipped.augment
         self.index = equipped.index
         self.parameters = self.backbone.num_parameters + equipped.parameters
         self.weights = {
             "backbone": tree_digest(settings.checkpoint),
-            "tokenizer": self.codec.digest,
+            "tokenizer": self.tokenizer.digest,
             **(equipped.weights or {}),
         }
 
@@ -146,7 +146,7 @@ class Sampler:
 
     def draw(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> np.ndarray:
         """One image for each pair of prompt and sample number: uint8 [B, S, S, 3]."""
-        return self.codec.decode(self.draw_codes(prompts, samples, seed))
+        return self.tokenizer.decode(self.draw_codes(prompts, samples, seed))
 
     def draw_codes(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> torch.Tensor:
         """The same as codes: int64 [B, H, W]."""
