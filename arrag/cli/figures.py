@@ -229,7 +229,8 @@ def run_page(args: argparse.Namespace) -> dict[str, Any]:
 
     from arrag.config.root import load_config
     from arrag.utils.errors import ArragError
-    from arrag.utils.files import atomic_path, write_text
+    from arrag.utils.files import write_text
+    from arrag.utils.outputs import atomic_path
 
     config = load_config(args.config)
     lines, files = ["# Figures", f"> {SCALES[config.scale]}"], []

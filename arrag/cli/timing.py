@@ -86,7 +86,8 @@ def run_time(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.config.root import load_config
     from arrag.data.prompts import load_prompt_set
     from arrag.methods.runner import package_versions
-    from arrag.utils.files import sha256_json, write_json
+    from arrag.utils.files import write_json
+    from arrag.utils.hashing import sha256_json
 
     config = load_config(args.config)
     settings = _settings(config, args)

@@ -19,8 +19,11 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, disk_space, sha256_file, write_text
+from arrag.utils.files import write_text
+from arrag.utils.hashing import sha256_file
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import numbered_lines, parse_json, read_text
+from arrag.utils.resource_errors import disk_space
 
 PIECE = 1 << 20  # bytes
 SECONDS = 30  # without a byte

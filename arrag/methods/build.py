@@ -18,7 +18,7 @@ from arrag.methods.racm3 import WithReference
 from arrag.retrieval.image_index import ImageIndex
 from arrag.retrieval.index import open_index
 from arrag.utils.errors import ArragError
-from arrag.utils.files import tree_digest
+from arrag.utils.hashing import tree_digest
 
 
 @dataclass(frozen=True)

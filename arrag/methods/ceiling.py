@@ -17,7 +17,9 @@ from arrag.data.prompts import captions, load_prompt_set
 from arrag.methods.runner import finish, image_path, is_whole, prepare, save_png
 from arrag.tokenizers.base import load_codec
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, read_json, sha256_file, sha256_json, write_json
+from arrag.utils.files import read_json, write_json
+from arrag.utils.hashing import sha256_file, sha256_json
+from arrag.utils.outputs import atomic_path
 
 
 def write_real(

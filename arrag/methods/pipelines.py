@@ -15,7 +15,7 @@ from arrag.retrieval.image_index import ImageIndex
 from arrag.tokenizers.base import load_codec
 from arrag.utils.device import default_device
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_file, tree_digest
+from arrag.utils.hashing import sha256_file, tree_digest
 
 
 def open_pipeline(config: Config, method: str, sources: Sources) -> Diffusion:

@@ -19,7 +19,7 @@ from arrag.methods.decoding import decode_masked, decode_raster, uniforms
 from arrag.methods.retrieved_images import Retrieved
 from arrag.tokenizers.base import Codec, load_codec
 from arrag.utils.device import default_device
-from arrag.utils.files import tree_digest
+from arrag.utils.hashing import tree_digest
 
 NO_SOURCES = Sources()
 

@@ -30,7 +30,8 @@ from arrag.pipeline.layout import Layout
 from arrag.retrieval.index import build_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.tokenizers.base import load_codec
-from arrag.utils.files import tree_digest, write_text
+from arrag.utils.files import write_text
+from arrag.utils.hashing import tree_digest
 
 # What shapes the time of a forward; the first is config.json of deepseek-community/Janus-Pro-1B.
 SIZES = {

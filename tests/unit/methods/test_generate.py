@@ -18,7 +18,8 @@ from arrag.retrieval.index import build_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.tokenizers.base import load_codec
 from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, sha256_file, write_text
+from arrag.utils.files import read_json, write_text
+from arrag.utils.hashing import sha256_file
 
 PROMPT = '{"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "%s"}\n'
 

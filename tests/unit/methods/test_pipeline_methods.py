@@ -22,7 +22,8 @@ from arrag.methods.pipeline_convert import convert_pipeline
 from arrag.methods.relevance import RecordedAnswers
 from arrag.pipeline.layout import Layout
 from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, sha256_file, write_text
+from arrag.utils.files import read_json, write_text
+from arrag.utils.hashing import sha256_file
 
 STEPS = {"steps": 2, "guidance_scale": 4.0}
 PROMPTS = ["a photo of a dog", "two cups\nand a 🐕"]

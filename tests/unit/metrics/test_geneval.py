@@ -13,7 +13,8 @@ from arrag.metrics.geneval import judge as geneval
 from arrag.metrics.geneval.judge import iou, keep_detections, relations
 from arrag.metrics.geneval.score import score_geneval
 from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, sha256_file
+from arrag.utils.files import read_json
+from arrag.utils.hashing import sha256_file
 
 OFFICIAL = Path(__file__).parents[4] / "shared/data/geneval_evaluation_metadata.jsonl"
 IMAGE = np.zeros((64, 64, 3), np.uint8)
