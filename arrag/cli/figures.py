@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from arrag.config.root import Config
-    from arrag.methods.sampler import Sampler
+    from arrag.methods.generator import TokenGenerator
     from arrag.pipeline.layout import Layout
 
 CAPTIONS = {
@@ -152,13 +152,13 @@ def _references(config: Config, layout: Layout, method: str, prompts: list[str])
     return references, other_images(references, len(store), config.seed), store
 
 
-def _codes(sampler: Sampler, prompts: list[str], config: Config) -> Any:
+def _codes(sampler: TokenGenerator, prompts: list[str], config: Config) -> Any:
     import torch
     from tqdm import tqdm
 
     from arrag.utils.batching import in_batches
 
-    draw = lambda some: sampler.draw_codes(some, [0] * len(some), config.seed).cpu()  # noqa: E731
+    draw = lambda some: sampler.generate_codes(some, [0] * len(some), config.seed).cpu()  # noqa: E731
     drawn = in_batches(draw, prompts, config.resources.batch_size)
     return torch.cat([codes for _, codes in tqdm(drawn, desc="codes", unit="batch")])
 

@@ -15,7 +15,7 @@ import torch
 
 from arrag.data.clip import OpenClip
 from arrag.data.token_store import TokenStore
-from arrag.methods.retrieved_images import ImageRetriever, Retrieved
+from arrag.methods.retrieved_images import ImageRetriever, RetrievedImages
 from arrag.retrieval.image_index import ImageIndex
 from arrag.training.pairs import Pairs
 from arrag.training.shards import Shards, write_shards
@@ -28,7 +28,7 @@ FETCH = 8
 """Images fetched for a caption, of which the first that is not the training image is taken."""
 
 
-class WithReference:
+class RetrievalPrefixBackbone:
     """A backbone whose prompts are preceded by the image that they retrieve.
 
     index: over ``index.store``, whose codes are the generator's; clip: the model it was made with.
@@ -46,7 +46,7 @@ class WithReference:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
 
-    def retrieved(self, prompt: str) -> Retrieved:
+    def retrieved(self, prompt: str) -> RetrievedImages:
         """The image that a prompt retrieves."""
         return self._retrieve(prompt)
 

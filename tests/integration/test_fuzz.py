@@ -26,7 +26,7 @@ from arrag.data.samples import load_prompts
 from arrag.data.sources import open_source
 from arrag.data.subsample import Choice
 from arrag.data.token_store import TokenStore
-from arrag.methods.relevance import RecordedAnswers
+from arrag.methods.retrieval_gate import RecordedAnswers
 from arrag.metrics.geneval.results import read_results, rejudge_records
 from arrag.metrics.references import read_stored
 from arrag.retrieval.index import build_index, open_index

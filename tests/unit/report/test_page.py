@@ -18,7 +18,7 @@ from PIL import Image
 from arrag.cli.main import main
 from arrag.cli.page import redraw_with
 from arrag.data.sample_codes import read_codes
-from arrag.methods.build import Sources
+from arrag.methods.build import ArtifactPaths
 from arrag.methods.runner import generate_images
 from arrag.report.origins import Blend, trace
 from arrag.report.page.build import Options, first_of_each_tag, write_page
@@ -198,7 +198,7 @@ def test_a_drawing_can_be_repeated(project):
     (drawing,) = redraw([(text, 1)])
     at = {"store": project.layout.codes("daid"), "index": project.layout.index("daid")}
     drawn = generate_images(
-        project.config, "daid", [text], seed=0, samples_per_prompt=2, sources=Sources(**at)
+        project.config, "daid", [text], seed=0, samples_per_prompt=2, paths=ArtifactPaths(**at)
     )
     assert np.array_equal(project.codec.decode(np_tensor(drawing.codes[None]))[0], drawn[1])
     assert drawing.order.flatten().tolist() == list(range(drawing.codes.size))  # raster
