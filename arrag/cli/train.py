@@ -165,8 +165,8 @@ def run_retrieve(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_references(args: argparse.Namespace) -> dict[str, Any]:
     """Search an image for every caption of the pairs."""
-    from arrag.methods.racm3 import retrieve_references
     from arrag.training.pairs import Pairs
+    from arrag.training.references import retrieve_references
 
     config, layout, method = _load(args, "racm3")
     out = args.out or layout.references(method)
@@ -248,9 +248,9 @@ def _load(args: argparse.Namespace, *kinds: str) -> tuple[Config, Layout, str]:
 
 
 def _data(args: argparse.Namespace, config: Config, layout: Layout, method: str, pairs: Any) -> Any:
-    from arrag.methods.racm3 import References
     from arrag.training.adapt import Data
     from arrag.training.neighbours import Neighbours
+    from arrag.training.references import References
 
     if args.kind == "faid":
         digest = _index(args, layout, method).digest

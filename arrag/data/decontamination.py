@@ -7,34 +7,26 @@ copies are not found.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import imagehash
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from tqdm import tqdm
 
+from arrag.data.fingerprint import Fingerprint, fingerprint, perceptual_hash
+from arrag.data.images import open_rgb
+from arrag.data.sources import open_source
 from arrag.utils.errors import ArragError
 from arrag.utils.files import atomic_path, disk_space, sha256_json
-from arrag.utils.readers import read_npz
+from arrag.utils.readers import UNREADABLE, read_npz
 
 NEAR = 6
 """Bits of 64 in which the perceptual hashes of copies may differ; strangers differ in about 32."""
 PRINT_KINDS = {"names": "U", "sha256": "U", "look": "u", "mirrored": "u"}
 PRINTS = ".prints.npz"
 """Fingerprints of test images, in the place of the images: many jobs then hash them only once."""
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """sha256: hex, of size and RGB pixels, whatever the file; look: 64-bit perceptual hash."""
-
-    sha256: str
-    look: int
 
 
 class TestImages:
@@ -45,7 +37,7 @@ class TestImages:
     def __init__(self, names: list[str], prints: list[Fingerprint], mirrored: list[int]) -> None:
         self.names, self._prints, self._mirrored = names, prints, mirrored
         self._exact = {p.sha256: i for i, p in reversed(list(enumerate(prints)))}
-        self._looks = np.array([p.look for p in prints] + mirrored, np.uint64)  # [2 M]
+        self._looks = np.array([p.phash for p in prints] + mirrored, np.uint64)  # [2 M]
         self.digest = sha256_json([sorted(self._exact), NEAR])
 
     @classmethod
@@ -55,10 +47,6 @@ class TestImages:
         Raises ArragError for a source that is missing or empty, and for an image that cannot be
         read: its copies would pass unseen.
         """
-        from arrag.data.images import open_rgb
-        from arrag.data.sources import open_source
-        from arrag.utils.readers import UNREADABLE
-
         names, prints, mirrored = [], [], []
         for source in sources:
             before = len(names)
@@ -77,7 +65,7 @@ class TestImages:
                 alone = len(sources) == 1 or Path(source).name == key
                 names.append(key if alone else f"{source}/{key}")
                 prints.append(fingerprint(image))
-                mirrored.append(_look(ImageOps.mirror(image)))
+                mirrored.append(perceptual_hash(ImageOps.mirror(image)))
             if len(names) == before:
                 raise ArragError(f"{source}: no images there to exclude; name test images")
         return cls(names, prints, mirrored)
@@ -93,7 +81,7 @@ class TestImages:
                 file,
                 names=np.array(self.names, dtype=str),
                 sha256=np.array([p.sha256 for p in self._prints], dtype=str),
-                look=np.array([p.look for p in self._prints], np.uint64),
+                look=np.array([p.phash for p in self._prints], np.uint64),
                 mirrored=np.array(self._mirrored, np.uint64),
             )
 
@@ -102,7 +90,7 @@ class TestImages:
         if found.sha256 in self._exact:
             name = self.names[self._exact[found.sha256]]
             return {"test_image": name, "reason": "same pixels", "bits": 0}
-        differing = np.bitwise_count(self._looks ^ np.uint64(found.look))
+        differing = np.bitwise_count(self._looks ^ np.uint64(found.phash))
         nearest = int(differing.argmin())
         if differing[nearest] > NEAR:
             return None
@@ -130,14 +118,3 @@ def _more(path, names: list, prints: list, mirrored: list) -> tuple[list, list, 
         prints + [Fingerprint(*p) for p in pairs],
         mirrored + found["mirrored"],
     )
-
-
-def fingerprint(image: Image.Image) -> Fingerprint:
-    """Of an RGB image."""
-    pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
-    return Fingerprint(pixels, _look(image))
-
-
-def _look(image: Image.Image) -> int:
-    bits = imagehash.phash(image).hash.reshape(-1)  # bool [64], DCT of a 32 x 32 thumbnail
-    return int.from_bytes(np.packbits(bits).tobytes())

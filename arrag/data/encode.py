@@ -13,6 +13,7 @@ from tqdm import tqdm
 from arrag.data.decontamination import TestImages
 from arrag.data.images import Decoded, decode_all
 from arrag.data.sources import ADVICE, Items, open_source
+from arrag.data.store_format import EXCLUDED, SKIPPED
 from arrag.data.subsample import Choice
 from arrag.data.token_store import StoreWriter
 from arrag.tokenizers.base import Codec, load_codec
@@ -20,8 +21,6 @@ from arrag.utils.device import default_device
 from arrag.utils.errors import ArragError
 from arrag.utils.files import disk_space, read_json, sha256_json, write_json
 from arrag.utils.globs import is_tars
-
-SKIPPED, EXCLUDED = "skipped.json", "excluded.json"
 
 
 def encode_source(

@@ -17,7 +17,7 @@ from threading import Thread
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from arrag.data.decontamination import Fingerprint, fingerprint
+from arrag.data.fingerprint import Fingerprint, fingerprint
 from arrag.utils.errors import ArragError
 from arrag.utils.readers import UNREADABLE, open_picture, short_message
 

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 from PIL import ImageOps
 
-from arrag.metrics.objects import COLORS
 from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json
 from arrag.utils.readers import UNREADABLE, numbered_lines, open_picture, parse_json, read_text
 
 # GenEval's six tasks in the order of its prompt file and of the paper's Table 1.
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+COLORS = (  # the classifier's argmax runs over them in this order
+    "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white",
+)  # fmt: skip
 RELATIONS = ("left of", "right of", "above", "below")
 NAMED = 5  # how many offenders an error message names
 NUMBERED = re.compile(r"[0-9]{1,9}\.png")

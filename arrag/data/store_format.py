@@ -19,6 +19,7 @@ from arrag.utils.readers import FileName, read_npy
 
 FORMAT = 1
 MANIFEST, WRITING, CODEBOOK = "manifest.json", "writing.json", "codebook.safetensors"
+SKIPPED, EXCLUDED = "skipped.json", "excluded.json"  # images left out of a store, and why
 AGAIN = "delete the store and encode the images again"
 SHARD = {
     "file": FileName, "images": int, "bytes": int, "sha256": str,

@@ -23,6 +23,8 @@ import numpy as np
 from tqdm import tqdm
 
 from arrag.data.sources import open_source
+from arrag.data.store_format import EXCLUDED, SKIPPED, Names
+from arrag.data.token_store import TokenStore, merge_stores
 from arrag.utils.errors import ArragError
 from arrag.utils.files import atomic_path, disk_space, read_json, write_json
 from arrag.utils.globs import is_tars
@@ -132,11 +134,6 @@ def join(stores: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
 
     Raises ArragError as ``merge_stores`` does, and when a name is in two of them.
     """
-    from arrag.data.encode import EXCLUDED, SKIPPED
-    from arrag.data.store_format import Names
-    from arrag.data.token_store import TokenStore
-    from arrag.retrieval.merge import merge_stores
-
     parts = [TokenStore.open(path) for path in stores]
     files = [part.path / shard["keys"] for part in parts for shard in part.manifest["shards"]]
     seen = Names()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -297,3 +298,52 @@ class TokenStore:
             raise IndexError(f"image {image} of a store of {len(self)}")
         shard = int(np.searchsorted(self.starts, image, side="right")) - 1
         return shard, int(image - self.starts[shard])
+
+
+def merge_stores(parts: Sequence[TokenStore], out: str | Path) -> TokenStore:
+    """A store of all images of some stores, one store after the other.
+
+    The shard files are hard links where the file system has them, copies elsewhere. Raises
+    ArragError for stores of another tokenizer, grid or codebook (naming both), or an ``out`` that
+    is there already.
+    """
+    out = Path(out)
+    if out.exists():
+        raise ArragError(f"store {out}: exists already; write to another path or delete it")
+    head = parts[0].manifest
+    for part in parts[1:]:
+        for field in ("tokenizer_digest", "grid", "codebook"):
+            if part.manifest[field] != head[field]:
+                raise ArragError(
+                    f"store {part.path}: its {field} is {part.manifest[field]}, that of "
+                    f"{parts[0].path} is {head[field]}; encode both with the same tokenizer"
+                )
+    with atomic_path(out) as path, disk_space(out):
+        path.mkdir()
+        shards, sources = [], []
+        for part in parts:
+            for about in part.manifest["shards"]:
+                name = f"shard-{len(shards):05d}"
+                renamed = {"file": f"{name}.npy", "keys": f"{name}.keys.json"}
+                for field, new in renamed.items():
+                    _link(part.path / about[field], path / new)
+                shards.append({**about, **renamed})
+                sources.append({**about, **{field: part.path / about[field] for field in renamed}})
+        _link(parts[0].path / CODEBOOK, path / CODEBOOK)
+        manifest = {
+            "format": FORMAT,
+            **{field: head[field] for field in ("tokenizer_digest", "grid", "codebook")},
+            "source": {"merged": [part.manifest["source"] for part in parts]},
+            "images": sum(len(part) for part in parts),
+            "shards": shards,
+            "content": content_digests(Path(), sources),
+        }
+        write_json(path / MANIFEST, manifest)
+    return TokenStore.open(out)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)

@@ -13,7 +13,7 @@ from numbers import Real
 import torch
 
 from arrag.methods.augmentation import Augmentation
-from arrag.methods.search_cache import Memory
+from arrag.methods.search_cache import SearchCache
 from arrag.retrieval.index import PatchIndex
 from arrag.utils.errors import ArragError
 
@@ -73,7 +73,7 @@ class DAiD(Augmentation):
         if dedupe not in DEDUPE:
             raise ArragError(f"daid: dedupe is {dedupe!r}; use one of {', '.join(DEDUPE)}")
         self.index, self.k, self.lam, self.tau, self.dedupe = index, k, lam, tau, dedupe
-        self._memory = Memory(index, k)
+        self._search_cache = SearchCache(index, k)
         self._pool = ThreadPoolExecutor(1, "daid")
         self._begun: tuple[torch.Tensor, Future] | None = None
 
@@ -126,9 +126,9 @@ class DAiD(Augmentation):
 
         None where the border rule leaves all positions out.
         """
-        if not self._memory.augments(positions):
+        if not self._search_cache.augments(positions):
             return None, None
-        distances, found = self._memory.search(codes, known, positions)
+        distances, found = self._search_cache.search(codes, known, positions)
         size = len(self.index.store.codebook)
         retrieved = retrieval_distribution(distances, found, size, self.tau, self.dedupe)
         return retrieved, (found >= 0).any(dim=-1, keepdim=True)

@@ -7,25 +7,15 @@ unconditional row of guidance has pads in the place of both.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from arrag.data.clip import OpenClip
-from arrag.data.token_store import TokenStore
 from arrag.methods.retrieved_images import ImageRetriever, RetrievedImages
 from arrag.retrieval.image_index import ImageIndex
-from arrag.training.pairs import Pairs
-from arrag.training.shards import Shards, write_shards
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_json
-
-FORMAT = 1
-CAPTIONS_AT_ONCE = 1024
-FETCH = 8
-"""Images fetched for a caption, of which the first that is not the training image is taken."""
 
 
 class RetrievalPrefixBackbone:
@@ -57,72 +47,3 @@ class RetrievalPrefixBackbone:
         codes = torch.from_numpy(grids.astype(np.int64)).flatten(1)
         prefix = self._backbone.embed_codes(codes.to(self._backbone.device))  # [B, N, D]
         return self._backbone.start(prompts, guidance_scale, prefix=prefix)
-
-
-def retrieve_references(
-    pairs: Pairs, index: ImageIndex, clip: OpenClip, out: str | Path
-) -> dict[str, Any]:
-    """Write the database's image that each pair's caption retrieves, never the pair's own.
-
-    Left out are images of the same name or with the very same codes. Shards of int64 [n]; goes on
-    after a kill. Raises ArragError when every image that a caption retrieves is its own.
-    """
-    fetch = min(FETCH, len(index.store))
-
-    def rows_of(numbers: np.ndarray) -> np.ndarray:
-        texts = torch.cat([clip.encode_texts([pairs.captions[i]]) for i in numbers])
-        own = [pairs.store.keys(i) for i in numbers]
-        found = index.search(texts, fetch, own=own)[1].numpy()  # [n, fetch]
-        grids = pairs.store.grids(numbers)
-        return np.array(
-            [_first_other(index.store, f, g) for f, g in zip(found, grids, strict=True)], np.int64
-        )
-
-    return write_shards(
-        out,
-        _header(pairs, index),
-        len(pairs.store),
-        rows_of,
-        rows_in_shard=CAPTIONS_AT_ONCE,
-        rows_at_once=CAPTIONS_AT_ONCE,
-        what="references",
-    )
-
-
-def _header(pairs: Pairs, index: ImageIndex) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "pairs_digest": pairs.digest,
-        "database_digest": index.store.digest,
-        "clip_digest": index.meta["model_digest"],
-    }
-
-
-def _first_other(store: TokenStore, images: np.ndarray, grid: np.ndarray) -> int:
-    images = images[images >= 0]
-    for image, other in zip(images, store.grids(images), strict=True):
-        if not np.array_equal(other, grid):
-            return int(image)
-    raise ArragError(
-        f"racm3: the database {store.path} holds nothing but the training image for some caption; "
-        "use a larger database"
-    )
-
-
-class References:
-    """Finished references of some pairs; digest: of what they were retrieved from.
-
-    Raises ArragError if unfinished, or of other pairs, database or model.
-    """
-
-    def __init__(self, path: str | Path, pairs: Pairs, index: ImageIndex) -> None:
-        header = _header(pairs, index)
-        again = "run `arrag train references` again with these pairs and this image index"
-        self._shards = Shards(path, header, again)
-        self._store = index.store
-        self.digest = sha256_json(header)
-
-    def codes(self, pairs: np.ndarray) -> torch.Tensor:
-        """Codes of the reference of some pairs: int64 [B, N]."""
-        grids = self._store.grids(self._shards.rows(pairs))
-        return torch.from_numpy(grids.astype(np.int64)).flatten(1)

@@ -18,7 +18,7 @@ ABSENT = 0
 """The row of a position that the border rule leaves out."""
 
 
-class Memory:
+class SearchCache:
     """The ``k`` nearest patches of an index for a decoder that asks for one position a step."""
 
     def __init__(self, index: PatchIndex, k: int) -> None:
@@ -30,7 +30,7 @@ class Memory:
     @cached_property
     def _inside(self) -> torch.Tensor:
         """Which positions the border rule takes: bool [N]."""
-        return self.index.neighborhood.entries(*self.index.store.grid).flatten()
+        return self.index.neighborhood.valid_positions(*self.index.store.grid).flatten()
 
     def augments(self, positions: torch.Tensor) -> bool:
         """Whether anything can be found for any of flat positions [P]."""

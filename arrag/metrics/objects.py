@@ -1,4 +1,4 @@
-"""What detectors find and colour classifiers name; nothing here is slow to import."""
+"""What detectors find and colour classifiers take; nothing here is slow to import."""
 
 from __future__ import annotations
 
@@ -6,20 +6,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-
-# GenEval's ten colours, in its order: the argmax runs over them.
-COLORS = (
-    "red",
-    "orange",
-    "yellow",
-    "green",
-    "blue",
-    "purple",
-    "pink",
-    "brown",
-    "black",
-    "white",
-)
 
 # COCO's class names as checkpoints spell them -> as GenEval's prompts spell them.
 GENEVAL_NAMES = {

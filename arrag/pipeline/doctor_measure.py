@@ -26,7 +26,7 @@ from arrag.utils.files import disk_space, sha256_file
 
 if TYPE_CHECKING:
     from arrag.data.token_store import TokenStore
-    from arrag.retrieval.keys import Cutter
+    from arrag.retrieval.keys import KeyExtractor
 
 SECONDS = 0.25  # of a measurement, at least
 MEGABYTES = 64  # of the file that is written, read and hashed
@@ -129,7 +129,8 @@ def _disk(path: Path) -> dict[str, Measured]:
 
 def _images(tar: Path) -> dict[str, Measured]:
     """Images/s whose headers are listed, that are decoded and resized, and compared."""
-    from arrag.data.decontamination import TestImages, fingerprint
+    from arrag.data.decontamination import TestImages
+    from arrag.data.fingerprint import fingerprint
     from arrag.data.images import decode, open_rgb
     from arrag.data.sources import open_source
 
@@ -163,21 +164,23 @@ def _retrieval(folder: Path) -> dict[str, Measured]:
 
     from arrag.retrieval.faiss_index import nearest_centroid, one_thread
     from arrag.retrieval.index import build_index, open_index
-    from arrag.retrieval.keys import Cutter
+    from arrag.retrieval.keys import KeyExtractor
     from arrag.retrieval.neighborhood import Neighborhood
 
     store, asked = made_up_store(folder / "store")
     around = Neighborhood("causal")
-    cutter = Cutter(store, around)
-    entries = len(store) * len(cutter.positions)
-    keys = torch.from_numpy(cutter.keys(asked)[:, len(cutter.positions) // 2].astype(np.int64))
+    extractor = KeyExtractor(store, around)
+    entries = len(store) * len(extractor.positions)
+    keys = torch.from_numpy(
+        extractor.keys(asked)[:, len(extractor.positions) // 2].astype(np.int64)
+    )
     scanned = {}
     for mode, options in (("exact", {}), ("ivf", {"nlist": LISTS, "nprobe": PROBED})):
         build_index(store, folder / mode, neighborhood=around, mode=mode, progress=False, **options)
         index = open_index(folder / mode, store)
         # Again and again the same queries: their tables of distances are made once.
         scanned[mode] = QUERIES * per_second(partial(index.search_keys, keys, K))
-    nearest, vectors = nearest_centroid(index._nearby), cutter.vectors(cutter.keys(asked))
+    nearest, vectors = nearest_centroid(index._nearby), extractor.vectors(extractor.keys(asked))
     with one_thread():
         assigned = (
             per_second(lambda: nearest(vectors)) * len(vectors) * 2 * LISTS * vectors.shape[1]
@@ -187,7 +190,7 @@ def _retrieval(folder: Path) -> dict[str, Measured]:
         "scan_core": (scanned["exact"] * entries, about),
         "scan_lists": (scanned["ivf"] * entries * PROBED / LISTS, f"{about}, in {PROBED} lists"),
         "assign_flops": (assigned, f"{len(vectors)} patches to {LISTS} centroids, FAISS"),
-        "layout_entries": (_layout(cutter, folder), f"the same patches to {MANY_LISTS} lists"),
+        "layout_entries": (_layout(extractor, folder), f"the same patches to {MANY_LISTS} lists"),
     }
 
 
@@ -214,17 +217,17 @@ def made_up_store(path: Path) -> tuple[TokenStore, np.ndarray]:
     return TokenStore.open(path), grids[IMAGES:]
 
 
-def _layout(cutter: Cutter, folder: Path) -> float:
+def _layout(extractor: KeyExtractor, folder: Path) -> float:
     """Entries/s that are written to random ones of many lists."""
     from arrag.retrieval.ivf import allocated, fill
 
-    entries, width = len(cutter.store) * len(cutter.positions), cutter.around.shape[1] + 1
+    entries, width = len(extractor.store) * len(extractor.positions), extractor.around.shape[1] + 1
     assigned = np.random.default_rng(0).integers(0, MANY_LISTS, entries).astype(np.uint32)
     sizes = np.bincount(assigned, minlength=MANY_LISTS)
     lists = allocated(folder / "lists.npy", np.dtype(np.uint16), (entries, width))
     ids = allocated(folder / "ids.npy", np.dtype(np.uint32), (entries,))
     return entries * per_second(
-        lambda: fill(cutter, assigned, np.cumsum(sizes) - sizes, 0, lists, ids, progress=False)
+        lambda: fill(extractor, assigned, np.cumsum(sizes) - sizes, 0, lists, ids, progress=False)
     )
 
 

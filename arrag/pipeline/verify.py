@@ -21,7 +21,13 @@ from arrag.utils.files import sha256_file
 
 BESIDE = ("data", "reports")
 AGAIN = "delete it with its record and make it again with snakemake"
-LAST = {"begun.json": "run.json", "writing.json": "manifest.json"}
+LAST = {
+    "begun.json": "run.json",
+    "writing.json": "manifest.json",
+    "manifest.partial.json": "manifest.json",
+    "meta.partial.json": "meta.json",
+    "run.partial.json": "run.json",
+}
 """What a folder has while it is being made, and what it has in the end."""
 MARKS = {*LAST, *LAST_FILES.values(), "run.json", "meta_data.json", "open_clip_config.json"}
 """Files that only a result's own folder has."""

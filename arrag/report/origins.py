@@ -32,7 +32,7 @@ class Origins:
 
     positions: int64 [P], flat; only those for which something was retrieved. drawn: int64 [P], the
     codes that stand there. distances: float32 [P, n], squared L2; codes, entries: int64 [P, n], as
-    in :class:`arrag.retrieval.index.Retrieved`, -1 in an absent slot. agreeing: int64 [P], how
+    in :class:`arrag.retrieval.base.SearchResult`, -1 in an absent slot. agreeing: int64 [P], how
     many of all k
     retrieved have the drawn code. weights: float32 [P, n], the part of p_ret that each neighbour
     gives (all that a code gets stands at its nearest patch), drawn_weight: float32 [P], p_ret of

@@ -44,7 +44,7 @@ QUERIES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class Retrieved:
+class SearchResult:
     """The k nearest entries of each query, sorted by (distance, entry).
 
     distances: float32 [..., k], squared L2, +inf in an absent slot; codes: int64 [..., k], the
@@ -68,7 +68,7 @@ class PatchIndex(ABC):
         self.neighborhood = Neighborhood(**meta["neighborhood"])
         self.digest = index_digest(meta)
         self._on_device: dict[torch.device, Callable[[np.ndarray, int], Heap]] = {}
-        self._inside = self.neighborhood.entries(*store.grid).flatten()  # bool [N]
+        self._inside = self.neighborhood.valid_positions(*store.grid).flatten()  # bool [N]
         codes = len(store.codebook)
         self._vectors = np.zeros((store.codebook.shape[1], codes + 1))  # float64 [d, V + 1]
         self._vectors[:, :codes] = store.codebook.T
@@ -92,7 +92,7 @@ class PatchIndex(ABC):
         known: torch.Tensor,
         positions: torch.Tensor,
         k: int,
-    ) -> Retrieved:
+    ) -> SearchResult:
         """Search for the surroundings of some positions.
 
         codes: integer [B, H, W]; known: bool [B, H, W]; positions: integer [P], flat. Returns
@@ -116,11 +116,11 @@ class PatchIndex(ABC):
             full[:, inside] = values.view(shape[0], -1, k)
             return full.to(codes.device)
 
-        return Retrieved(
+        return SearchResult(
             spread(found.distances, torch.inf), spread(found.codes, -1), spread(found.entries, -1)
         )
 
-    def search_keys(self, neighbours: torch.Tensor, k: int) -> Retrieved:
+    def search_keys(self, neighbours: torch.Tensor, k: int) -> SearchResult:
         """Search for given neighbours: integer [Q, n], MISSING if unknown -> [Q, k] on the CPU.
 
         Codes on a GPU are searched there (``arrag.retrieval.device``), with the same result.
@@ -144,7 +144,7 @@ class PatchIndex(ABC):
                 whole[some] = part
         sort_heap(heap)
         distances, entries, codes = (torch.from_numpy(part[inverse]) for part in heap)
-        return Retrieved(distances / self._scale, codes, entries)
+        return SearchResult(distances / self._scale, codes, entries)
 
     def _scan_on(self, device: torch.device) -> Callable[[np.ndarray, int], Heap]:
         """``_scan``, or what takes its place on a GPU; what that holds there is sent once."""

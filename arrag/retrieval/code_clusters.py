@@ -11,7 +11,7 @@ import numpy as np
 GROUPS = 256
 
 
-def grouped(points: np.ndarray) -> np.ndarray:
+def balanced_clusters(points: np.ndarray) -> np.ndarray:
     """Codes by group: float32 [P, d] -> int64 [GROUPS, s], s = P / GROUPS rounded up.
 
     Halved again and again along the line between two codes far apart, at the median. A group short

@@ -97,7 +97,7 @@ class GridScan(_Scan):
         store = index.store
         self._size = store.grid[0] * store.grid[1]
         self._positions = index._inside.nonzero()[:, 0].to(device)  # int64 [E]
-        around = index.neighborhood.sources(*store.grid)[index._inside.numpy()]  # [E, n]
+        around = index.neighborhood.neighbor_index(*store.grid)[index._inside.numpy()]  # [E, n]
         around = np.where(around == MISSING, self._size, around)  # the extra last column
         self._sources = torch.from_numpy(around.T.copy()).to(device)  # int64 [n, E]
         self._images = max(1, self.chunk // len(self._positions))

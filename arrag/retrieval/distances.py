@@ -2,7 +2,7 @@
 
 A squared L2 distance is a sum over neighbours. Scans (``grids``, ``lists``) add up small lower
 bounds, looked up in rows of 16-bit numbers, and note the entries that may be among the nearest;
-``settle`` measures those. Distances are whole numbers (int64 fixed point, see ``FIXED_BITS``),
+``rerank_exact`` measures those. Distances are whole numbers (int64 fixed point, ``FIXED_BITS``),
 hence a sum is exact in any order: permuted keys tie, and a row's result cannot depend on the batch,
 on blocks or on the order in which lists are scanned. A sum is then rounded to float32, and results
 are ordered by (float32, entry): what is returned is sorted by what can be seen of it. Bounds decide
@@ -89,7 +89,7 @@ def empty_found(room: int, n: int) -> Found:
 
 
 @njit(cache=True, nogil=True)
-def settle(found, count, limits, keys, points, scale, heap):
+def rerank_exact(found, count, limits, keys, points, scale, heap):
     """Measure the first ``count`` entries found that are still within their query's limit.
 
     found: see ``Found``. limits: int32 [Q]. keys: int64 [Q, n], codes. points: float32

@@ -14,8 +14,8 @@ from arrag.data.store_format import check_codes
 from arrag.data.token_store import TokenStore
 from arrag.retrieval._avx512 import WIDE
 from arrag.retrieval.base import Heap, PatchIndex, empty_heap
-from arrag.retrieval.code_clusters import GROUPS, grouped
-from arrag.retrieval.distances import LARGEST, empty_found, settle
+from arrag.retrieval.code_clusters import GROUPS, balanced_clusters
+from arrag.retrieval.distances import LARGEST, empty_found, rerank_exact
 from arrag.retrieval.exact_scan import BLOCK, group_bounds, scan_grids
 from arrag.retrieval.keys import release
 
@@ -37,7 +37,7 @@ class ExactIndex(PatchIndex):
         height, width = store.grid
         # Under border "zero" a neighbour may be off the grid: the margin stands for it. A row's
         # is on its right and an image's below it, which serve the next one as well.
-        margin = self.neighborhood.reach if self.neighborhood.border == "zero" else 0
+        margin = self.neighborhood.radius if self.neighborhood.border == "zero" else 0
         steps = np.array(self.neighborhood.offsets) @ (width + margin, 1)  # [n]
         inside = np.pad(self._inside.numpy().reshape(height, width), ((0, margin), (0, margin)))
         bias = np.resize(np.where(inside, 0, 255).astype(np.uint8), inside.size + BLOCK)
@@ -50,7 +50,7 @@ class ExactIndex(PatchIndex):
         self._held: dict[int, Planes] = {}
 
     def _ordered(self) -> np.ndarray:
-        return grouped(self._points).reshape(-1)
+        return balanced_clusters(self._points).reshape(-1)
 
     def _planes(self, number: int) -> Planes:
         """Groups of a shard's codes and their places in them, uint8, laid out for the scan."""
@@ -100,7 +100,7 @@ class ExactIndex(PatchIndex):
                     self._error,
                     self._wide,
                 )
-                settle(found, noted, limits, keys, self._points, self._scale, heap)
+                rerank_exact(found, noted, limits, keys, self._points, self._scale, heap)
                 # Once k entries are at distance zero, later ones lose every tie.
                 image = start + at[1] // ((height + margin) * (width + margin))
                 limits[(heap[0][:, 0] == 0) & (heap[1][:, 0] < image * height * width)] = -1

@@ -144,7 +144,7 @@ def scan_grids(planes, start, at, layout, rows, slots, codes, state, found, erro
     over when the query is the last one's successor. rows: uint16 [U, V'], bounds; slots: int64
     [Q, n], rows of it. codes: uint16 [V'], of a group and a place within. state: limits int32 [Q],
     negative when a query is done; least sums int32 [Q, k]; last block's length int64 [Q]; bounds
-    of groups uint16 [Q, n, GROUPS]; all but the last are updated. found: see ``measure.settle``.
+    of groups uint16 [Q, n, GROUPS]; all but the last are updated. found: see ``rerank_exact``.
     error: above 1 by what rounding can do. wide: use ``instructions``. Returns how many are noted.
     """
     shape, before, steps, bias = layout

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from arrag.data.token_store import TokenStore
 from arrag.retrieval.base import Heap, PatchIndex, check_files, describe_files
 from arrag.retrieval.distances import FAR
-from arrag.retrieval.keys import Cutter, key_vectors
+from arrag.retrieval.keys import KeyExtractor, key_vectors
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.utils.errors import ArragError
 from arrag.utils.files import NO_ROOM
@@ -52,7 +52,7 @@ class FaissIndex(PatchIndex):
         file = path / (PUBLISHED if self._published else FILE)
         self._index = _read(file)
         self._codes = _load_codes(path / PUBLISHED_CODES) if self._published else None
-        if self._index.d != Cutter(store, self.neighborhood).dimension or (
+        if self._index.d != KeyExtractor(store, self.neighborhood).dimension or (
             self._index.ntotal != (meta["entries"] if self._codes is None else len(self._codes))
         ):
             raise ArragError(
@@ -112,26 +112,26 @@ def build_faiss(
     Raises ArragError for a string FAISS does not know or an index it cannot train.
     """
     _refuse_masked(neighborhood, PREFIX + factory)
-    cutter = Cutter(store, neighborhood)
-    entries = len(store) * len(cutter.positions)
+    extractor = KeyExtractor(store, neighborhood)
+    entries = len(store) * len(extractor.positions)
     try:
-        index = faiss.index_factory(cutter.dimension, factory)
+        index = faiss.index_factory(extractor.dimension, factory)
         inner = faiss.try_extract_index_ivf(index)
         if inner is not None:
             inner.cp.seed = seed
         with one_thread():
             if not index.is_trained:
                 most = TRAINING_POINTS * max(256, inner.nlist if inner else 0)
-                index.train(cutter.vectors(cutter.sample(min(entries, most), seed)))
+                index.train(extractor.vectors(extractor.sample(min(entries, most), seed)))
             with tqdm(total=entries, desc="add", unit="patch", disable=not progress) as bar:
-                for _, grids in cutter.chunks():
-                    vectors = cutter.vectors(cutter.keys(grids))
+                for _, grids in extractor.chunks():
+                    vectors = extractor.vectors(extractor.keys(grids))
                     index.add(vectors)
                     bar.update(len(vectors))
     except RuntimeError as error:
         raise ArragError(
             f"index: FAISS cannot make {factory!r} of {entries} entries of "
-            f"{cutter.dimension} dimensions ({_reason(error)}); use another factory string"
+            f"{extractor.dimension} dimensions ({_reason(error)}); use another factory string"
         ) from None
     _write(index, path / FILE)
     nprobe = None if inner is None else set_nprobe(index, min(nprobe, inner.nlist), path / FILE)
@@ -148,7 +148,7 @@ def link_published(
     """
     _refuse_masked(neighborhood, "official")
     index, codes = _read(folder / PUBLISHED), _load_codes(folder / PUBLISHED_CODES)
-    dimension = Cutter(store, neighborhood).dimension
+    dimension = KeyExtractor(store, neighborhood).dimension
     if index.d != dimension:
         raise ArragError(
             f"{folder / PUBLISHED}: its keys have {index.d} dimensions, {neighborhood.context} "

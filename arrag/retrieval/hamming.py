@@ -38,7 +38,7 @@ class HammingIndex(PatchIndex):
         slots = np.arange(len(self.neighborhood.offsets))
         self._shifts = np.stack([slots // (64 // d), slots % (64 // d) * d], axis=1)  # [n, 2]
         height, width = store.grid
-        hop = self.neighborhood.reach
+        hop = self.neighborhood.radius
         self._wide = wide = width + 2 * hop  # of a grid with a margin
         inside = np.pad(self._inside.numpy().reshape(height, width), hop).reshape(-1)
         places = np.flatnonzero(inside)
@@ -46,7 +46,7 @@ class HammingIndex(PatchIndex):
         self._entries = places - self._first  # [E], those of the run that are no margin
         steps = np.array(self.neighborhood.offsets)  # [n, 2]
         self._steps = steps[:, 0] * wide + steps[:, 1]
-        around = self.neighborhood.sources(*store.grid)[self._inside.numpy()]  # [E, n]
+        around = self.neighborhood.neighbor_index(*store.grid)[self._inside.numpy()]  # [E, n]
         self._on_grid = (around != MISSING).astype(np.int32)
         self._block = max(1, BLOCK_BYTES // (2 * height * width))
 
@@ -62,7 +62,7 @@ class HammingIndex(PatchIndex):
                 _scan_signs(
                     np.asarray(grids[m : m + self._block]),
                     int(start) + m,
-                    (self._first, self._stop, self.neighborhood.reach),
+                    (self._first, self._stop, self.neighborhood.radius),
                     self._steps,
                     self._shifts,
                     self._bits,

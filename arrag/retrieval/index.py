@@ -21,7 +21,7 @@ import numpy as np
 import arrag
 from arrag.data.store_format import check_codes
 from arrag.data.token_store import TokenStore
-from arrag.retrieval.base import META, PatchIndex, Retrieved
+from arrag.retrieval.base import META, PatchIndex
 from arrag.retrieval.exact import ExactIndex
 from arrag.retrieval.faiss_index import PREFIX, VERSION, FaissIndex, build_faiss, link_published
 from arrag.retrieval.hamming import HammingIndex, check_signs
@@ -32,7 +32,7 @@ from arrag.utils.errors import ArragError
 from arrag.utils.files import atomic_path, clear_leftovers, disk_space, read_json, write_json
 from arrag.utils.readers import misfit
 
-__all__ = ["PatchIndex", "Retrieved", "build_index", "open_index"]
+__all__ = ["PatchIndex", "build_index", "open_index"]
 
 FORMAT = 1
 SMALL_HOP = 16  # may leave a smaller grid on every side: under border "zero" that is an index
@@ -94,13 +94,13 @@ def build_index(
 
 def describe(store: TokenStore, neighborhood: Neighborhood, mode: str) -> dict[str, Any]:
     """What ``meta.json`` says in every mode; ArragError if no patch has its neighbours."""
-    inside = neighborhood.entries(*store.grid).numpy()
+    inside = neighborhood.valid_positions(*store.grid).numpy()
     if not inside.any():
         raise ArragError(
-            f"index of {store.path}: every neighbourhood of hop {neighborhood.reach} leaves the "
+            f"index of {store.path}: every neighbourhood of hop {neighborhood.radius} leaves the "
             f"grid {list(store.grid)}; use a smaller hop or border 'zero'"
         )
-    crosses = neighborhood.crossing(*store.grid)
+    crosses = neighborhood.boundary_mask(*store.grid)
     return {
         "format": FORMAT,
         "mode": mode,

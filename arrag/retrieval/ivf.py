@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from arrag.data.token_store import TokenStore
 from arrag.retrieval.base import Heap, PatchIndex, check_files, describe_files, empty_heap
-from arrag.retrieval.distances import LARGEST, empty_found, settle
+from arrag.retrieval.distances import LARGEST, empty_found, rerank_exact
 from arrag.retrieval.faiss_index import (
     TRAINING_POINTS,
     in_threads,
@@ -32,7 +32,7 @@ from arrag.retrieval.faiss_index import (
 )
 from arrag.retrieval.ivf_files import AGAIN, FILES, id_type, read_lists
 from arrag.retrieval.ivf_lists import CHUNK, nearest_lists, read_rows, scan_lists
-from arrag.retrieval.keys import Cutter, release
+from arrag.retrieval.keys import KeyExtractor, release
 from arrag.retrieval.neighborhood import MISSING, Neighborhood
 from arrag.utils.errors import ArragError
 from arrag.utils.readers import read_npy
@@ -113,7 +113,7 @@ class IvfIndex(PatchIndex):
                 self._error,
             )
             noted = read_rows(found, noted, limits, self.lists, self.ids)
-            settle(found, noted, limits, keys, self._points, self._scale, heap)
+            rerank_exact(found, noted, limits, keys, self._points, self._scale, heap)
             # Once k entries are at distance zero, later ones lose every tie.
             full = heap[0][:, 0] == 0
             last[full] = heap[1][full, 0]
@@ -145,13 +145,13 @@ def build_lists(
             f"index: nlist is {nlist} and nprobe {nprobe} for {entries} entries; "
             "use 1 <= nlist <= entries and nprobe >= 1"
         )
-    cutter = Cutter(store, neighborhood)
+    extractor = KeyExtractor(store, neighborhood)
     with one_thread():
-        sample = cutter.sample(min(entries, TRAINING_POINTS * nlist), seed)
-        centroids = train_centroids(cutter.vectors(sample), nlist, seed)
+        sample = extractor.sample(min(entries, TRAINING_POINTS * nlist), seed)
+        centroids = train_centroids(extractor.vectors(sample), nlist, seed)
     options = {"nlist": nlist, "nprobe": min(nprobe, nlist), "seed": seed}
     options["trained_images"] = len(store)
-    return options | _write_lists(cutter, path, centroids, None, progress)
+    return options | _write_lists(extractor, path, centroids, None, progress)
 
 
 def extend_lists(
@@ -164,30 +164,32 @@ def extend_lists(
     """
     kept = {field: old.meta[field] for field in ("nlist", "nprobe", "seed", "trained_images")}
     centroids = np.array(read_npy(old_path / "centroids.npy", AGAIN, "f", 2))
-    return kept | _write_lists(Cutter(store, old.neighborhood), path, centroids, old, progress)
+    return kept | _write_lists(
+        KeyExtractor(store, old.neighborhood), path, centroids, old, progress
+    )
 
 
 def _write_lists(
-    cutter: Cutter, path: Path, centroids: np.ndarray, old: IvfIndex | None, progress: bool
+    extractor: KeyExtractor, path: Path, centroids: np.ndarray, old: IvfIndex | None, progress: bool
 ) -> dict[str, Any]:
     """Assign the images that the old index lacks and write all lists; memory: one shard."""
     np.save(path / "centroids.npy", centroids)
     first = 0 if old is None else old.meta["images"]
     kept = np.zeros(len(centroids), np.int64) if old is None else np.diff(old.offsets)
     scratch = path / "assigned.tmp"
-    assigned, added = _assign(cutter, centroids, scratch, first, progress)
+    assigned, added = _assign(extractor, centroids, scratch, first, progress)
     sizes = kept + added
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)  # [nlist + 1]
     np.save(path / "offsets.npy", offsets)
-    rows, n = int(offsets[-1]), cutter.around.shape[1]
+    rows, n = int(offsets[-1]), extractor.around.shape[1]
     lists = allocated(path / "lists.npy", np.dtype(np.uint16), (rows, n + 1))
-    ids = allocated(path / "ids.npy", id_type(cutter.store), (rows,))
+    ids = allocated(path / "ids.npy", id_type(extractor.store), (rows,))
     if old is not None:
         for start, stop, to in zip(old.offsets, old.offsets[1:], offsets, strict=False):
             lists[to : to + stop - start] = old.lists[start:stop]
             ids[to : to + stop - start] = old.ids[start:stop]
             release(lists, ids, old.lists, old.ids)
-    fill(cutter, assigned, offsets[:-1] + kept, first, lists, ids, progress)
+    fill(extractor, assigned, offsets[:-1] + kept, first, lists, ids, progress)
     lists.flush()
     ids.flush()
     del assigned
@@ -212,11 +214,11 @@ def _describe(path: Path, sizes: np.ndarray) -> dict[str, Any]:
 
 
 def _assign(
-    cutter: Cutter, centroids: np.ndarray, scratch: Path, first: int, progress: bool
+    extractor: KeyExtractor, centroids: np.ndarray, scratch: Path, first: int, progress: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """List of each entry from image ``first`` on: uint32 [E], on disk; entries a list [nlist]."""
     nearest = nearest_centroid(centroids)
-    entries = (len(cutter.store) - first) * len(cutter.positions)
+    entries = (len(extractor.store) - first) * len(extractor.positions)
     sizes = np.zeros(len(centroids), np.int64)
     if not entries:  # nothing can be mapped
         return np.empty(0, np.uint32), sizes
@@ -224,9 +226,9 @@ def _assign(
     done = 0
 
     def lists_of(grids: np.ndarray) -> np.ndarray:
-        return nearest(cutter.vectors(cutter.keys(grids)))
+        return nearest(extractor.vectors(extractor.keys(grids)))
 
-    chunks = (grids for _, grids in cutter.chunks(first))
+    chunks = (grids for _, grids in extractor.chunks(first))
     with tqdm(total=entries, desc="assign", unit="patch", disable=not progress) as bar:
         for here in in_threads(lists_of, chunks):
             assigned[done : done + len(here)] = here
@@ -238,7 +240,7 @@ def _assign(
 
 
 def fill(
-    cutter: Cutter,
+    extractor: KeyExtractor,
     assigned: np.ndarray,
     following: np.ndarray,
     first: int,
@@ -252,15 +254,15 @@ def fill(
     """
     done = 0
     with tqdm(total=len(assigned), desc="fill", unit="patch", disable=not progress) as bar:
-        for image, grids in cutter.chunks(first):
+        for image, grids in extractor.chunks(first):
             flat = grids.reshape(len(grids), -1)
-            here = assigned[done : done + len(flat) * len(cutter.positions)]
+            here = assigned[done : done + len(flat) * len(extractor.positions)]
             _place(
                 flat,
                 image,
-                cutter.positions,
-                cutter.around,
-                cutter.codes,
+                extractor.positions,
+                extractor.around,
+                extractor.codes,
                 here,
                 following,
                 lists,

@@ -167,7 +167,7 @@ def scan_lists(lists, ids, offsets, at, coarse, unit, rows, slots, state, found,
 
 @njit(cache=True, nogil=True)
 def read_rows(found, count, limits, lists, ids):
-    """What ``measure.settle`` wants of the noted rows that are still within the limits.
+    """What ``measure.rerank_exact`` wants of the noted rows that are still within the limits.
 
     found: as for ``scan_lists``, and codes uint16 [C, n + 1]; rows become entries, and those that
     are left move up. lists: uint16 [E, n + 1]; ids: entry of each row. Returns how many are left.

@@ -16,14 +16,14 @@ SAMPLE_IMAGES = 4096
 MANY_ENTRIES = 2**20
 
 
-class Cutter:
+class KeyExtractor:
     """Cuts the grids of a store into entries, in ascending order."""
 
     def __init__(self, store: TokenStore, neighborhood: Neighborhood) -> None:
         self.store, self.codes = store, len(store.codebook)
         self.size = store.grid[0] * store.grid[1]
-        self.positions = np.flatnonzero(neighborhood.entries(*store.grid).numpy())  # [E]
-        self.around = neighborhood.sources(*store.grid)[self.positions]  # [E, n]
+        self.positions = np.flatnonzero(neighborhood.valid_positions(*store.grid).numpy())  # [E]
+        self.around = neighborhood.neighbor_index(*store.grid)[self.positions]  # [E, n]
 
     @property
     def dimension(self) -> int:

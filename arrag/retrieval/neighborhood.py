@@ -66,7 +66,7 @@ class Neighborhood:
         return self.hop if isinstance(self.hop, tuple) else (self.hop,)
 
     @property
-    def reach(self) -> int:
+    def radius(self) -> int:
         """The farthest that a neighbour is, in rows or columns."""
         return self.hops[-1]
 
@@ -83,21 +83,21 @@ class Neighborhood:
             steps += window if self.context == "full" else [o for o in window if o < (0, 0)]
         return tuple(steps)
 
-    def sources(self, height: int, width: int) -> np.ndarray:
+    def neighbor_index(self, height: int, width: int) -> np.ndarray:
         """Flat position of each neighbour of each position: int64 [H*W, n], MISSING off the grid.
 
         Read-only, made once for each grid.
         """
         return _sources(self, height, width)
 
-    def entries(self, height: int, width: int) -> torch.Tensor:
+    def valid_positions(self, height: int, width: int) -> torch.Tensor:
         """Which positions are indexed and augmented: bool [H, W]."""
-        wanted = ~self.crossing(height, width) | (self.border == "zero")
+        wanted = ~self.boundary_mask(height, width) | (self.border == "zero")
         return torch.from_numpy(wanted.reshape(height, width))
 
-    def crossing(self, height: int, width: int) -> np.ndarray:
+    def boundary_mask(self, height: int, width: int) -> np.ndarray:
         """Which positions have a neighbourhood that leaves the grid: bool [H*W]."""
-        return (self.sources(height, width) == MISSING).any(axis=1)
+        return (self.neighbor_index(height, width) == MISSING).any(axis=1)
 
     def gather(
         self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
@@ -130,4 +130,4 @@ def _sources(neighborhood: Neighborhood, height: int, width: int) -> np.ndarray:
 def _sources_on(
     neighborhood: Neighborhood, height: int, width: int, device: torch.device
 ) -> torch.Tensor:
-    return torch.tensor(neighborhood.sources(height, width), device=device)
+    return torch.tensor(neighborhood.neighbor_index(height, width), device=device)

@@ -1,7 +1,7 @@
 """The k least, kept in heaps whose root is the worst of them.
 
 Compiled functions of other files call these. Numba's cache does not notice a change in a file that
-is called: after a change here, change ``scan_grids``, ``scan_lists`` and ``settle`` too.
+is called: after a change here, change ``scan_grids``, ``scan_lists`` and ``rerank_exact`` too.
 """
 
 from __future__ import annotations

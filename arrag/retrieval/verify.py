@@ -15,7 +15,7 @@ from arrag.retrieval.exact import ExactIndex
 from arrag.retrieval.index import open_index
 from arrag.retrieval.ivf import IvfIndex
 from arrag.retrieval.ivf_files import check_contents
-from arrag.retrieval.keys import Cutter, key_vectors
+from arrag.retrieval.keys import KeyExtractor, key_vectors
 from arrag.retrieval.neighborhood import MISSING
 from arrag.utils.errors import ArragError
 
@@ -59,9 +59,9 @@ def verify_index(
         nothing = {"queries": 0, "k": None, "recall": None, "retrieved_border_share": None}
         return {**result, **nothing}
     k, queries = (min(value, index.meta["entries"]) for value in (k, queries))
-    cutter = Cutter(store, index.neighborhood)
-    keys = cutter.sample(queries, seed).astype(np.int64)  # [Q, n]
-    keys[keys == cutter.codes] = MISSING
+    extractor = KeyExtractor(store, index.neighborhood)
+    keys = extractor.sample(queries, seed).astype(np.int64)  # [Q, n]
+    keys[keys == extractor.codes] = MISSING
     keys = _forget(index, keys, known, seed)
     found = index.search_keys(torch.from_numpy(keys), k).entries.numpy()  # [Q, k]
     return {
@@ -79,7 +79,7 @@ def border_share(index: PatchIndex, entries: np.ndarray) -> float | None:
     held = entries[entries >= 0]
     if not held.size:
         return None
-    return float(index.neighborhood.crossing(height, width)[held % (height * width)].mean())
+    return float(index.neighborhood.boundary_mask(height, width)[held % (height * width)].mean())
 
 
 def _forget(index: PatchIndex, keys: np.ndarray, known: float, seed: int) -> np.ndarray:
@@ -114,7 +114,7 @@ def distances_to(index: PatchIndex, keys: np.ndarray, entries: np.ndarray) -> np
     images, positions = np.divmod(np.maximum(entries, 0), store.grid[0] * store.grid[1])
     distinct, rows = np.unique(images, return_inverse=True)
     flat = store.grids(distinct).reshape(len(distinct), -1).astype(np.int64)
-    around = neighborhood.sources(*store.grid)[positions]  # [Q, k, n]
+    around = neighborhood.neighbor_index(*store.grid)[positions]  # [Q, k, n]
     held = np.where(around == MISSING, MISSING, flat[rows.reshape(images.shape)[..., None], around])
     distances = np.empty(entries.shape)
     for q, key in enumerate(keys):

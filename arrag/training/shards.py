@@ -1,35 +1,40 @@
 """An array with a row for each pair, computed once, shard by shard, by jobs that can be killed.
 
-shard-00000.npy       rows
-manifest.json         what the rows are (its fields are the caller's), and the shards; written last
-writing.json          the same for the shards done so far; it stays, as in a token store
-writing-2-of-3.json   the same for those that the second of three jobs wrote
+The folder is as in :mod:`arrag.utils.shards`, with the rows in ``shard-00000.npy`` and so on, and a
+manifest that says what the rows are (its fields are the caller's).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from tqdm import tqdm
 
-from arrag.utils.errors import ArragError
-from arrag.utils.files import (
-    atomic_path,
-    check_file,
-    clear_leftovers,
-    disk_space,
-    read_json,
-    sha256_file,
-    write_json,
-)
-from arrag.utils.readers import FileName, misfit, read_npy
+from arrag.utils.errors import MismatchError, MissingError
+from arrag.utils.files import read_model
+from arrag.utils.readers import read_npy
 from arrag.utils.sharding import Part
+from arrag.utils.shards import FINAL, PARTIAL, ShardFile, ShardWriter
 
-MANIFEST, WRITING = "manifest.json", "writing*.json"
-SHARDS = {"shards": [{"file": FileName, "rows": int, "bytes": int, "sha256": str}]}
+KINDS = "biuf"  # of numpy.dtype.kind
+
+
+class RowShard(ShardFile):
+    """One shard in the manifest."""
+
+    rows: NonNegativeInt
+
+
+class RowsManifest(BaseModel):
+    """``manifest.json``; its other fields are the identity of the rows."""
+
+    model_config = ConfigDict(extra="allow")
+    shards: list[RowShard]
 
 
 def write_shards(
@@ -43,80 +48,95 @@ def write_shards(
     what: str,
     part: Part | None = None,
 ) -> dict[str, Any]:
-    """Write the rows ``rows_of`` gives for 0 ... total - 1; shards that are whole are kept.
+    """Compute the rows 0 ... total - 1 and write them; shards that are whole are kept.
 
-    rows_of: numbers int64 [n] (n up to ``rows_at_once``) -> array [n, ...]. header: JSON-able, what
-    the rows depend on. part: write only that part of the shards, while other jobs write the others;
-    a last call without it adds what is missing and the manifest. Returns the manifest, or what a
-    part's would be. Raises ArragError for a folder with another header, damaged shards or a full
-    disk.
+    Args:
+        out: Folder to write.
+        header: JSON-able; what the rows depend on.
+        total: Number of rows.
+        rows_of: Row numbers int64 [n], n <= ``rows_at_once``, to an array [n, ...].
+        rows_in_shard: Rows of a shard.
+        rows_at_once: Rows computed by one call of ``rows_of``.
+        what: Name of the work, for the progress bar.
+        part: Write only this part of the shards, while other jobs write the others. A last call
+            without it adds what is missing and the manifest.
+
+    Returns:
+        The manifest, or what the manifest of the part would be.
+
+    Raises:
+        MismatchError: The folder was begun with another header.
+        FormatError: A shard is damaged.
+        ResourceError: The disk is full.
     """
-    out = Path(out)
-    if (out / MANIFEST).is_file():
-        return _begun(out / MANIFEST, header)
-    out.mkdir(parents=True, exist_ok=True)
-    rows = {
-        out / f"shard-{i:05d}.npy": range(first, min(first + rows_in_shard, total))
+    writer = ShardWriter(out, header)
+    if writer.complete:
+        return read_model(writer.final, RowsManifest).model_dump()
+    ranges = {
+        writer.shard(i): range(first, min(first + rows_in_shard, total))
         for i, first in enumerate(range(0, total, rows_in_shard))
     }
-    own = part.share(list(rows)) if part else list(rows)
-    record = out / (f"writing-{part}.json" if part else "writing.json")
-    for path in (out / MANIFEST, record, *own):
-        clear_leftovers(path)
-    records = {path: _begun(path, header)["shards"] for path in out.glob(WRITING)}
+    own = part.share(list(ranges)) if part else list(ranges)
+    hint = f"delete {out} and run the same command again"
     whole = {
-        out / shard["file"]: shard
-        for shards in records.values()
-        for shard in shards
-        if shard["rows"] == len(rows.get(out / shard["file"], ()))
+        path
+        for path in own
+        if path.exists() and len(read_npy(path, hint, KINDS)) == len(ranges[path])
     }
-    written = records.get(record, [])
-    done = sum(len(rows[file]) for file in own if file in whole)
-    images = sum(len(rows[file]) for file in own)
-    about = {"desc": f"{what} {part}" if part else what, "unit": "image"}
-    with tqdm(total=images, initial=done, **about) as bar, disk_space(out):
-        for file in [file for file in own if file not in whole]:
-            found = []
-            for start in rows[file][::rows_at_once]:
-                found.append(rows_of(np.arange(start, min(start + rows_at_once, rows[file].stop))))
-                bar.update(len(found[-1]))
-            whole[file] = _write(file, np.concatenate(found))
-            written.append(whole[file])
-            write_json(record, {**header, "shards": written})
-    manifest = {**header, "shards": [whole[file] for file in own]}
-    if part is None:
-        for path in out.glob(WRITING):
-            path.unlink()
-        write_json(out / "writing.json", manifest)
-        write_json(out / MANIFEST, manifest)
-    return manifest
+    with tqdm(
+        total=sum(len(ranges[path]) for path in own),
+        initial=sum(len(ranges[path]) for path in whole),
+        desc=f"{what} {part}" if part else what,
+        unit="image",
+    ) as bar:
+        for path in (path for path in own if path not in whole):
+            rows = []
+            for start in ranges[path][::rows_at_once]:
+                stop = min(start + rows_at_once, ranges[path].stop)
+                rows.append(rows_of(np.arange(start, stop)))
+                bar.update(len(rows[-1]))
+            writer.write(path, partial(np.save, arr=np.concatenate(rows)))
+    shards = [{**ShardFile.describe(path), "rows": len(ranges[path])} for path in own]
+    manifest = {**header, "shards": shards}
+    return manifest if part else writer.finish(manifest)
 
 
 class Shards:
-    """Finished rows, read through memory maps; manifest: dict.
+    """Finished rows, read through memory maps.
 
-    expected: fields of the header that must be so. Raises ArragError if unfinished, of another
-    header or truncated; ``again`` tells the user what to do then.
+    Args:
+        path: Folder written by ``write_shards``.
+        expected: Fields of the header and the values they must have.
+        again: What the user should do when they do not.
+
+    Attributes:
+        manifest: The contents of ``manifest.json``.
+
+    Raises:
+        MissingError: The folder is absent or not finished.
+        MismatchError: The header is another.
+        FormatError: The manifest or a shard is damaged.
     """
 
     def __init__(self, path: str | Path, expected: dict[str, Any], again: str) -> None:
-        self.path = path = Path(path)
-        if any(path.glob(WRITING)) and not (path / MANIFEST).is_file():
-            raise ArragError(f"{path}: not finished ({WRITING} without {MANIFEST}); {again}")
-        self.manifest = read_json(path / MANIFEST, {})
+        path = Path(path)
+        if (path / PARTIAL).is_file() and not (path / FINAL).is_file():
+            raise MissingError(
+                f"not finished: has {PARTIAL}, but no {FINAL}", path=path, hint=again
+            )
+        manifest = read_model(path / FINAL, RowsManifest, again)
+        self.path, self.manifest = path, manifest.model_dump()
         for field, wanted in expected.items():
-            if self.manifest.get(field) != wanted:
-                raise ArragError(
-                    f"{path / MANIFEST}: {field} is {self.manifest.get(field)}, but {wanted} is in "
-                    f"use; {again}"
+            if (found := self.manifest.get(field)) != wanted:
+                raise MismatchError(
+                    f"is {found}, but {wanted} is in use",
+                    path=path / FINAL,
+                    field=field,
+                    hint=again,
                 )
-        if problem := misfit(self.manifest, SHARDS):
-            raise ArragError(f"{path / MANIFEST}: {problem}; {again}")
-        for shard in self.manifest["shards"]:
-            check_file(path / shard["file"], says=MANIFEST, remedy=again, size=shard["bytes"])
-        self._shards = [
-            read_npy(path / shard["file"], again, "biuf") for shard in self.manifest["shards"]
-        ]
+        for shard in manifest.shards:
+            shard.check(path, again)
+        self._shards = [read_npy(path / shard.file, again, KINDS) for shard in manifest.shards]
         self._starts = np.cumsum([0] + [len(shard) for shard in self._shards])
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
@@ -125,24 +145,3 @@ class Shards:
         return np.stack(
             [self._shards[w][i - self._starts[w]] for w, i in zip(which, numbers, strict=True)]
         )
-
-
-def _begun(path: Path, header: dict[str, Any]) -> dict[str, Any]:
-    state = read_json(path, SHARDS)
-    for field, ours in header.items():
-        if state.get(field) != ours:
-            raise ArragError(
-                f"{path}: {field} is {state.get(field)}, this run has {ours}; write to another "
-                "folder or delete this one"
-            )
-    for shard in state["shards"]:
-        remedy = f"delete {path.parent} and run the same command again"
-        check_file(path.parent / shard["file"], says=path.name, remedy=remedy, size=shard["bytes"])
-    return state
-
-
-def _write(file: Path, rows: np.ndarray) -> dict[str, Any]:
-    with atomic_path(file) as partial, open(partial, "wb") as handle:
-        np.save(handle, rows)
-    size, digest = file.stat().st_size, sha256_file(file)
-    return {"file": file.name, "rows": len(rows), "bytes": size, "sha256": digest}

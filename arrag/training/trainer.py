@@ -13,12 +13,12 @@ from arrag.config.backbones import Generator
 from arrag.config.root import Training
 from arrag.config.training import FaidTraining
 from arrag.methods.faid.adapter import FAiD, FaidSettings
-from arrag.methods.racm3 import References
 from arrag.training.adapted import Adapted, Lora
 from arrag.training.generators import trained
 from arrag.training.masked import StepNoise, seeded_noise
 from arrag.training.neighbours import Neighbours
 from arrag.training.pairs import Pairs
+from arrag.training.references import References
 from arrag.utils.errors import ArragError
 
 STREAMS = {"order": 1, "drop": 2, "noise": 3}

@@ -114,14 +114,15 @@ def _names_below(folder: Path) -> Iterator[str]:
     """Sorted names of the files and links below a folder, without locks and partial files."""
     for parent, folders, names in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
-        folders[:] = sorted(f for f in folders if f not in links and not _is_temporary(f))
+        folders[:] = sorted(f for f in folders if f not in links and not is_temporary(f))
         for name in sorted([*names, *links]):
-            if not _is_temporary(name):
+            if not is_temporary(name):
                 yield Path(parent, name).relative_to(folder).as_posix()
 
 
-def _is_temporary(name: str) -> bool:
-    """Whether arrag or Snakemake, and never a user, gives a file this name."""
+def is_temporary(path: str | Path) -> bool:
+    """Whether a file has a name that arrag or Snakemake gives, and never a user."""
+    name = Path(path).name
     hidden = name.startswith(".") and name.endswith((".tmp", ".lock"))
     return hidden or name in (OWNER, ".snakemake_timestamp")
 

@@ -91,7 +91,7 @@ def database(config: Config, patches: int, work: Path) -> tuple[Path, Path]:
     """Store and index of at least so many patches of the micro world, kept in ``work``."""
     checkpoint = config.generator_of("vanilla")[1].checkpoint
     neighborhood = Neighborhood("causal", HOP)
-    inside = int(neighborhood.entries(*load_codec(checkpoint).grid).sum())
+    inside = int(neighborhood.valid_positions(*load_codec(checkpoint).grid).sum())
     images = -(-patches // inside)
     codes, index = work / f"codes-{images}", work / f"index-{images}"
     encode_source("micro:database", checkpoint, codes, limit=images, assets=MICRO_ASSETS)

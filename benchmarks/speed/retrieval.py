@@ -31,7 +31,7 @@ from arrag.methods.daid import retrieval_distribution
 from arrag.retrieval.base import PatchIndex, empty_heap
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.ivf import IvfIndex
-from arrag.retrieval.keys import Cutter
+from arrag.retrieval.keys import KeyExtractor
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.retrieval.verify import distances_to
 from arrag.utils.files import read_json, write_json, write_text
@@ -269,7 +269,7 @@ def timed(runs: Runs, repeats: int) -> dict[tuple[str, str, int], float]:
 def query_keys(store: TokenStore, asked: np.ndarray) -> np.ndarray:
     """Codes around random patches of pictures that are not in the store: int64 [QUERIES, n]."""
     rng = np.random.default_rng(0)
-    around = NEIGHBORHOOD.sources(*store.grid)[Cutter(store, NEIGHBORHOOD).positions]
+    around = NEIGHBORHOOD.neighbor_index(*store.grid)[KeyExtractor(store, NEIGHBORHOOD).positions]
     images, places = rng.integers(0, len(asked), QUERIES), rng.integers(0, len(around), QUERIES)
     return asked.reshape(len(asked), -1)[images[:, None], around[places]].astype(np.int64)
 

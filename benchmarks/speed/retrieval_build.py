@@ -13,17 +13,17 @@ import numpy as np
 
 from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.retrieval.ivf import IvfIndex, allocated, fill
-from arrag.retrieval.keys import Cutter
+from arrag.retrieval.keys import KeyExtractor
 
 
 def layout_speed(store: TokenStore, ivf: IvfIndex, work: Path) -> float:
     """Million entries a second that are written to their lists."""
-    cutter = Cutter(store, ivf.neighborhood)
-    slot = np.full(cutter.size, -1)
-    slot[cutter.positions] = np.arange(len(cutter.positions))
-    images, positions = np.divmod(np.asarray(ivf.ids, np.int64), cutter.size)
+    extractor = KeyExtractor(store, ivf.neighborhood)
+    slot = np.full(extractor.size, -1)
+    slot[extractor.positions] = np.arange(len(extractor.positions))
+    images, positions = np.divmod(np.asarray(ivf.ids, np.int64), extractor.size)
     assigned = np.empty(len(images), np.uint32)
-    assigned[images * len(cutter.positions) + slot[positions]] = np.repeat(
+    assigned[images * len(extractor.positions) + slot[positions]] = np.repeat(
         np.arange(ivf.meta["nlist"]), np.diff(ivf.offsets)
     )
     seconds = []
@@ -32,7 +32,7 @@ def layout_speed(store: TokenStore, ivf: IvfIndex, work: Path) -> float:
             begun = time.process_time()
             lists = allocated(Path(folder) / "lists.npy", ivf.lists.dtype, ivf.lists.shape)
             ids = allocated(Path(folder) / "ids.npy", ivf.ids.dtype, ivf.ids.shape)
-            fill(cutter, assigned, np.array(ivf.offsets[:-1]), 0, lists, ids, False)
+            fill(extractor, assigned, np.array(ivf.offsets[:-1]), 0, lists, ids, False)
             seconds.append(time.process_time() - begun)
     return len(images) / 1e6 / statistics.median(seconds[1:])
 

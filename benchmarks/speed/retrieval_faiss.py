@@ -10,7 +10,7 @@ import torch
 
 from arrag.data.token_store import TokenStore
 from arrag.retrieval.ivf import IvfIndex
-from arrag.retrieval.keys import Cutter, key_vectors
+from arrag.retrieval.keys import KeyExtractor, key_vectors
 from arrag.retrieval.neighborhood import Neighborhood
 
 K = 50
@@ -53,24 +53,24 @@ class Baseline:
 
 def flat_index(store: TokenStore, neighborhood: Neighborhood) -> faiss.Index:
     """All keys as vectors."""
-    cutter = Cutter(store, neighborhood)
-    index = faiss.IndexIDMap(faiss.IndexFlatL2(cutter.dimension))
-    _fill(index, cutter)
+    extractor = KeyExtractor(store, neighborhood)
+    index = faiss.IndexIDMap(faiss.IndexFlatL2(extractor.dimension))
+    _fill(index, extractor)
     return index
 
 
 def inverted(store: TokenStore, ivf: IvfIndex, kind: str, size: int) -> Baseline:
     """IVFFlat or IVFPQ 8x8 with the centroids, the lists and the nprobe of an ``ivf`` index."""
-    cutter = Cutter(store, ivf.neighborhood)
-    quantizer = faiss.IndexFlatL2(cutter.dimension)
+    extractor = KeyExtractor(store, ivf.neighborhood)
+    quantizer = faiss.IndexFlatL2(extractor.dimension)
     quantizer.add(np.ascontiguousarray(ivf._centroids.T))
-    dimension, lists = cutter.dimension, ivf.meta["nlist"]
+    dimension, lists = extractor.dimension, ivf.meta["nlist"]
     if kind == "IVFFlat":
         index = faiss.IndexIVFFlat(quantizer, dimension, lists)
         index.is_trained = True
     else:
         index = faiss.IndexIVFPQ(quantizer, dimension, lists, 8, 8)
-        index.train(cutter.vectors(cutter.sample(min(SAMPLE, ivf.meta["entries"]), 0)))
+        index.train(extractor.vectors(extractor.sample(min(SAMPLE, ivf.meta["entries"]), 0)))
     index.own_fields = False
     n = ivf.lists.shape[1] - 1
     for number in range(lists):
@@ -88,18 +88,18 @@ def inverted(store: TokenStore, ivf: IvfIndex, kind: str, size: int) -> Baseline
 
 def official(store: TokenStore, neighborhood: Neighborhood, nlist: int) -> Baseline:
     """The kind of index that the authors published, at the nprobe that their code really runs."""
-    cutter = Cutter(store, neighborhood)
-    entries = len(store) * len(cutter.positions)
+    extractor = KeyExtractor(store, neighborhood)
+    entries = len(store) * len(extractor.positions)
     lists = max(1, min(800, nlist))
-    index = faiss.index_factory(cutter.dimension, f"OPQ8_{cutter.dimension},IVF{lists},PQ8")
-    index.train(cutter.vectors(cutter.sample(min(SAMPLE, entries), 0)))
-    _fill(index, cutter)
+    index = faiss.index_factory(extractor.dimension, f"OPQ8_{extractor.dimension},IVF{lists},PQ8")
+    index.train(extractor.vectors(extractor.sample(min(SAMPLE, entries), 0)))
+    _fill(index, extractor)
     faiss.extract_index_ivf(index).nprobe = 1
     return Baseline(store, index, "faiss OPQ, IVFPQ 8x8, nprobe 1", 8 + 8)
 
 
-def _fill(index: faiss.Index, cutter: Cutter) -> None:
-    for image, grids in cutter.chunks():
+def _fill(index: faiss.Index, extractor: KeyExtractor) -> None:
+    for image, grids in extractor.chunks():
         images = np.arange(image, image + len(grids))
-        entries = (images[:, None] * cutter.size + cutter.positions).reshape(-1)
-        index.add_with_ids(cutter.vectors(cutter.keys(grids)), entries)
+        entries = (images[:, None] * extractor.size + extractor.positions).reshape(-1)
+        index.add_with_ids(extractor.vectors(extractor.keys(grids)), entries)

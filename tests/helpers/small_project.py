@@ -115,6 +115,8 @@ class SmallProject:
             for path in self.path.glob(f"results/**/{listing}"):
                 shards = json.loads(path.read_text())["shards"]
                 found |= {path.parent / shard["file"] for shard in shards}
+        for begun in self.path.glob("results/**/manifest.partial.json"):
+            found |= {*begun.parent.glob("shard-*.npy")}
         return {self._name(p): (p.stat().st_ino, p.stat().st_mtime_ns) for p in found}
 
     def _found(self, patterns: tuple[str, ...]) -> list[Path]:

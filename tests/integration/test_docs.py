@@ -71,6 +71,6 @@ def test_images_are_their_own_and_retrieval_plugs_in(example, backbone, tmp_path
         got = decode_raster(backbone, [""] * 3, draws, guidance_scale=1.0, augmentation=daid)
         assert torch.equal(got[2], images[2]) == same
     known = torch.ones_like(images, dtype=torch.bool)
-    inside = Neighborhood("causal").entries(SIDE, SIDE).flatten().nonzero()[:, 0]
+    inside = Neighborhood("causal").valid_positions(SIDE, SIDE).flatten().nonzero()[:, 0]
     found = index.search(images[:2], known[:2], inside, 1)
     assert (found.distances == 0).all()

@@ -23,7 +23,7 @@ from torch import nn
 from arrag.methods.augmentation import Augmentation
 from arrag.methods.faid.files import check_weights, read_weights, write_weights
 from arrag.methods.faid.module import FaidModule, FaidSettings, FusedConv, distinct
-from arrag.methods.search_cache import Memory
+from arrag.methods.search_cache import SearchCache
 from arrag.retrieval.index import PatchIndex
 from arrag.utils.errors import ArragError
 
@@ -303,7 +303,7 @@ class FAiDAugmentation(Augmentation):
             raise ArragError(
                 f"faid: k is {self.k}, the adapter was trained with {wanted}; use at least that"
             )
-        self._memory = Memory(index, self.k)
+        self._search_cache = SearchCache(index, self.k)
 
     def on_step_start(
         self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
@@ -312,6 +312,6 @@ class FAiDAugmentation(Augmentation):
         if not len(positions):
             self.adapter.set_retrieved(None)
             return
-        _, found = self._memory.search(codes, known, positions)
+        _, found = self._search_cache.search(codes, known, positions)
         full = self.adapter.settings.context == "full"
         self.adapter.set_retrieved(found, positions, known if full else None)

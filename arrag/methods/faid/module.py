@@ -299,4 +299,4 @@ def _version(weight: torch.Tensor) -> tuple[int, int, torch.dtype]:
 
 @lru_cache(maxsize=64)
 def _sources(window: Neighborhood, grid: tuple[int, int], device: torch.device) -> torch.Tensor:
-    return torch.tensor(window.sources(*grid), device=device)  # [N, n]
+    return torch.tensor(window.neighbor_index(*grid), device=device)  # [N, n]

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from arrag.metrics.objects import COLORS, Box, Colors, Detection
+from arrag.data.samples import COLORS
+from arrag.metrics.objects import Box, Colors, Detection
 
 SCORE_THRESHOLD = 0.3  # a detection counts strictly above this
 COUNTING_THRESHOLD = 0.9  # the same for the counting task

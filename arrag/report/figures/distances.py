@@ -41,7 +41,7 @@ def measure(index: PatchIndex, codes: torch.Tensor, k: int) -> Distances:
     if not len(codes):
         raise ArragError("figure 6: no held-out image; name a reference that holds some")
     vectors = index.store.codebook.astype(np.float64)  # [V, d]
-    inside = index.neighborhood.entries(*index.store.grid).flatten()  # bool [N]
+    inside = index.neighborhood.valid_positions(*index.store.grid).flatten()  # bool [N]
     here = inside.nonzero()[:, 0]
     rows = []
     for start in range(0, len(codes), IMAGES_AT_ONCE):

@@ -257,7 +257,7 @@ def test_a_database_that_holds_the_image_finds_it_at_distance_zero(case):
     codes = case.grids[3:5]
     known = torch.ones_like(codes, dtype=torch.bool)
     around = Neighborhood(case.backbone.context)
-    inside = around.entries(SIDE, SIDE).flatten().nonzero()[:, 0]
+    inside = around.valid_positions(SIDE, SIDE).flatten().nonzero()[:, 0]
     found = case.index.search(codes, known, inside, 1)
     assert (found.distances == 0).all()
     pixels = case.codec.decode(codes)

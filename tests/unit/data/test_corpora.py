@@ -166,7 +166,7 @@ def test_saved_fingerprints_find_what_the_images_find(tmp_path):
     read.save(tmp_path / "t.prints.npz")
     again = TestImages.load([tmp_path / "t.prints.npz"])
     assert again.digest == read.digest and again.names == read.names
-    from arrag.data.decontamination import fingerprint
+    from arrag.data.fingerprint import fingerprint
 
     mirrored = Image.open(tmp_path / "test/1.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     assert again.match(fingerprint(mirrored)) == read.match(fingerprint(mirrored)) is not None

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from arrag.data.decontamination import NEAR, TestImages, fingerprint
+from arrag.data.decontamination import NEAR, TestImages
 from arrag.data.encode import encode_source
+from arrag.data.fingerprint import fingerprint
 from arrag.data.micro.world import World
 from arrag.data.token_store import TokenStore
 from arrag.utils.errors import ArragError

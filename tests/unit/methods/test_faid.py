@@ -299,7 +299,7 @@ def test_an_image_of_the_database_is_retrieved_and_blended(janus, patch_index):
                 grid, torch.arange(N).view(1, SIDE, SIDE) < t, torch.tensor([t])
             )
             handed.append(adapter._handed and int(adapter._handed.codes))
-    inside = patch_index.neighborhood.entries(SIDE, SIDE).flatten()
+    inside = patch_index.neighborhood.valid_positions(SIDE, SIDE).flatten()
     assert handed == [int(c) if i else None for c, i in zip(grid.flatten(), inside, strict=True)]
 
 

@@ -10,12 +10,11 @@ from arrag.data.encode import encode_source
 from arrag.data.micro.world import World
 from arrag.data.token_store import TokenStore
 from arrag.methods.decoding import decode_raster, seeded_uniforms
-from arrag.methods.racm3 import References, RetrievalPrefixBackbone, retrieve_references
+from arrag.methods.racm3 import RetrievalPrefixBackbone
 from arrag.retrieval.image_index import ImageIndex, build_image_index
-from arrag.training.pairs import Pairs, make_pairs
 from arrag.utils.errors import ArragError
 
-IMAGES, COUNT, HELD_OUT = 40, 20, 3
+IMAGES = 40
 PROMPTS = [
     "a photo of a dog",
     "a photo of a red car left of a blue umbrella",
@@ -38,16 +37,6 @@ def images(tmp_path_factory, micro_janus, assets, clip):
     return ImageIndex(folder / "i", store, clip.digest)
 
 
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory, micro_janus, assets):
-    out = tmp_path_factory.mktemp("pairs") / "pairs"
-    make_pairs(
-        "micro:database", micro_janus, out, count=COUNT, held_out=HELD_OUT, first_held_out=IMAGES,
-        assets=assets,
-    )  # fmt: skip
-    return Pairs.open(out)
-
-
 @pytest.fixture
 def backbone(micro_janus):
     return load_janus(micro_janus, "float64")
@@ -64,39 +53,6 @@ def test_the_retriever_finds_what_a_caption_says(clip, assets):
 
     same = [classes(s) == classes(scenes[i]) for s, i in zip(scenes, nearest, strict=True)]
     assert np.mean(same) > 0.8
-
-
-def test_a_reference_is_the_nearest_other_image(pairs, images, clip, tmp_path):
-    retrieve_references(pairs, images, clip, tmp_path / "out")
-    references = References(tmp_path / "out", pairs, images)
-    grids = images.store.grids(np.arange(IMAGES))
-    for pair in range(len(pairs.captions)):
-        text = clip.encode_texts([pairs.captions[pair]])[0].numpy()
-        own = pairs.store.grids(np.array([pair]))[0]
-        order = np.argsort(-(images.features @ text), kind="stable")
-        wanted = next(i for i in order if not np.array_equal(grids[i], own))
-        found = references.codes(np.array([pair]))
-        assert np.array_equal(found[0].numpy(), grids[wanted].reshape(-1))
-    tempted = [
-        int(images.search(clip.encode_texts([pairs.captions[i]]), 1)[1]) == i for i in pairs.train
-    ]
-    assert any(tempted)  # else the exclusion is not tried
-
-
-def test_references_of_something_else_are_refused(pairs, images, clip, tmp_path):
-    retrieve_references(pairs, images, clip, tmp_path / "out")
-    other = type("Other", (), {"digest": "other"})
-    with pytest.raises(ArragError, match="pairs_digest is .* but other is in use.*references"):
-        References(tmp_path / "out", other, images)
-
-
-def test_a_database_of_the_image_alone(pairs, images, clip, tmp_path, micro_janus, assets):
-    encode_source("micro:database", micro_janus, tmp_path / "codes", limit=1, assets=assets)
-    store = TokenStore.open(tmp_path / "codes")
-    build_image_index(store, "micro:database", clip, tmp_path / "i", limit=1, assets=assets)
-    alone = ImageIndex(tmp_path / "i", store, clip.digest)
-    with pytest.raises(ArragError, match="nothing but the training image"):
-        retrieve_references(pairs, alone, clip, tmp_path / "out")
 
 
 def test_the_sequence_with_a_reference(backbone, images, clip):

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from arrag.cli.main import main
-from arrag.data.samples import RELATIONS, TASKS, load_prompts
+from arrag.data.samples import COLORS, RELATIONS, TASKS, load_prompts
 from arrag.metrics.geneval.judge import evaluate_image
 from arrag.metrics.geneval.results import read_results, score_results
-from arrag.metrics.objects import COLORS, Detection
+from arrag.metrics.objects import Detection
 from arrag.report.verdicts import choose, verdict_sheet
 from arrag.utils.errors import ArragError
 

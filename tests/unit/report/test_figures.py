@@ -62,7 +62,8 @@ def test_figure_6_is_what_a_loop_measures(store, tmp_path, context, border):
             vectors.append(book[grid[r + dr, c + dc]] if inside else np.zeros(3))
         return np.concatenate(vectors)
 
-    places = [divmod(p, GRID[1]) for p in np.flatnonzero(neighborhood.entries(*GRID).numpy())]
+    inside = np.flatnonzero(neighborhood.valid_positions(*GRID).numpy())
+    places = [divmod(p, GRID[1]) for p in inside]
     entries = [
         (key(grid, r, c), int(grid[r, c])) for grid in store.grids(np.arange(20)) for r, c in places
     ]

@@ -7,8 +7,9 @@ import pytest
 import torch
 from test_index import SIGNS, UNIT, make_index, make_store
 
+from arrag.data.token_store import merge_stores
+from arrag.retrieval.extend import extend_index
 from arrag.retrieval.index import build_index, open_index
-from arrag.retrieval.merge import extend_index, merge_stores
 from arrag.retrieval.neighborhood import MISSING, Neighborhood
 from arrag.utils.errors import ArragError
 
@@ -132,7 +133,7 @@ def test_a_stored_patch_is_found_through_its_composite_key(stores, tmp_path):
     index = make_index(stores["unit"], tmp_path / "i", causal, mode="ivf", nprobe=10**6)
     codes = torch.from_numpy(stores["unit"].grids(np.arange(2)).astype(np.int64))
     found = index.search(codes, torch.ones_like(codes, dtype=torch.bool), torch.arange(72), 1)
-    inside = causal.entries(8, 9).flatten()
+    inside = causal.valid_positions(8, 9).flatten()
     itself = torch.arange(2 * 72).view(2, 72)
     assert torch.equal(found.entries[:, inside, 0], itself[:, inside])
     assert (found.distances[:, inside] == 0).all() and (found.entries[:, ~inside] == -1).all()

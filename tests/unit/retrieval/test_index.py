@@ -199,7 +199,7 @@ def test_a_stored_image_is_found_at_distance_zero(smooth_store, smooth, mode):
     known = torch.ones_like(codes, dtype=torch.bool)
     positions = torch.arange(144)
     found = index.search(codes, known, positions, 200)
-    inside = index.neighborhood.entries(12, 12).flatten()
+    inside = index.neighborhood.valid_positions(12, 12).flatten()
     itself = torch.arange(390, 400)[:, None] * 144 + positions  # [10, 144]
     assert (found.distances[:, inside, 0] == 0).all()
     hit = found.entries == itself[..., None]
@@ -471,7 +471,7 @@ def test_lists_that_are_left_out_hold_nothing_near(smooth_store, smooth_path):
     """Scanning the nprobe lists in full, the obvious way, finds nothing else."""
     index = open_index(smooth_path / "ivf", smooth_store, nprobe=24)
     codes = torch.from_numpy(smooth_grids(6, seed=11).astype(np.int64)).flatten(1)
-    around = index.neighborhood.sources(12, 12)[[30, 77, 100]]
+    around = index.neighborhood.neighbor_index(12, 12)[[30, 77, 100]]
     keys = codes[:, torch.from_numpy(around)].flatten(0, 1).numpy()  # [18, n]
     probes, near, tolerance = index._probes(keys)
     rows = index._rows(keys)
@@ -503,12 +503,12 @@ def test_rows_kept_between_searches_change_nothing(smooth_store, smooth_path, mo
 
 
 def test_a_large_store_is_sampled_without_repeats(smooth_store, monkeypatch):
-    cutter = arrag.retrieval.keys.Cutter(smooth_store, Neighborhood("causal"))
+    extractor = arrag.retrieval.keys.KeyExtractor(smooth_store, Neighborhood("causal"))
     monkeypatch.setattr(arrag.retrieval.keys, "MANY_ENTRIES", 1000)
-    everything = cutter.sample(44000, 0)
-    want = np.concatenate([cutter.keys(grids).reshape(-1, 4) for _, grids in cutter.chunks()])
+    everything = extractor.sample(44000, 0)
+    want = np.concatenate([extractor.keys(grids).reshape(-1, 4) for _, grids in extractor.chunks()])
     assert np.array_equal(everything, want)  # one of each part: all of them, once
-    assert not np.array_equal(cutter.sample(500, 0), cutter.sample(500, 1))
+    assert not np.array_equal(extractor.sample(500, 0), extractor.sample(500, 1))
 
 
 def test_pages_let_go_are_read_and_written_all_the_same(tmp_path):

@@ -8,7 +8,7 @@ from test_index import make_index, make_store, some_queries
 import arrag.retrieval.exact
 import arrag.retrieval.ivf
 from arrag.retrieval._avx512 import WIDE
-from arrag.retrieval.code_clusters import GROUPS, grouped
+from arrag.retrieval.code_clusters import GROUPS, balanced_clusters
 from arrag.retrieval.exact_scan import BLOCK
 from arrag.retrieval.neighborhood import MISSING, Neighborhood
 
@@ -22,8 +22,8 @@ KINDS = [
 
 def all_distances(store, neighborhood, queries):
     """Entries int64 [E] and their distances to queries, float32 [Q, E]: every one, by numpy."""
-    inside = neighborhood.entries(*store.grid).numpy().reshape(-1)
-    around = neighborhood.sources(*store.grid)[inside]  # [p, n]
+    inside = neighborhood.valid_positions(*store.grid).numpy().reshape(-1)
+    around = neighborhood.neighbor_index(*store.grid)[inside]  # [p, n]
     book = np.vstack([store.codebook, np.zeros_like(store.codebook[:1])]).astype(np.float64)
     grids = np.concatenate(store.shards).reshape(len(store), -1).astype(np.int64)
     keys = np.where(around == MISSING, MISSING, grids[:, around]).reshape(-1, around.shape[1])
@@ -114,7 +114,7 @@ def test_grids_too_large_to_be_held_are_laid_out_anew(store, tmp_path, monkeypat
 @pytest.mark.parametrize("codes", [1, 5, 300, 16385])
 def test_groups_hold_every_code_and_are_of_one_size(codes):
     points = np.random.default_rng(0).normal(size=(codes, 3)).astype(np.float32)
-    groups = grouped(points)
+    groups = balanced_clusters(points)
     assert groups.shape == (GROUPS, -(-codes // GROUPS))
     assert np.array_equal(np.unique(groups), np.arange(codes))
     assert all(len(np.unique(group)) >= codes // GROUPS for group in groups)

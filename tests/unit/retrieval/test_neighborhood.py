@@ -25,11 +25,11 @@ def test_wider_hops_go_top_to_bottom_and_left_to_right(hop):
 
 
 def test_border_rule_says_which_positions_are_indexed_and_augmented():
-    skip = Neighborhood("causal", border="skip").entries(3, 4)
+    skip = Neighborhood("causal", border="skip").valid_positions(3, 4)
     assert skip.tolist() == [[False] * 4, [False, True, True, False], [False, True, True, False]]
-    assert Neighborhood("causal", border="zero").entries(3, 4).all()
-    assert Neighborhood("full", border="skip").entries(3, 3).sum() == 1
-    assert not Neighborhood("full", hop=2, border="skip").entries(3, 3).any()
+    assert Neighborhood("causal", border="zero").valid_positions(3, 4).all()
+    assert Neighborhood("full", border="skip").valid_positions(3, 3).sum() == 1
+    assert not Neighborhood("full", hop=2, border="skip").valid_positions(3, 3).any()
 
 
 def test_gather_reads_the_codes_around_a_position():

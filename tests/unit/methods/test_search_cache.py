@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from arrag.data.token_store import StoreWriter, TokenStore
-from arrag.methods import search_cache as memory
+from arrag.methods import search_cache
 from arrag.methods.daid import DAiD
-from arrag.methods.search_cache import Memory
+from arrag.methods.search_cache import SearchCache
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.utils.errors import ArragError
@@ -41,10 +41,10 @@ def steps(seed):
         yield codes, known, torch.tensor([position])
 
 
-@pytest.mark.parametrize("room", [memory.ROOM, 10])
+@pytest.mark.parametrize("room", [search_cache.ROOM, 10])
 def test_it_is_what_a_search_finds(index, room, monkeypatch):
-    monkeypatch.setattr(memory, "ROOM", room)
-    kept = Memory(index, K)
+    monkeypatch.setattr(search_cache, "ROOM", room)
+    kept = SearchCache(index, K)
     for seed in (0, 1, 0):
         for step in steps(seed):
             distances, codes = kept.search(*step)
@@ -53,7 +53,7 @@ def test_it_is_what_a_search_finds(index, room, monkeypatch):
 
 
 def test_what_is_known_is_not_searched_again(index, monkeypatch):
-    kept = Memory(index, K)
+    kept = SearchCache(index, K)
     first = [kept.search(*step) for step in steps(0)]
     monkeypatch.setattr(index, "search_keys", None)
     again = [kept.search(*step) for step in steps(0)]
@@ -66,7 +66,7 @@ def test_what_is_known_is_not_searched_again(index, monkeypatch):
 def test_another_grid_is_refused(index):
     codes = torch.zeros(1, 3, 3, dtype=torch.long)
     with pytest.raises(ArragError, match="its grid is"):
-        Memory(index, K).search(codes, codes.bool(), torch.tensor([4]))
+        SearchCache(index, K).search(codes, codes.bool(), torch.tensor([4]))
 
 
 def test_a_search_beside_the_forward_changes_nothing(index):
