@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image
 
 from arrag.pipeline.doctor_rates import Rate, assumed
-from arrag.utils.files import disk_space, sha256_file
+from arrag.utils.hashing import sha256_file
+from arrag.utils.resource_errors import disk_space
 
 if TYPE_CHECKING:
     from arrag.data.token_store import TokenStore
