@@ -23,7 +23,8 @@ from pydantic import BaseModel, JsonValue, NonNegativeInt, PositiveInt, model_va
 from safetensors.numpy import load_file
 
 from arrag.utils.errors import FormatError, MismatchError
-from arrag.utils.files import check_file, read_json
+from arrag.utils.files import read_json
+from arrag.utils.hashing import check_file
 from arrag.utils.readers import read_npy, short_message
 from arrag.utils.shards import FINAL, PARTIAL, FileName, ShardFile
 

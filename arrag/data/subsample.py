@@ -24,9 +24,11 @@ from arrag.data.sources import open_source
 from arrag.data.store_format import EXCLUDED, SKIPPED, DuplicateFilter
 from arrag.data.token_store import TokenStore, merge_stores
 from arrag.utils.errors import FormatError, MismatchError
-from arrag.utils.files import atomic_path, disk_space, read_json, read_model, write_json
+from arrag.utils.files import read_json, read_model, write_json
 from arrag.utils.globs import is_tars
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import read_npz
+from arrag.utils.resource_errors import disk_space
 
 
 class SubsampleSpec(BaseModel):
