@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import fit_codebook as codebook
 import numpy as np
 import torch
+import training_data as data
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from arrag.backbones import micro_janus as janus
-from arrag.cli.micro_train import codebook, data
 from arrag.data.micro.world import World
 from arrag.training import loop
 from arrag.utils.outputs import atomic_path

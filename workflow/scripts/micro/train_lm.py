@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+import training_data as data
 from safetensors.torch import load_file, save_file
 from torch import nn
+from train_decoder import load_codebook
 
 from arrag.backbones import micro_janus as janus
 from arrag.backbones.janus import TEMPLATE, unconditional_row
-from arrag.cli.micro_train import data
-from arrag.cli.micro_train.tokenizer import load_codebook
 from arrag.data.micro.world import TASKS, Scene, World
 from arrag.training import loop
 from arrag.utils.outputs import atomic_path

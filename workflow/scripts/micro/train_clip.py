@@ -14,9 +14,9 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+import training_data as data
 from safetensors.torch import save_file
 
-from arrag.cli.micro_train import data
 from arrag.data.micro.world import CLASSES, COLORS, World
 from arrag.metrics.color import TEMPLATES, object_crop
 from arrag.training import loop

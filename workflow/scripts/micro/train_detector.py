@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import training_data as data
 from torch import nn
 
-from arrag.cli.micro_train import data
 from arrag.data.micro.world import CLASSES, Scene, World
 from arrag.metrics.detectors.micro import build_detector, save_detector
 from arrag.training import loop

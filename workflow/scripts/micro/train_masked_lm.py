@@ -6,15 +6,15 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import training_data as data
+from fit_signs import SignCoder, load_signs
 from safetensors.torch import load_file
 from torch import nn
+from train_lm import fit, save
 
 from arrag.backbones import micro_showo as showo
 from arrag.backbones.showo import ShowoBackbone
 from arrag.backbones.showo_checkpoint import add_markers
-from arrag.cli.micro_train import data
-from arrag.cli.micro_train.lm import fit, save
-from arrag.cli.micro_train.signs import SignCoder, load_signs
 from arrag.data.micro.world import GRID, World
 from arrag.tokenizers.magvit2 import Magvit
 from arrag.training.masked import noise, unknown_losses

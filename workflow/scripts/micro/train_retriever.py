@@ -13,9 +13,9 @@ from pathlib import Path
 import open_clip
 import torch
 import torch.nn.functional as F
+import training_data as data
 from safetensors.torch import save_file
 
-from arrag.cli.micro_train import data
 from arrag.data.micro.world import SIZE, World
 from arrag.training import loop
 from arrag.utils.outputs import atomic_path

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import training_data as data
+from fit_codebook import set_projection, to_patches
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
+from train_decoder import fit_decoder
 
 from arrag.backbones import micro_showo as showo
-from arrag.cli.micro_train import data
-from arrag.cli.micro_train.codebook import set_projection, to_patches
-from arrag.cli.micro_train.tokenizer import fit_decoder
 from arrag.data.micro.world import GRID, World
 from arrag.tokenizers.magvit2 import Magvit, codebook
 from arrag.utils.outputs import atomic_path
