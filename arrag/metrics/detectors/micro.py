@@ -14,8 +14,8 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
-from arrag.metrics.detection import Detection
-from arrag.utils.errors import ArragError
+from arrag.metrics.types import Detection
+from arrag.utils.errors import FormatError
 from arrag.utils.files import atomic_path, read_json, tree_digest, write_json
 
 WIDTH = 64
@@ -79,7 +79,7 @@ def build_detector(classes: int) -> MaskRCNN:
 
 
 class MicroDetector:
-    """Detections of the micro world's classes; see :class:`arrag.metrics.detection.Detection`."""
+    """Detector of the micro world's classes."""
 
     def __init__(self, model: MaskRCNN, classes: list[str], name: str, digest: str):
         self.model = model.eval()
@@ -97,9 +97,10 @@ class MicroDetector:
         try:
             model.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
         except Exception as error:  # safetensors and torch raise several types here
-            raise ArragError(
-                f"{weights}: cannot be read as this detector ({error}); restore it from the "
-                "repository or train it again with `snakemake train_micro`"
+            raise FormatError(
+                f"cannot be read as this detector ({error})",
+                path=weights,
+                hint="restore it from the repository, or train it with `snakemake train_micro`",
             ) from None
         return cls(model, classes, path.name, tree_digest(path))
 
