@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from arrag.data.sample_codes import read_codes
-from arrag.data.samples import load_image
+from arrag.data.sample_dir import load_image, read_codes
 from arrag.report.origins import Blend, Origins, trace
 from arrag.report.page.markup import picture
 from arrag.retrieval.index import PatchIndex
