@@ -50,13 +50,15 @@ class Dpg(Model):
 class Cmmd(Model):
     """CLIP maximum mean discrepancy."""
 
-    extractor: Place = Field(description="`clip`, or the folder of a CLIP")
+    extractor: Place = Field(default="clip", description="`clip`, or the folder of a CLIP")
 
 
 class Fid(Model):
     """Fréchet distance of features."""
 
-    extractor: Place = Field(description="inception, mobilenetv2:WIDTH, or a file")
+    extractor: Place = Field(
+        default="inception", description="inception, mobilenetv2:WIDTH, or a file"
+    )
     mode: Literal["clean", "legacy_pytorch"] = Field(
         default="clean", description="how images are resized for the network"
     )

@@ -104,15 +104,16 @@ class ScoreOptions:
     backends: bool = False
 
 
+DEFAULTS = ScoreOptions()
+
+
 class Metric(ABC):
     """A score of generated images. The constructor takes the settings of the metric."""
 
     name: ClassVar[str]
 
     @abstractmethod
-    def score(
-        self, images: str | Path, target: Any, options: ScoreOptions = ScoreOptions()
-    ) -> Score:
+    def score(self, images: str | Path, target: Any, options: ScoreOptions = DEFAULTS) -> Score:
         """Score a folder of generated images.
 
         Args:

@@ -24,9 +24,7 @@ class CMMD(DistanceMetric):
     Settings = Cmmd
     normalize = True
 
-    def measure(
-        self, images: ImageSet, reference: ImageSet, options: ScoreOptions
-    ) -> Measurement:
+    def measure(self, images: ImageSet, reference: ImageSet, options: ScoreOptions) -> Measurement:
         """See ``DistanceMetric``."""
         x, y = images.require_features(), reference.require_features()
         details = {

@@ -21,7 +21,7 @@ from arrag import __version__
 from arrag.config.base import Model
 from arrag.data import mjhq
 from arrag.data.sample_dir import read_run
-from arrag.metrics.base import Metric, Score, ScoreOptions, library_versions
+from arrag.metrics.base import DEFAULTS, Metric, Score, ScoreOptions, library_versions
 from arrag.metrics.bootstrap import IMAGE_RESAMPLES, image_bootstrap, image_weights
 from arrag.metrics.extractors import CLIP_FOLDER, INCEPTION, open_extractor
 from arrag.metrics.features import extract
@@ -72,9 +72,7 @@ class DistanceMetric(Metric):
         self.settings = self.Settings() if settings is None else settings
 
     @abstractmethod
-    def measure(
-        self, images: ImageSet, reference: ImageSet, options: ScoreOptions
-    ) -> Measurement:
+    def measure(self, images: ImageSet, reference: ImageSet, options: ScoreOptions) -> Measurement:
         """The distance of ``images`` from ``reference``."""
 
     @property
@@ -96,7 +94,7 @@ class DistanceMetric(Metric):
         return extractor.identity | {"normalised": self.normalize}
 
     def score(
-        self, images: str | Path, target: str | Path, options: ScoreOptions = ScoreOptions()
+        self, images: str | Path, target: str | Path, options: ScoreOptions = DEFAULTS
     ) -> Score:
         """Score ``images`` against reference images: each a folder, a tar or a file of statistics.
 
@@ -193,7 +191,7 @@ class DistanceMetric(Metric):
         )
 
     def write_statistics(
-        self, source: str | Path, out: str | Path, options: ScoreOptions = ScoreOptions()
+        self, source: str | Path, out: str | Path, options: ScoreOptions = DEFAULTS
     ) -> dict[str, Any]:
         """Write the file ``out`` (.npz) that stands for the images of ``source`` in a comparison.
 

@@ -55,7 +55,6 @@ CLIP_FOLDER = "clip-vit-large-patch14-336"
 CLIP_SOURCE = "https://huggingface.co/openai/clip-vit-large-patch14-336"
 
 
-
 def _inception(_: str, mode: str) -> Extractor:
     source = INCEPTION[mode]
     path = WEIGHTS / source.file

@@ -26,9 +26,7 @@ class FID(DistanceMetric):
         """How images are resized, as clean-fid names it."""
         return self.settings.mode
 
-    def measure(
-        self, images: ImageSet, reference: ImageSet, options: ScoreOptions
-    ) -> Measurement:
+    def measure(self, images: ImageSet, reference: ImageSet, options: ScoreOptions) -> Measurement:
         """See ``DistanceMetric``; refuses too few images unless the settings allow them."""
         ours, theirs = images.gaussian, reference.gaussian
         for found, gaussian in ((images, ours), (reference, theirs)):

@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from arrag.config.benchmarks import Fwd
-from arrag.metrics.base import ScoreOptions
+from arrag.metrics.base import DEFAULTS, ScoreOptions
 from arrag.metrics.bootstrap import image_weights
 from arrag.metrics.distance import DistanceMetric, Measurement
 from arrag.metrics.image_set import ImageList, ImageSet, list_images, open_image, read_images
@@ -72,9 +72,7 @@ class FWD(DistanceMetric):
         plain = (self.wavelet, self.settings.level) == ("haar", 4)
         return "FWD" if plain else f"FWD-{self.wavelet}-{self.settings.level}"
 
-    def measure(
-        self, images: ImageSet, reference: ImageSet, options: ScoreOptions
-    ) -> Measurement:
+    def measure(self, images: ImageSet, reference: ImageSet, options: ScoreOptions) -> Measurement:
         """See ``DistanceMetric``."""
         ours, theirs = images.packets, reference.packets
         resamples = self._resamples(ours, options.resamples)
@@ -108,9 +106,7 @@ class FWD(DistanceMetric):
         """Open the sets; temporary files live as long as ``stack``."""
         return [self.open_packets(path, options, stack) for path in paths]
 
-    def open_packets(
-        self, path: str | Path, options: ScoreOptions, stack: ExitStack
-    ) -> PacketSet:
+    def open_packets(self, path: str | Path, options: ScoreOptions, stack: ExitStack) -> PacketSet:
         """Open one set."""
         if not is_reference_file(path):
             found, pixels = self._buffer_images(path, options, stack)
@@ -180,7 +176,7 @@ class FWD(DistanceMetric):
         return found, pixels
 
     def write_statistics(
-        self, source: str | Path, out: str | Path, options: ScoreOptions = ScoreOptions()
+        self, source: str | Path, out: str | Path, options: ScoreOptions = DEFAULTS
     ) -> dict[str, Any]:
         """Write the moments of the packets, in upstream's order, for PyTorch-FWD too."""
         with ExitStack() as stack:

@@ -31,9 +31,7 @@ class KID(DistanceMetric):
         """How images are resized, as clean-fid names it."""
         return self.settings.mode
 
-    def measure(
-        self, images: ImageSet, reference: ImageSet, options: ScoreOptions
-    ) -> Measurement:
+    def measure(self, images: ImageSet, reference: ImageSet, options: ScoreOptions) -> Measurement:
         """See ``DistanceMetric``."""
         x, y = images.require_features(), reference.require_features()
         details = {"estimator": "unbiased, all pairs", "dimensions": x.shape[1]}

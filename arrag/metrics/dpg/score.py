@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from arrag.data.questions import Items, Question, by_item, counted, listed, read_questions
 from arrag.data.sample_dir import read_run
-from arrag.metrics.base import Metric, Score, ScoreOptions, library_versions
+from arrag.metrics.base import DEFAULTS, Metric, Score, ScoreOptions, library_versions
 from arrag.metrics.dpg.answers import Answers, VqaJudge, read_answers, write_answers
 from arrag.metrics.dpg.images import DpgImage, list_dpg_images
 from arrag.metrics.dpg.questions import choose_rules, score_answers
@@ -48,7 +48,7 @@ class DPGBench(Metric):
         self.compat, self.dependency = choose_rules(compat, dependency)
 
     def score(
-        self, images: str | Path, target: str | Path, options: ScoreOptions = ScoreOptions()
+        self, images: str | Path, target: str | Path, options: ScoreOptions = DEFAULTS
     ) -> Score:
         """Let the judge answer for every image; an interrupted run continues where it stopped.
 
@@ -104,7 +104,7 @@ class DPGBench(Metric):
         answers: str | Path,
         target: str | Path,
         where: Mapping[str, str] | None = None,
-        options: ScoreOptions = ScoreOptions(),
+        options: ScoreOptions = DEFAULTS,
     ) -> Score:
         """The score of recorded answers; see ``arrag.metrics.dpg.answers.read_answers``."""
         given = read_answers(answers, where)
@@ -130,9 +130,7 @@ class DPGBench(Metric):
         return Score(**found, prompt_set_sha256=sha256_file(target), **about)
 
 
-def _ask(
-    images: list[DpgImage], items: Items, judge: VqaJudge, log: ResumeLog | None
-) -> Answers:
+def _ask(images: list[DpgImage], items: Items, judge: VqaJudge, log: ResumeLog | None) -> Answers:
     """Answers to every question of every image; those in the log are not asked again."""
     answers: Answers = {}
     digests = {path: sha256_file(path) for path in {image.path for image in images}}

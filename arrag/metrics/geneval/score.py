@@ -17,7 +17,7 @@ from tqdm import tqdm
 from arrag.data.prompts import load_geneval_prompts
 from arrag.data.questions import counted
 from arrag.data.sample_dir import Sample, folder_prompts, list_samples, load_image, read_run
-from arrag.metrics.base import Metric, Score, ScoreOptions, library_versions
+from arrag.metrics.base import DEFAULTS, Metric, Score, ScoreOptions, library_versions
 from arrag.metrics.bootstrap import OVERALL, bootstrap
 from arrag.metrics.geneval.judge import evaluate_image
 from arrag.metrics.resume_log import ResumeLog
@@ -43,7 +43,7 @@ class GenEval(Metric):
         self.detector, self.color = detector, color
 
     def score(
-        self, images: str | Path, target: str | Path | None, options: ScoreOptions = ScoreOptions()
+        self, images: str | Path, target: str | Path | None, options: ScoreOptions = DEFAULTS
     ) -> Score:
         """Score a folder of samples; an interrupted run continues where it stopped.
 

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
-from arrag.metrics import detection
-from arrag.metrics.detection import load_detector, mask_box, preprocess
+from arrag.metrics.base import load_detector
+from arrag.metrics.detectors import mask2former as detection
+from arrag.metrics.detectors.mask2former import mask_box, preprocess
 from arrag.utils.errors import ArragError
 
 NAMES = ["person", "mouse", "sofa", "cup"]

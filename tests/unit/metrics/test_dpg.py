@@ -8,10 +8,11 @@ import pytest
 
 from arrag.cli.main import main
 from arrag.data.questions import problems, read_questions
+from arrag.metrics.base import ScoreOptions
 from arrag.metrics.bootstrap import bootstrap_shares, mcnemar, paired_difference, resample_indices
-from arrag.metrics.dpg import questions as dpg
 from arrag.metrics.dpg.answers import read_answers
-from arrag.metrics.dpg.score import score_recorded
+from arrag.metrics.dpg.questions import choose_rules
+from arrag.metrics.dpg.score import DPGBench
 from arrag.utils.errors import ArragError
 
 HEADER = (
@@ -41,10 +42,10 @@ def write_answers(path, answers, header=("item_id", "proposition_id", "image", "
 
 
 def score(tmp_path, rows, answers, compat="official", dependency=None, **options):
-    compat, dependency = dpg.choose(compat, dependency)
     table = write_table(tmp_path / "q.csv", rows)
     given = write_answers(tmp_path / "a.csv", answers)
-    return score_recorded(table, given, compat=compat, dependency=dependency, **options)
+    metric = DPGBench(compat=compat, dependency=dependency)
+    return metric.score_recorded(given, table, options=ScoreOptions(**options)).to_json()
 
 
 # -- the rules, written out once more ----------------------------------------------------------
@@ -219,11 +220,11 @@ def test_only_yes_is_yes_and_what_nearly_is_gets_counted(tmp_path):
 
 
 def test_each_rule_implies_the_other():
-    assert dpg.choose(None, None) == ("official", "official")
-    assert dpg.choose(None, "dsg") == ("corrected", "dsg")
-    assert dpg.choose(None, "none") == ("corrected", "none")
-    assert dpg.choose("corrected", None) == ("corrected", "dsg")
-    assert dpg.choose("official", "dsg") == ("official", "dsg")
+    assert choose_rules(None, None) == ("official", "official")
+    assert choose_rules(None, "dsg") == ("corrected", "dsg")
+    assert choose_rules(None, "none") == ("corrected", "none")
+    assert choose_rules("corrected", None) == ("corrected", "dsg")
+    assert choose_rules("official", "dsg") == ("official", "dsg")
 
 
 # -- statistics --------------------------------------------------------------------------------

@@ -10,16 +10,15 @@ from PIL import Image
 
 from arrag.cli.main import main
 from arrag.data.questions import Question
-from arrag.metrics.dpg import judges as dpg_judges
-from arrag.metrics.dpg.images import list_pictures, write_grids
-from arrag.metrics.dpg.judges import RuleJudge, TransformersJudge
-from arrag.metrics.dpg.score import score_images
-from arrag.metrics.journal import Journal
-from arrag.metrics.objects import Detection
+from arrag.metrics.base import ScoreOptions
+from arrag.metrics.dpg.images import list_dpg_images, write_grids
+from arrag.metrics.dpg.judges import RuleJudge, TransformersJudge, open_judge
+from arrag.metrics.dpg.score import DPGBench
+from arrag.metrics.resume_log import ResumeLog
+from arrag.metrics.types import Detection
 from arrag.utils.errors import ArragError
 
 SIDE = 8
-RULES = {"compat": "corrected", "dependency": "dsg"}
 
 
 def grid(*levels):
@@ -60,12 +59,12 @@ def run(tmp_path):
     return tmp_path
 
 
-def score(run, folder="grids", judge=None, **options):
-    judge = judge or LevelJudge()
-    out = run / "out/score.json"
-    return score_images(
-        run / folder, run / "q.csv", judge, out, run / "out/answers.csv", **(RULES | options)
+def score(run, folder="grids", judge=None, allow_partial=False, **settings):
+    metric = DPGBench(judge or LevelJudge(), compat="corrected", **settings)
+    options = ScoreOptions(
+        out=run / "out/score.json", records=run / "out/answers.csv", allow_partial=allow_partial
     )
+    return metric.score(run / folder, run / "q.csv", options).to_json()
 
 
 def test_grids_are_read_row_by_row_from_the_top_left(run):
@@ -139,17 +138,17 @@ def test_sizes_that_are_no_grid_are_refused(run):
     with pytest.raises(
         ArragError, match=r"most images are 16 x 16, others not: 1 \(b2 \(24 x 24\)"
     ):
-        list_pictures(run / "grids", ["a1", "b2"])
+        list_dpg_images(run / "grids", ["a1", "b2"])
     for name in ("a1", "b2"):
         Image.new("RGB", (16, 14)).save(run / f"grids/{name}.png")
     with pytest.raises(ArragError, match="images are 16 x 14 pixels; a grid of 2 x 2 images is a"):
-        list_pictures(run / "grids", ["a1", "b2"])
+        list_dpg_images(run / "grids", ["a1", "b2"])
     for name in ("a1", "b2"):
         grid(1, 1, 1, 1).save(run / f"grids/{name}.png")
     with pytest.raises(ArragError, match="images are 8 pixels a side, --resolution says 512"):
-        list_pictures(run / "grids", ["a1", "b2"], resolution=512)
+        list_dpg_images(run / "grids", ["a1", "b2"], resolution=512)
     with pytest.raises(ArragError, match="5 images a prompt; a grid"):
-        list_pictures(run / "grids", ["a1", "b2"], per_prompt=5)
+        list_dpg_images(run / "grids", ["a1", "b2"], per_prompt=5)
 
 
 def test_a_stopped_run_goes_on_where_it_was(run):
@@ -170,11 +169,11 @@ def test_a_stopped_run_goes_on_where_it_was(run):
 
 
 def test_a_journal_of_other_models_is_not_used(tmp_path):
-    Journal(tmp_path / "j", ["judge", 1]).add({"a": 1, "b": [2]})
-    same, other = Journal(tmp_path / "j", ["judge", 1]), Journal(tmp_path / "j", ["judge", 2])
+    ResumeLog(tmp_path / "j", ["judge", 1]).add({"a": 1, "b": [2]})
+    same, other = ResumeLog(tmp_path / "j", ["judge", 1]), ResumeLog(tmp_path / "j", ["judge", 2])
     assert same["b"] == [2] and "a" in same and "a" not in other
     other.add({"c": 3})
-    assert "a" not in Journal(tmp_path / "j", ["judge", 2])
+    assert "a" not in ResumeLog(tmp_path / "j", ["judge", 2])
 
 
 # -- judges ------------------------------------------------------------------------------------
@@ -361,7 +360,7 @@ def test_the_official_judge_says_what_it_needs():
         import modelscope  # noqa: F401
     except ImportError:
         with pytest.raises(ArragError, match="--judge mplug needs modelscope"):
-            dpg_judges.load_judge("mplug")
+            open_judge("mplug")
     else:
         pytest.skip("modelscope is installed here")
 

@@ -14,9 +14,10 @@ from PIL import Image
 from safetensors.numpy import load_file
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from arrag.metrics.extractors import INCEPTION, Extractor, open_extractor
+from arrag.metrics.extractors import INCEPTION, open_extractor
 from arrag.metrics.features import extract
 from arrag.metrics.preprocess import ClipSquare, Resize299
+from arrag.metrics.types import Extractor
 from arrag.utils.errors import ArragError
 
 
@@ -83,7 +84,7 @@ def test_torchscript_inception_is_fed_as_clean_fid_feeds_it(tmp_path):
     torch.jit.script(Wrapped()).save(tmp_path / "inception-2015-12-05.pt")
     upstream = InceptionV3W(str(tmp_path), download=False)
     ours = open_extractor(tmp_path / "inception-2015-12-05.pt")
-    prepared = [ours.preparation(picture(i)) for i in range(3)]
+    prepared = [ours.preprocess(picture(i)) for i in range(3)]
     with torch.no_grad():
         theirs = upstream(torch.from_numpy(np.stack(prepared))).numpy()
     np.testing.assert_allclose(ours(prepared), theirs, rtol=1e-5, atol=1e-6)
@@ -110,7 +111,7 @@ def test_pytorch_inception_is_the_upstream_network(tmp_path, monkeypatch):
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     ours = open_extractor(tmp_path / "weights.pth", "legacy_pytorch")
-    prepared = [ours.preparation(picture(i)) for i in range(2)]
+    prepared = [ours.preprocess(picture(i)) for i in range(2)]
     with torch.no_grad():
         theirs = upstream(torch.from_numpy(np.stack(prepared)) / 255)[0].flatten(1).numpy()
     assert theirs.shape == (2, 2048)
@@ -148,7 +149,7 @@ def test_transformers_clip(tmp_path, whole):
             theirs = model.visual_projection(model.vision_model(batch).pooler_output)
         else:
             theirs = model(pixel_values=batch).image_embeds
-    found = ours([ours.preparation(image)])
+    found = ours([ours.preprocess(image)])
     assert found.shape == (1, 16)
     np.testing.assert_allclose(found, theirs.numpy(), rtol=1e-4, atol=1e-5)
 
@@ -159,7 +160,7 @@ def test_open_clip(root):
     ours = open_extractor(root / "checkpoints/micro-clip")
     image = picture(0, 32, 32)  # the model's own size: its transform then only normalises
     theirs = OpenClip(root / "checkpoints/micro-clip").encode_images([image]).numpy()
-    found = ours([ours.preparation(image)])
+    found = ours([ours.preprocess(image)])
     np.testing.assert_allclose(found / np.linalg.norm(found), theirs, rtol=1e-4, atol=1e-6)
 
 

@@ -11,7 +11,7 @@ from arrag.cli.main import main
 from arrag.data.prompts import COLORS, RELATIONS, TASKS, load_geneval_prompts
 from arrag.metrics.geneval.judge import evaluate_image
 from arrag.metrics.geneval.results import read_results, score_results
-from arrag.metrics.objects import Detection
+from arrag.metrics.types import Detection
 from arrag.report.verdicts import choose, verdict_sheet
 from arrag.utils.errors import ArragError
 
