@@ -159,7 +159,7 @@ def test_table_2_beside_the_paper(tmp_path):
 
 def test_scores_of_other_rules_do_not_share_table_2(tmp_path):
     other = DPG | {"daid": {"dpg": DPG["daid"]["dpg"] | {"dependency": "none"}}}
-    with pytest.raises(ArragError, match="field dependency"):
+    with pytest.raises(ArragError, match="dependency"):
         written(tmp_path, "dpg", "micro", ROWS, other)
     one = {item: {0: images[0]} for item, images in GIVEN["daid"].items()}
     with pytest.raises(ArragError, match="unequally many answers"):
