@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from arrag.data.sample_dir import load_image, prompt_text
 from arrag.report.figures.style import WIDTH, look, save, save_rows
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_file
+from arrag.utils.hashing import sha256_file
 
 CAPTION = 1.5  # inches
 LINE = 22  # letters of a prompt in a line

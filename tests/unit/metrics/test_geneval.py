@@ -13,7 +13,8 @@ from arrag.metrics.geneval.judge import iou, keep_detections, relations
 from arrag.metrics.geneval.score import GenEval
 from arrag.metrics.types import Detection
 from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, sha256_file
+from arrag.utils.files import read_json
+from arrag.utils.hashing import sha256_file
 
 IMAGE = np.zeros((64, 64, 3), np.uint8)
 
