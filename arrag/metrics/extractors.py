@@ -20,7 +20,8 @@ from arrag.metrics.preprocess import ClipSquare, Resize299
 from arrag.metrics.types import Extractor, Network
 from arrag.utils.device import default_device
 from arrag.utils.errors import FormatError, MissingError, UnknownNameError
-from arrag.utils.files import read_json, sha256_file, tree_digest
+from arrag.utils.files import read_json
+from arrag.utils.hashing import sha256_file, tree_digest
 from arrag.utils.registry import Registry
 
 WEIGHTS = Path("data/weights")  # of the extractors that are known by name

@@ -24,7 +24,7 @@ from arrag.metrics.image_set import ImageList, list_images, open_image, read_ima
 from arrag.metrics.types import Extractor
 from arrag.utils.device import default_device
 from arrag.utils.errors import FormatError
-from arrag.utils.files import sha256_json
+from arrag.utils.hashing import sha256_json
 from arrag.utils.readers import UNREADABLE
 from arrag.utils.shards import ShardWriter
 

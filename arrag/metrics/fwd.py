@@ -38,7 +38,7 @@ from arrag.metrics.wavelet_packets import (
     natural_order,
 )
 from arrag.utils.errors import MismatchError, UsageError
-from arrag.utils.files import sha256_json
+from arrag.utils.hashing import sha256_json
 from arrag.utils.readers import UNREADABLE
 
 CHEAP_DIM = 128  # up to so many coefficients a packet, resampling takes seconds

@@ -16,9 +16,8 @@ from arrag.data.sample_dir import read_run
 from arrag.data.sources import TARS, open_source
 from arrag.metrics.frechet import Gaussian, gaussian_of_features, gaussian_of_moments
 from arrag.metrics.reference_stats import ReferenceFile
-from arrag.utils.digests import images_digest
 from arrag.utils.errors import FormatError, MismatchError, MissingError
-from arrag.utils.files import sha256_json
+from arrag.utils.hashing import images_digest, sha256_json
 from arrag.utils.readers import open_picture
 
 # Formats that other scorers read and this one does not: refused, never skipped silently.

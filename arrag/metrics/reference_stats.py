@@ -22,7 +22,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from arrag.utils.errors import FormatError, MissingError
-from arrag.utils.files import atomic_path, disk_space, sha256_file
+from arrag.utils.hashing import sha256_file
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import (
     check_zip_bomb,
     npz_names,
@@ -31,6 +32,7 @@ from arrag.utils.readers import (
     read_npz,
     short_message,
 )
+from arrag.utils.resource_errors import disk_space
 
 FEATURE_KEYS = ("feats", "features", "embeddings", "arr_0")
 HINT = "make it again"

@@ -10,7 +10,7 @@ import numpy as np
 
 from arrag.metrics.preprocess import Preprocess
 from arrag.utils.device import default_device
-from arrag.utils.files import sha256_json
+from arrag.utils.hashing import sha256_json
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from arrag.utils.errors import FormatError
-from arrag.utils.files import atomic_path, sha256_file, write_json
+from arrag.utils.files import write_json
+from arrag.utils.hashing import sha256_file
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import short_message
 
 HINT = "give GenEval's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco checkpoint"

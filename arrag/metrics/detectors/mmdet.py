@@ -12,7 +12,7 @@ from arrag.metrics.detectors.mask2former_convert import read_checkpoint
 from arrag.metrics.types import GENEVAL_NAMES, Detection
 from arrag.utils.device import default_device
 from arrag.utils.errors import FormatError, MissingError
-from arrag.utils.files import sha256_file
+from arrag.utils.hashing import sha256_file
 from arrag.utils.readers import short_message
 
 

@@ -19,7 +19,7 @@ from arrag.data.questions import listed
 from arrag.data.sample_dir import image_size, load_image, numbered_images, read_metadata
 from arrag.metrics.types import Gaps
 from arrag.utils.errors import FormatError, MismatchError, MissingError, UsageError
-from arrag.utils.files import atomic_path
+from arrag.utils.outputs import atomic_path
 
 GRID = 2  # images a side of a grid
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

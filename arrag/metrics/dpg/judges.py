@@ -23,7 +23,8 @@ from arrag.metrics.geneval.judge import keep_detections, relations
 from arrag.metrics.types import ColorNamer, Detector
 from arrag.utils.device import default_device
 from arrag.utils.errors import FormatError, MismatchError, MissingError, UsageError
-from arrag.utils.files import read_json, tree_digest
+from arrag.utils.files import read_json
+from arrag.utils.hashing import tree_digest
 from arrag.utils.registry import Registry
 
 MPLUG = "damo/mplug_visual-question-answering_coco_large_en"  # the official judge

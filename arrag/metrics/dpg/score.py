@@ -16,9 +16,8 @@ from arrag.metrics.dpg.images import DpgImage, list_dpg_images
 from arrag.metrics.dpg.questions import choose_rules, score_answers
 from arrag.metrics.resume_log import ResumeLog
 from arrag.metrics.types import Gaps
-from arrag.utils.digests import images_digest
 from arrag.utils.errors import MismatchError
-from arrag.utils.files import sha256_file, sha256_json
+from arrag.utils.hashing import images_digest, sha256_file, sha256_json
 
 
 class DPGBench(Metric):

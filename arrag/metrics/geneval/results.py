@@ -22,7 +22,7 @@ from arrag.metrics.geneval.judge import failure_reasons
 from arrag.metrics.geneval.score import COMPAT, Record, summarise
 from arrag.metrics.types import Detection, Gaps
 from arrag.utils.errors import FormatError, MismatchError
-from arrag.utils.files import sha256_file, sha256_json
+from arrag.utils.hashing import sha256_file, sha256_json
 from arrag.utils.readers import numbered_lines, parse_json, read_text
 
 # Of folder and sample in a filename.

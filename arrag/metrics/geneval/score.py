@@ -22,9 +22,9 @@ from arrag.metrics.bootstrap import OVERALL, bootstrap
 from arrag.metrics.geneval.judge import evaluate_image
 from arrag.metrics.resume_log import ResumeLog
 from arrag.metrics.types import ColorNamer, Detector, Gaps
-from arrag.utils.digests import images_digest
 from arrag.utils.errors import FormatError, MismatchError
-from arrag.utils.files import sha256_file, sha256_json, write_text
+from arrag.utils.files import write_text
+from arrag.utils.hashing import images_digest, sha256_file, sha256_json
 from arrag.utils.readers import open_picture
 
 COMPAT = "official"
