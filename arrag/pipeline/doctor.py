@@ -206,7 +206,7 @@ def _files(config: Config) -> list[Finding]:
         else:
             advice = f"put it there, or name another in {field}"
             findings.append(Finding("file", field, BLOCK, f"{path} is not there", advice))
-    for name, made in config.prepare.items():
+    for name, made in config.assets.items():
         state = "here" if Path(name).exists() else "will be made"
         licence = f", licence: {made.licence}" if getattr(made, "licence", None) else ""
         findings.append(Finding("prepared", name, FINE, f"{made.kind}, {state}{licence}"))
