@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from arrag.config.assets import Assembled, ConvertedLlamaGen, Prepared
+from arrag.config.assets import Assembled, Asset, ConvertedLlamaGen
 from arrag.data.download import fetch_file
 from arrag.data.prompts import write_subset
 from arrag.utils.errors import ArragError
@@ -13,7 +13,7 @@ from arrag.utils.outputs import OWNER, atomic_path, link, remove_output
 from arrag.utils.resource_errors import disk_space
 
 
-def make(path: Path, settings: Prepared) -> dict[str, Any]:
+def make(path: Path, settings: Asset) -> dict[str, Any]:
     """Make ``path`` as its entry says; returns what was made. Raises ArragError as each kind does.
 
     What it is made from must be there. ``path`` is whole or absent.
