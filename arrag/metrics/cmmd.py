@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from arrag.config.benchmarks import Cmmd
+from arrag.config.benchmarks import CmmdSettings
 from arrag.metrics.base import ScoreOptions
 from arrag.metrics.distance import DistanceMetric, Measurement
 from arrag.metrics.image_set import ImageSet
@@ -21,7 +21,7 @@ class CMMD(DistanceMetric):
     """Maximum mean discrepancy of two sets of unit CLIP vectors."""
 
     name = "cmmd"
-    Settings = Cmmd
+    Settings = CmmdSettings
     normalize = True
 
     def measure(self, images: ImageSet, reference: ImageSet, options: ScoreOptions) -> Measurement:

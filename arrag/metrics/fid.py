@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from arrag.config.benchmarks import Fid
+from arrag.config.benchmarks import FidSettings
 from arrag.metrics.base import ScoreOptions
 from arrag.metrics.distance import DistanceMetric, Measurement, refuse_rank_deficient
 from arrag.metrics.frechet import frechet_distance, resampled_distances
@@ -19,7 +19,7 @@ class FID(DistanceMetric):
     """Fréchet distance of the Gaussians of two sets of features."""
 
     name = "fid"
-    Settings = Fid
+    Settings = FidSettings
 
     @property
     def compat(self) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from arrag.config.benchmarks import Fwd
+from arrag.config.benchmarks import FwdSettings
 from arrag.metrics.base import DEFAULTS, ScoreOptions
 from arrag.metrics.bootstrap import image_weights
 from arrag.metrics.distance import DistanceMetric, Measurement
@@ -60,7 +60,7 @@ class FWD(DistanceMetric):
     """
 
     name = "fwd"
-    Settings = Fwd
+    Settings = FwdSettings
 
     @property
     def wavelet(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from arrag.config.benchmarks import Fid
+from arrag.config.benchmarks import FidSettings
 from arrag.metrics.base import ScoreOptions
 from arrag.metrics.distance import DistanceMetric, Measurement
 from arrag.metrics.image_set import ImageSet
@@ -23,7 +23,7 @@ class KID(DistanceMetric):
     """Kernel distance of two sets of features, unbiased also for few images."""
 
     name = "kid"
-    Settings = Fid
+    Settings = FidSettings
     floor = -np.inf  # the unbiased estimate may be negative
 
     @property

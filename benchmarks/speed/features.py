@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from arrag.config.benchmarks import Fid
+from arrag.config.benchmarks import FidSettings
 from arrag.data.micro.world import World
 from arrag.metrics.base import ScoreOptions
 from arrag.metrics.fid import FID
@@ -50,9 +50,9 @@ def main() -> None:
         root = Path(name)
         a = draw(root / "a", "training", args.images, args.pixels)
         b = draw(root / "b", "reference", args.images, args.pixels)
-        fid = FID(Fid(extractor=args.extractor))
+        fid = FID(FidSettings(extractor=args.extractor))
         options = ScoreOptions(cache=root / "cache", resamples=0)
-        warm = FID(Fid(extractor=args.extractor, allow_rank_deficient=True))
+        warm = FID(FidSettings(extractor=args.extractor, allow_rank_deficient=True))
         first = draw(root / "warm", "training", 2, 64)
         warm.score(first, first, ScoreOptions(resamples=0))  # imports and first run are not timed
         for run in ("empty cache", "full cache", "one image changed"):
