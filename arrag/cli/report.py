@@ -78,7 +78,7 @@ def run_table(args: argparse.Namespace) -> dict[str, Any]:
     rows = table_rows(config, benchmark)
     layout = Layout(config)
     scores = read_scores(layout, rows, benchmark)
-    write_table(args.kind, rows, scores, config.scale, args.out.with_suffix(""), config.not_run)
+    write_table(args.kind, rows, scores, config.scale, args.out.with_suffix(""), config.skipped)
     about = {"kind": args.kind, "benchmark": benchmark, "config": str(args.config)}
     labels = {row.key: row.label for row in rows}
     record_table(args.out.with_suffix(".md"), (".csv", ".tex"), layout, labels, about)

@@ -72,7 +72,7 @@ def run_table4(args: argparse.Namespace) -> dict[str, Any]:
         if key in config.methods:
             method = config.method(key)
             row |= {"label": method.label, "paper_key": method.paper_key}
-    write_table4({**timing, "not_run": config.not_run}, args.out.with_suffix(""))
+    write_table4({**timing, "not_run": config.skipped}, args.out.with_suffix(""))
     rows = timing["rows"]
     labels = {key: row["label"] for key, row in rows.items() if key in config.methods}
     about = {"kind": "timing", "benchmark": timing["benchmark"], "config": str(args.config)}

@@ -144,7 +144,7 @@ def _table(run: Run, name: str, kind: str) -> tuple[str, str] | None:
         )
         return title, element("section", body, id=name, aria_labelledby=f"{name}-title")
     scores = read_scores(run.layout, rows, benchmark)
-    table, _, page = make_table(kind, rows, scores, run.config.scale, run.config.not_run)
+    table, _, page = make_table(kind, rows, scores, run.config.scale, run.config.skipped)
     chart = ""
     if overall := table.measure.overall:
         values = [
