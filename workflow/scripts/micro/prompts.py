@@ -16,7 +16,7 @@ from arrag.data.micro.questions import write_questions
 from arrag.data.prompts import first_of_each_task
 from arrag.pipeline.layout import MICRO_ASSETS as ASSETS
 from arrag.pipeline.records import write_record
-from arrag.utils.outputs import write_text
+from arrag.utils.files import write_text
 
 app = App(name="prompts.py", help="Prompts of the synthetic dataset.", version_flags=())
 
