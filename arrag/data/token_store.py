@@ -72,15 +72,12 @@ class StoreWriter:
         self.path = Path(path)
         vectors = checked_codebook(codebook)
         codes, dimension = vectors.shape
+        sha256 = hashlib.sha256(vectors.tobytes()).hexdigest()
         identity = {
             "format": FORMAT,
             "tokenizer_digest": tokenizer_digest,
             "grid": [int(side) for side in grid],
-            "codebook": {
-                "codes": codes,
-                "dimension": dimension,
-                "sha256": hashlib.sha256(vectors.tobytes()).hexdigest(),
-            },
+            "codebook": {"codes": codes, "dimension": dimension, "sha256": sha256},
             "source": source,
         }
         self._writer = ShardWriter(self.path, identity)
@@ -102,7 +99,7 @@ class StoreWriter:
             self._shards = [shard.model_dump() for shard in manifest.shards]
             return
         for number in count():
-            file, keys = self._files(number)
+            file, keys = _files(self.path, number)
             if not file.is_file():
                 return
             names = read_json(keys, [str])
@@ -110,9 +107,6 @@ class StoreWriter:
             open_shard(self.path, shard, self._grid)
             self._shards.append(shard)
             self._names.add(names)
-
-    def _files(self, number: int) -> tuple[Path, Path]:
-        return self._writer.shard(number), self._writer.shard(number, ".keys.json")
 
     @property
     def done(self) -> int:
@@ -181,7 +175,7 @@ class StoreWriter:
         grids = np.concatenate(self._grids)
         keys, self._keys = self._keys[:images], self._keys[images:]
         self._grids = [grids[images:]]
-        file, names = self._files(len(self._shards))
+        file, names = _files(self.path, len(self._shards))
         # The names first: the shard counts once its codes are there.
         self._writer.write(names, lambda temporary: write_json(temporary, keys))
         self._writer.write(file, lambda temporary: np.save(temporary, grids[:images]))
@@ -199,7 +193,7 @@ class StoreWriter:
             self._flush(len(self._keys))
         if not self._shards:
             raise MissingError("no image was added", path=self.path, hint="check the source")
-        files = [self._files(number) for number in range(len(self._shards))]
+        files = [_files(self.path, number) for number in range(len(self._shards))]
         shards = [
             {**shard, **StoreShard.describe(file), "keys_sha256": sha256_file(keys)}
             for shard, (file, keys) in zip(self._shards, files, strict=True)
@@ -219,6 +213,10 @@ class StoreWriter:
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
             self.close()
+
+
+def _files(path: Path, number: int) -> tuple[Path, Path]:
+    return path / f"shard-{number:05d}.npy", path / f"shard-{number:05d}.keys.json"
 
 
 def _read_manifest(path: Path) -> StoreManifest:
@@ -331,12 +329,11 @@ def merge_stores(
         shards, sources = [], []
         for part in parts:
             for shard in part.manifest["shards"]:
-                name = f"shard-{len(shards):05d}"
-                renamed = {"file": f"{name}.npy", "keys": f"{name}.keys.json"}
-                for field, new in renamed.items():
-                    _link(part.path / shard[field], folder / new)
-                shards.append({**shard, **renamed})
+                file, keys = _files(folder, len(shards))
                 sources.append((part.path / shard["file"], part.path / shard["keys"]))
+                for old, new in zip(sources[-1], (file, keys), strict=True):
+                    _link(old, new)
+                shards.append({**shard, "file": file.name, "keys": keys.name})
         _link(parts[0].path / CODEBOOK, folder / CODEBOOK)
         for name, held in (lists or {}).items():
             write_json(folder / name, held)
