@@ -41,11 +41,12 @@ def make(path: Path, settings: Asset) -> dict[str, Any]:
 
 def _llamagen(settings: ConvertedLlamaGen, out: Path) -> dict[str, Any]:
     """The converted files and the text encoder, in one folder."""
-    from arrag.backbones.convert.llamagen import convert_llamagen
+    from arrag.backbones.convert import convert_checkpoint
     from arrag.backbones.llamagen.model import TEXT
 
     with atomic_path(out) as folder:
-        about = convert_llamagen(settings.of, settings.tokenizer, folder, settings.image_size)
+        options = {"tokenizer": settings.tokenizer, "image_size": settings.image_size}
+        about = convert_checkpoint("llamagen", settings.of, folder, **options)
         for file in (p for p in sorted(settings.t5.rglob("*")) if p.is_file()):
             link(file, folder / TEXT / file.relative_to(settings.t5))
     return about
