@@ -12,7 +12,6 @@ import numpy as np
 
 from arrag.metrics import bootstrap as stats
 from arrag.metrics.bootstrap import Estimate, McNemar
-from arrag.metrics.resample import paired_difference
 from arrag.utils.errors import ArragError
 
 Scores = dict[str, dict[str, Any]]  # metric -> score file
@@ -151,7 +150,7 @@ class DistanceMeasure:
 
     def differences(self, first: Scores, second: Scores) -> dict[str, Estimate]:
         return {
-            metric: paired_difference(ours, second[metric])
+            metric: stats.paired_difference(ours, second[metric])[stats.OVERALL]
             for metric, ours in first.items()
             if ours["bootstrap"] and second[metric]["bootstrap"]
         }

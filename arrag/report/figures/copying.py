@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from arrag.metrics.bootstrap import OVERALL, Estimate, bootstrap
-from arrag.metrics.memorization import WINDOW, found_share, nearest_similarity
+from arrag.metrics.memorization import WINDOW, nearest_similarity, patch_copy_rate
 from arrag.report.figures.samples import picture_grid
 from arrag.report.figures.style import COLORS, WIDTH, look, panel, save, save_rows
 from arrag.utils.errors import ArragError
@@ -73,7 +73,7 @@ def measure(
             raise ArragError(f"figure 5: {label} drew {len(codes)} images for {n} prompts")
         values[label] = {
             "share": {
-                key: np.array([found_share(a, b) for a, b in zip(codes, grid, strict=True)])
+                key: np.array([patch_copy_rate(a, b) for a, b in zip(codes, grid, strict=True)])
                 for key, grid in shown.items()
             },
             "similarity": {

@@ -288,7 +288,7 @@ def test_a_task_absent_from_the_prompts_is_an_empty_cell(tmp_path):
             ROWS,
             SCORES | {"real": SCORES["real"] | {"judge": {"detector": "yolo"}}},
             "micro",
-            "field judge",
+            "judge",
         ),
     ],
 )
