@@ -1,18 +1,33 @@
-"""A sample's drawing once more: its codes, and the order in which they were settled."""
+"""Generate samples again, recording the order in which their codes were generated."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from arrag.methods.augmentation import Augment
 from arrag.methods.sampler import Sampler
-from arrag.report.page.patches import Drawing
 from arrag.utils.batching import in_batches
 
 
-class Watched(Augment):
-    """An augmentation, and which codes were known at each step that it took part in."""
+class SampleCodes(NamedTuple):
+    """A sample's codes, and the order of their generation.
+
+    Args:
+        codes: int64 [H, W].
+        order: int64 [H, W], the step of each code, below 0 before the steps that retrieve; None
+            for raster order.
+    """
+
+    codes: np.ndarray
+    order: np.ndarray | None = None
+
+
+class RecordingAugmentation(Augment):
+    """Wraps an augmentation and records which codes were known at each of its steps."""
 
     def __init__(self, augment: Augment) -> None:
         self.augment = augment
@@ -34,27 +49,27 @@ class Watched(Augment):
         return self.augment.after(probs, codes, known, positions)
 
     def order(self) -> torch.Tensor:
-        """The step that settled each code, counted from the first one watched: int64 [B, H, W].
+        """The step of each code, counted from the first recorded one: int64 [B, H, W].
 
-        -1: it was known before.
+        -1: the code was known before.
         """
         return (~torch.stack(self.known)).sum(0) - 1
 
 
-def draw_again(
+def replay_samples(
     sampler: Sampler, jobs: list[tuple[str, int]], seed: int, batch_size: int | None
-) -> list[Drawing]:
-    """Draw (prompt, sample) again; the same randomness gives the same codes."""
+) -> list[SampleCodes]:
+    """Generate (prompt, sample) again; the same random numbers give the same codes."""
     augment = sampler.augment
 
-    def draw(batch: list[tuple[str, int]]) -> list[Drawing]:
-        sampler.augment = watched = Watched(augment)
+    def draw(batch: list[tuple[str, int]]) -> list[SampleCodes]:
+        sampler.augment = recording = RecordingAugmentation(augment)
         try:
             codes = sampler.draw_codes(*zip(*batch, strict=True), seed).cpu().numpy()
         finally:
             sampler.augment = augment
-        orders = watched.order().cpu().numpy()
-        return [Drawing(c, o) for c, o in zip(codes, orders, strict=True)]
+        orders = recording.order().cpu().numpy()
+        return [SampleCodes(c, o) for c, o in zip(codes, orders, strict=True)]
 
     drawn = in_batches(draw, jobs, batch_size)
-    return [one for _, some in tqdm(drawn, desc="drawn again", unit="batch") for one in some]
+    return [one for _, some in tqdm(drawn, desc="replay", unit="batch") for one in some]
