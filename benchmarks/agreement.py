@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from arrag.backbones.janus import load_janus
+from arrag.backbones.janus import JanusBackbone
 from arrag.config.root import Config, load_config
-from arrag.data.samples import load_prompts
+from arrag.data.prompts import load_geneval_prompts
 from arrag.data.token_store import TokenStore
 from arrag.methods.augmentation import Augment
 from arrag.methods.daid import DAiD
@@ -130,9 +130,11 @@ def main() -> None:
     args = parser.parse_args()
     config = load_config(args.config)
     daid = config.method("daid").augment
-    prompts = [prompt["prompt"] for prompt in load_prompts(config.benchmark().prompts)]
+    prompts = [prompt["prompt"] for prompt in load_geneval_prompts(config.benchmark().prompts)]
     prompts = [prompts[i * len(prompts) // args.images] for i in range(args.images)]
-    backbone = load_janus(config.generators["janus"].checkpoint, config.generators["janus"].dtype)
+    backbone = JanusBackbone.load(
+        config.generators["janus"].checkpoint, config.generators["janus"].dtype
+    )
     store = TokenStore.open(args.codes or Layout(config).codes("daid"))
     with tempfile.TemporaryDirectory() as folder:
         exact, lists = both_indexes(store, Path(folder), nprobe=config.index.nprobe)

@@ -87,8 +87,7 @@ def _loaded(args: argparse.Namespace, figure: str) -> tuple[Config, Layout]:
 
 def run_figure4(args: argparse.Namespace) -> dict[str, Any]:
     """Samples of the first prompts of each task."""
-    from arrag.cli.report import first_of_each_task
-    from arrag.data.prompts import load_prompt_set
+    from arrag.data.prompts import first_of_each_task, load_prompt_set
     from arrag.report.figures.samples import figure4
 
     config, layout = _loaded(args, "figure4")
@@ -107,9 +106,8 @@ def run_figure5(args: argparse.Namespace) -> dict[str, Any]:
     """
     import torch
 
-    from arrag.cli.report import first_of_each_task
     from arrag.cli.timing import opened
-    from arrag.data.prompts import load_prompt_set
+    from arrag.data.prompts import first_of_each_task, load_prompt_set
     from arrag.report.figures.copying import figure5, measure
 
     config, layout = _loaded(args, "figure5")

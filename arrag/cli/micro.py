@@ -124,16 +124,12 @@ def keep_first(path: Path, per_task: int) -> None:
     """Reduce a prompt file to the first ``per_task`` lines of each task, bytes unchanged."""
     import json
 
+    from arrag.data.prompts import first_of_each_task
     from arrag.utils.files import write_text
 
-    taken: dict[str, int] = {}
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        tag = json.loads(line)["tag"]
-        taken[tag] = taken.get(tag, 0) + 1
-        if taken[tag] <= per_task:
-            kept.append(line)
-    write_text(path, "".join(kept))
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = first_of_each_task([json.loads(line) for line in lines], per_task)
+    write_text(path, "".join(lines[i] for i in kept))
 
 
 def run_train(args: argparse.Namespace) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class Diffusion:
         """Nothing."""
         return None
 
-    def overlong(self, prompts: Sequence[str]) -> list[str]:
+    def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of which no text encoder reads all."""
         reads = {name: getattr(self.pipeline, name) for name in self.kind.reads}
         limits = {

@@ -62,9 +62,11 @@ class ImageRagPipeline(Diffusion):
         """ArragError unless the judge can say something of each image."""
         self.judge.check(prompts, samples)
 
-    def overlong(self, prompts: Sequence[str]) -> list[str]:
+    def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of which, as they are told to the pipeline, no encoder reads all."""
-        return [p for p in prompts if super(ImageRagPipeline, self).overlong(self._texts(p))]
+        return [
+            p for p in prompts if super(ImageRagPipeline, self).truncated_prompts(self._texts(p))
+        ]
 
     def _texts(self, prompt: str) -> list[str]:
         captions = self.judge.captions(prompt)

@@ -53,7 +53,7 @@ class RdmPipeline(Diffusion):
                 f"{clip.name} have {found}; set `clip` to the model it was trained with"
             )
 
-    def overlong(self, prompts: Sequence[str]) -> list[str]:
+    def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of which the CLIP text encoder reads only the beginning."""
         tokenizer = self.clip.tokenizer
         encode, limit = getattr(tokenizer, "encode", None), tokenizer.context_length

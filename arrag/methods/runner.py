@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from arrag.config.root import Config
 from arrag.data.prompts import load_prompt_set
-from arrag.data.sample_codes import codes_chunk
-from arrag.data.samples import image_size, read_metadata
+from arrag.data.sample_dir import codes_chunk, image_size, read_metadata
 from arrag.methods.build import Sources
 from arrag.methods.retrieved_images import join_records, record_name, record_retrieved
 from arrag.methods.sampler import NO_SOURCES, Drawer, Sampler, open_method
@@ -94,8 +93,8 @@ def sample_benchmark(
         "parameters": sampler.parameters,
         "index": sampler.index,
     }
-    if overlong := sampler.overlong(texts):
-        run["prompts_cut_short"] = overlong
+    if truncated_prompts := sampler.truncated_prompts(texts):
+        run["prompts_cut_short"] = truncated_prompts
     wanted = [(i, k) for i in range(len(prompts)) for k in range(drawn.images_per_prompt)]
     if part:
         size = batch_size or ON_CPU

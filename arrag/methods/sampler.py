@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from arrag.backbones.janus import load_janus
-from arrag.backbones.showo_checkpoint import load_showo
+from arrag.backbones.registry import BACKBONES
 from arrag.config.root import Config
 from arrag.methods.build import Sources, equip
 from arrag.methods.decoding import decode_masked, decode_raster, uniforms
@@ -38,7 +36,7 @@ class Drawer(Protocol):
     def check(self, prompts: Sequence[str], samples: int) -> None:
         """ArragError unless ``samples`` images of each prompt can be drawn."""
 
-    def overlong(self, prompts: Sequence[str]) -> list[str]:
+    def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of which the generator reads only the beginning."""
 
     def retrieved(self, prompt: str, sample: int) -> Retrieved | None:
@@ -90,17 +88,16 @@ def _two_a_step(settings: Any, count: int) -> tuple[int, ...]:
     return (settings.steps, 2, count)
 
 
-def _later(module: str, loader: str) -> Callable[..., Any]:
-    """A loader whose libraries are imported only when it is called."""
-    return lambda *args: getattr(import_module(f"arrag.backbones.{module}"), loader)(*args)
+def _load(kind: str) -> Callable[..., Any]:
+    return lambda *args: BACKBONES.get(kind).load(*args)
 
 
 KINDS: dict[str, Kind] = {
-    "janus": CodeKind(load_janus, decode_raster, _one_each),
-    "showo": CodeKind(load_showo, decode_masked, _two_a_step),
-    "llamagen": CodeKind(_later("llamagen.model", "load_llamagen"), decode_raster, _one_each),
-    "emu3": CodeKind(_later("emu3", "load_emu3"), decode_raster, _one_each),
-    "amused": CodeKind(_later("amused", "load_amused"), decode_masked, _two_a_step),
+    "janus": CodeKind(_load("janus"), decode_raster, _one_each),
+    "showo": CodeKind(_load("showo"), decode_masked, _two_a_step),
+    "llamagen": CodeKind(_load("llamagen"), decode_raster, _one_each),
+    "emu3": CodeKind(_load("emu3"), decode_raster, _one_each),
+    "amused": CodeKind(_load("amused"), decode_masked, _two_a_step),
     "diffusers": PipelineKind(),
     "rdm": PipelineKind(),
     "imagerag": PipelineKind(),
@@ -127,7 +124,7 @@ class Sampler:
         equipped = equip(config, method, backbone, self.codec.digest, sources)
         self.backbone, self.augment = equipped.backbone, equipped.augment
         self.index = equipped.index
-        self.parameters = self.backbone.parameters + equipped.parameters
+        self.parameters = self.backbone.num_parameters + equipped.parameters
         self.weights = {
             "backbone": tree_digest(settings.checkpoint),
             "tokenizer": self.codec.digest,
@@ -142,7 +139,7 @@ class Sampler:
         found = getattr(self.backbone, "retrieved", None)
         return found(prompt) if found else None
 
-    def overlong(self, prompts: Sequence[str]) -> list[str]:
+    def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of which the backbone reads only the beginning; most read all of any."""
         cut = getattr(self.backbone, "overlong", None)
         return cut(prompts) if cut else []

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from arrag.data.samples import read_run
+from arrag.data.sample_dir import read_run
 from arrag.data.sources import open_source
 from arrag.metrics.extractors import Extractor
 from arrag.pipeline.records import write_record

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from arrag.config.assets import Assembled, ConvertedLlamaGen, Prepared
-from arrag.data.download import fetch_file, write_subset
+from arrag.data.download import fetch_file
+from arrag.data.prompts import write_subset
 from arrag.utils.errors import ArragError
 from arrag.utils.files import OWNER, atomic_path, disk_space, link, remove_output
 

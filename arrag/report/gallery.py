@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from arrag.data.samples import load_image, prompt_text
+from arrag.data.sample_dir import load_image, prompt_text
 from arrag.utils.errors import ArragError
 from arrag.utils.files import atomic_path
 

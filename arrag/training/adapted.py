@@ -45,7 +45,7 @@ class Adapted(nn.Module):
                 target_modules=list(TARGETS),
                 bias="none",
             )
-            for layer in backbone.sites:
+            for layer in backbone.decoder_layers:
                 inject_adapter_in_model(config, layer)
         self._head = head
         if head is not None:

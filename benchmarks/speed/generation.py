@@ -25,7 +25,7 @@ import torch
 from arrag.backbones.janus import TEMPLATE
 from arrag.config.root import Config, load_config
 from arrag.data.encode import encode_source
-from arrag.data.samples import load_prompts
+from arrag.data.prompts import load_geneval_prompts
 from arrag.data.token_store import TokenStore
 from arrag.methods.build import Sources
 from arrag.methods.decoding import decode_raster, uniforms
@@ -64,7 +64,9 @@ def with_adapter(sampler: Sampler) -> Callable[[list[str], int], None]:
     """One batch through our loop with a FAiD adapter attached for its length."""
     backbone = sampler.backbone
     settings = FaidSettings(context=backbone.context)
-    adapter = FAiD(backbone.hidden_size, len(backbone.sites), settings).to(backbone.model.dtype)
+    adapter = FAiD(backbone.hidden_size, len(backbone.decoder_layers), settings).to(
+        backbone.model.dtype
+    )
     augment = FAiDAugment(adapter, sampler.augment.index)
 
     def run(prompts: list[str], seed: int) -> None:
@@ -163,7 +165,7 @@ def main() -> None:
         runs["daid"] = lambda prompts, seed: ours(sampler, prompts, sampler.augment, seed)
         runs["faid"] = with_adapter(sampler)
         result["patches"] = sampler.augment.index.meta["entries"]
-    texts = [prompt["prompt"] for prompt in load_prompts(config.benchmark().prompts)]
+    texts = [prompt["prompt"] for prompt in load_geneval_prompts(config.benchmark().prompts)]
     rows = [row for n in sorted(args.batches) for row in timed(runs, texts, n, args.repeats)]
     result["rows"] = compared(rows)
     if args.json:

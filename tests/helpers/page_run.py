@@ -11,7 +11,7 @@ from PIL import Image
 from test_tables import make_score
 
 from arrag.config.root import Config, load_config
-from arrag.data.sample_codes import codes_chunk
+from arrag.data.sample_dir import codes_chunk
 from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.pipeline.layout import Layout
 from arrag.retrieval.index import PatchIndex, build_index, open_index

@@ -5,10 +5,10 @@ import importlib.util
 import pytest
 import torch
 
-from arrag.backbones.janus import load_janus
+from arrag.backbones.janus import JanusBackbone
 from arrag.config.root import load_config
 from arrag.data.encode import encode_source
-from arrag.data.samples import load_prompts
+from arrag.data.prompts import load_geneval_prompts
 from arrag.data.token_store import TokenStore
 
 
@@ -28,9 +28,11 @@ def place(root, micro_janus, assets, script, tmp_path_factory):
     store = TokenStore.open(path / "codes")
     indexes = {n: script.both_indexes(store, path / str(n), nprobe=n) for n in (1, 12, 10**6)}
     config = load_config(root / "config/micro.yaml")
-    prompts = [prompt["prompt"] for prompt in load_prompts(root / config.benchmark().prompts)]
+    prompts = [
+        prompt["prompt"] for prompt in load_geneval_prompts(root / config.benchmark().prompts)
+    ]
     return (
-        load_janus(micro_janus, config.generators["janus"].dtype),
+        JanusBackbone.load(micro_janus, config.generators["janus"].dtype),
         indexes,
         prompts[::40][:4],
         config,

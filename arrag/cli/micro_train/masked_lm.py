@@ -49,7 +49,7 @@ def batch_of(scenes, backbone: ShowoBackbone, coder: SignCoder, seed: int, drop:
     """Prompts [B, T] with mask, codes and known [B, N]; a share ``drop`` has no prompt."""
     generator = torch.Generator().manual_seed(seed)
     ids, mask = backbone.tokenize([scene.caption for scene in scenes])
-    empty, seen = backbone.drop(ids)
+    empty, seen = backbone.unconditional_ids(ids, mask)
     dropped = torch.rand(len(ids), 1, generator=generator) < drop
     codes = coder.encode(data.images_of(scenes)).flatten(1)
     known = noise(*codes.shape, generator)

@@ -119,7 +119,7 @@ class FAiD(nn.Module):
             raise ArragError("faid: the adapter is attached already; detach it first")
         for field, ours, theirs in (
             ("hidden_size", self.hidden_size, backbone.hidden_size),
-            ("layers", self.layers, len(backbone.sites)),
+            ("layers", self.layers, len(backbone.decoder_layers)),
             ("context", self.settings.context, backbone.context),
         ):
             if ours != theirs:
@@ -128,7 +128,7 @@ class FAiD(nn.Module):
                     f"one's is {theirs}; use the backbone it was trained with"
                 )
         self.to(backbone.device)
-        for layer, site in enumerate(backbone.sites):
+        for layer, site in enumerate(backbone.decoder_layers):
             if str(layer) not in self.blocks:
                 continue
             hook = partial(self._after_attention, backbone, layer)
@@ -159,7 +159,7 @@ class FAiD(nn.Module):
         if self._handed is None:
             return None
         contribution = self._contribution(backbone, layer, states).to(hidden.dtype)
-        placed = self._place(contribution, backbone.slots.predicted, hidden)
+        placed = self._place(contribution, backbone.spans.targets, hidden)
         if self.settings.site == "post_attention":
             return (output[0] + placed, *output[1:])
         self._pending = placed
@@ -171,25 +171,25 @@ class FAiD(nn.Module):
 
     def _remember(self, backbone, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         """The image's states in this layer by position: [B, N + 1, D], zero where not yet run."""
-        rows, held, predicted = backbone.slots
+        rows, inputs, targets = backbone.spans
         count = backbone.grid[0] * backbone.grid[1]
-        new = hidden[:rows, held.places].to(self.dtype)
-        if held.position == 0:  # an image begins
-            states = F.pad(new, (0, 0, 0, count + 1 - held.count))
+        new = hidden[:rows, inputs.indices].to(self.dtype)
+        if inputs.position == 0:  # an image begins
+            states = F.pad(new, (0, 0, 0, count + 1 - inputs.count))
         else:
             states = self._states[layer]
-            states[:, held.position : held.position + held.count] = new
-        if predicted.count < count:  # there will be further steps
+            states[:, inputs.position : inputs.position + inputs.count] = new
+        if targets.count < count:  # there will be further steps
             self._states[layer] = states
         return states
 
     def _contribution(self, backbone, layer: int, states: torch.Tensor) -> torch.Tensor:
         """What the module of this layer adds at the handed positions: [B, P, D]."""
         codes, counts, positions, known = self._handed
-        if codes.shape[0] != len(states) or len(positions) > backbone.slots.predicted.count:
+        if codes.shape[0] != len(states) or len(positions) > backbone.spans.targets.count:
             raise ValueError(
                 f"handed codes {list(codes.shape)} for {len(states)} images and "
-                f"{backbone.slots.predicted.count} predicted positions"
+                f"{backbone.spans.targets.count} predicted positions"
             )
         module = self.blocks[str(layer)]
         composed = module.composed()
@@ -218,15 +218,15 @@ class FAiD(nn.Module):
             self._table = (composed, project(backbone.embed_codes(every).to(self.dtype)))
         return self._table[1][codes]
 
-    def _place(self, contribution, predicted, hidden) -> torch.Tensor:
+    def _place(self, contribution, targets, hidden) -> torch.Tensor:
         """Contributions [B, P, D] at their slots of the sequence: [R, T, D], zero elsewhere."""
         rows = len(contribution)
-        if contribution.shape[1] < predicted.count:
-            at = self._handed.positions - predicted.position
-            whole = contribution.new_zeros(rows, predicted.count, contribution.shape[2])
+        if contribution.shape[1] < targets.count:
+            at = self._handed.positions - targets.position
+            whole = contribution.new_zeros(rows, targets.count, contribution.shape[2])
             contribution = whole.index_copy(1, at, contribution)
         placed = contribution.new_zeros(hidden.shape)
-        placed[:rows, predicted.places] = contribution
+        placed[:rows, targets.indices] = contribution
         return placed
 
     def save(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from arrag.backbones.janus import JanusBackbone, load_janus
+from arrag.backbones.janus import JanusBackbone
 from arrag.methods.adapter import DELTA, LORA_A, LORA_B, MODULES, save_config, save_delta
 from arrag.methods.faid.adapter import FAiD, FaidSettings
 from arrag.methods.faid.files import check_weights
@@ -65,7 +65,7 @@ def import_faid(
     """
     files = _files(Path(source))
     weights = {_renamed(name): value for name, value in _tensors(files)}
-    backbone = load_janus(checkpoint)
+    backbone = JanusBackbone.load(checkpoint)
     adapter = _adapter(Path(source), weights, backbone, k, absent)
     delta = _delta(Path(source), weights, backbone, lora_alpha)
     dtype = adapter.dtype
@@ -151,7 +151,7 @@ def _adapter(
         eps=backbone.model.config.text_config.rms_norm_eps,
     )
     with torch.device("meta"):
-        adapter = FAiD(backbone.hidden_size, len(backbone.sites), settings)
+        adapter = FAiD(backbone.hidden_size, len(backbone.decoder_layers), settings)
     check_weights(source, found, adapter.state_dict())
     adapter.load_state_dict(found, assign=True)
     return adapter

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from arrag import __version__
 from arrag.data.questions import Items, by_item, counted, listed, read_questions
-from arrag.data.samples import read_run
+from arrag.data.sample_dir import read_run
 from arrag.metrics.dpg.answers import Answers, Judge, read_answers, write_answers
 from arrag.metrics.dpg.images import Picture, list_pictures
 from arrag.metrics.dpg.questions import score_answers

@@ -69,7 +69,11 @@ def adapter_of(backbone, **options):
     """An adapter of random weights, none left at a tidy value."""
     torch.manual_seed(5)
     settings = FaidSettings(k=3, hops=(1, 2), context=backbone.context)
-    adapter = FAiD(backbone.hidden_size, len(backbone.sites), settings, **options).double().eval()
+    adapter = (
+        FAiD(backbone.hidden_size, len(backbone.decoder_layers), settings, **options)
+        .double()
+        .eval()
+    )
     if not options:
         with torch.no_grad():
             for parameter in adapter.parameters():
@@ -83,7 +87,11 @@ def test_it_states_what_adapters_and_loops_need(case):
     assert backbone.codebook_size == len(case.codec.codebook)
     embedded = backbone.embed_codes(case.grids[:2])
     assert embedded.shape == (2, SIDE, SIDE, backbone.hidden_size)
-    assert backbone.parameters > 0 and backbone.device.type == "cpu" and len(backbone.sites) == 4
+    assert (
+        backbone.num_parameters > 0
+        and backbone.device.type == "cpu"
+        and len(backbone.decoder_layers) == 4
+    )
 
 
 def test_weight_zero_is_vanilla_bit_for_bit_and_one_is_not(case):
@@ -191,9 +199,9 @@ def test_any_text_is_taken(case, text):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         state = case.backbone.start([prompt, "a dog"], 2.0)
-    cut = case.kind.cuts and text == "long"
+    cut = case.kind.truncates and text == "long"
     assert any("its end is left out" in str(w.message) for w in said) == cut
-    assert case.backbone.overlong([prompt, "a dog"]) == ([prompt] if cut else [])
+    assert case.backbone.truncated_prompts([prompt, "a dog"]) == ([prompt] if cut else [])
     assert state is not None
     if text != "long":
         plain = draw(case, [prompt])
@@ -210,10 +218,10 @@ def test_prompts_that_are_refused(case):
 
 def test_a_prompt_longer_than_the_context(case):
     prompt = "zebra " * 4000
-    if case.kind.cuts:
-        assert case.backbone.overlong(["a dog", prompt]) == [prompt]
+    if case.kind.truncates:
+        assert case.backbone.truncated_prompts(["a dog", prompt]) == [prompt]
         return
-    for ask in (lambda: case.backbone.overlong(["a dog", prompt]),
+    for ask in (lambda: case.backbone.truncated_prompts(["a dog", prompt]),
                 lambda: case.backbone.start(["a dog", prompt], 2.0)):  # fmt: skip
         with pytest.raises(ArragError, match="zebra .* tokens, but the model's context of 6000 "):
             ask()
@@ -283,7 +291,7 @@ def test_from_configuration_to_images(case, root, tmp_path):
     drawn = {}
     for method, where in (("vanilla", Sources()), ("daid", sources)):
         run = sample_benchmark(config, method, tmp_path / method, sources=where, progress=False)
-        assert run["parameters"] == case.backbone.parameters
+        assert run["parameters"] == case.backbone.num_parameters
         drawn[method] = [p.read_bytes() for p in sorted((tmp_path / method).rglob("*.png"))]
     assert len(drawn["vanilla"]) == len(drawn["daid"]) == 4
     assert drawn["vanilla"] != drawn["daid"]

@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, T5EncoderModel
 
 from arrag.backbones.llamagen.captions import clean_caption
 from arrag.backbones.llamagen.gpt import Gpt, GptConfig
-from arrag.backbones.llamagen.model import LlamaGenBackbone, load_llamagen
+from arrag.backbones.llamagen.model import LlamaGenBackbone
 from arrag.cli.main import main
 from arrag.methods.augmentation import Augment
 from arrag.methods.decoding import decode_raster, probabilities, uniforms
@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def backbone(checkpoint):
-    return load_llamagen(checkpoint, "float64")
+    return LlamaGenBackbone.load(checkpoint, "float64")
 
 
 def normed(x, weight):
@@ -159,8 +159,8 @@ def test_the_published_names_shapes_and_size():
     for grid in (16, 32):  # stage 1 and 2 differ in nothing else
         with torch.device("meta"):
             backbone = LlamaGenBackbone(Gpt(GptConfig(grid=grid)), None)
-        assert backbone.grid == (grid, grid) and len(backbone.sites) == 36
-        assert backbone.parameters == body + text == 777_923_840
+        assert backbone.grid == (grid, grid) and len(backbone.decoder_layers) == 36
+        assert backbone.num_parameters == body + text == 777_923_840
     assert round((body + 1001 * 1280) / 1e6) == 775
 
 
@@ -214,7 +214,10 @@ def test_published_files_become_a_checkpoint(published, checkpoint, tmp_path, ca
     config["heads"] = 2  # of the tiny model; the published ones' are 64 wide
     (out / "config.json").write_text(json.dumps(config))
     write_t5(out / "t5")
-    converted, wanted = load_llamagen(out, "float64"), load_llamagen(checkpoint, "float64")
+    converted, wanted = (
+        LlamaGenBackbone.load(out, "float64"),
+        LlamaGenBackbone.load(checkpoint, "float64"),
+    )
     codes = torch.randint(0, CODES, (1, N), generator=torch.Generator().manual_seed(1))
     got = converted.teacher_forced(PROMPTS[:1], codes)
     assert torch.equal(got, wanted.teacher_forced(PROMPTS[:1], codes))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from arrag.backbones.janus import load_janus
+from arrag.backbones.janus import JanusBackbone
 from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.methods.daid import DAiD
 from arrag.methods.decoding import decode_raster, sample_codes, uniforms
@@ -22,7 +22,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def backbone(tiny_janus):
-    return load_janus(tiny_janus, "float64")
+    return JanusBackbone.load(tiny_janus, "float64")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def decode(backbone, prompts, samples, **more):
 
 @pytest.mark.parametrize("checkpoint", ["tiny_janus", "micro_janus"])
 def test_greedy_equals_transformers_token_for_token(checkpoint, request):
-    ours = load_janus(request.getfixturevalue(checkpoint), "float64")
+    ours = JanusBackbone.load(request.getfixturevalue(checkpoint), "float64")
     for prompt in PROMPTS[1:2]:
         mine = decode_raster(ours, [prompt], None, guidance_scale=3.0)
         text = f"<|User|>: {prompt}\n\n<|Assistant|>:<begin_of_image>"
@@ -77,7 +77,7 @@ def test_batch_of_mixed_lengths_equals_single_images(backbone):
 
 
 def test_threads_change_no_code(micro_janus):
-    shipped, before = load_janus(micro_janus, "float64"), torch.get_num_threads()
+    shipped, before = JanusBackbone.load(micro_janus, "float64"), torch.get_num_threads()
     codes = []
     try:
         for threads in (1, 2):
@@ -156,7 +156,7 @@ def test_sampling_frequencies():
 
 
 def test_unknown_words_and_empty_prompts(micro_janus):
-    shipped = load_janus(micro_janus)
+    shipped = JanusBackbone.load(micro_janus)
     with pytest.raises(ArragError, match="does not know 'dragon'.*dog"):
         shipped.start(["a photo of a dragon"], 3.0)
     with pytest.raises(ArragError, match="empty"):
@@ -167,10 +167,10 @@ def test_missing_and_truncated_checkpoints(tiny_janus, tmp_path):
     import shutil
 
     with pytest.raises(ArragError, match="no config.json"):
-        load_janus(tmp_path / "nowhere")
+        JanusBackbone.load(tmp_path / "nowhere")
     broken = tmp_path / "broken"
     shutil.copytree(tiny_janus, broken)
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:50_000])
     with pytest.raises(ArragError, match="cannot be read as a Janus checkpoint"):
-        load_janus(broken)
+        JanusBackbone.load(broken)

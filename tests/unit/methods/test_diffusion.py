@@ -112,17 +112,17 @@ def test_any_text_is_a_prompt_and_what_is_cut_is_told(loaded, name, capfd, caplo
     pipeline = loaded[name]
     images = pipeline.draw(ODD, [0] * len(ODD), 7)
     assert len({image.tobytes() for image in images}) == len(ODD)
-    assert pipeline.overlong([*PROMPTS, *ODD]) == ODD[-1:]
+    assert pipeline.truncated_prompts([*PROMPTS, *ODD]) == ODD[-1:]
     told = capfd.readouterr()
     assert "truncated" not in told.out + told.err + caplog.text
 
 
 def test_a_prompt_is_cut_short_if_no_encoder_reads_it_all(loaded):
     hundred = "x" * 100  # more letters than CLIP reads, fewer than T5 does in SD3
-    assert loaded["StableDiffusionPipeline"].overlong([hundred]) == [hundred]
-    assert loaded["StableDiffusion3Pipeline"].overlong([hundred]) == []
+    assert loaded["StableDiffusionPipeline"].truncated_prompts([hundred]) == [hundred]
+    assert loaded["StableDiffusion3Pipeline"].truncated_prompts([hundred]) == []
     # With start and end, 77.
-    assert loaded["StableDiffusionXLPipeline"].overlong(["x" * 75, "x" * 76]) == ["x" * 76]
+    assert loaded["StableDiffusionXLPipeline"].truncated_prompts(["x" * 75, "x" * 76]) == ["x" * 76]
 
 
 def test_the_negative_prompt(folders, loaded):

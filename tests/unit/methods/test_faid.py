@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from faid_reference import CODES, HIDDEN, SIDE, Reference, TinyShowo, tiny_janus
 from safetensors.torch import load_file, save_file
 
-from arrag.backbones.janus import load_janus
+from arrag.backbones.janus import JanusBackbone
 from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.methods.decoding import decode_raster, uniforms
 from arrag.methods.faid.adapter import FAiD, FAiDAugment, FaidSettings
@@ -27,7 +27,7 @@ def build(backbone, **settings):
     torch.manual_seed(5)
     adapter = FAiD(
         backbone.hidden_size,
-        len(backbone.sites),
+        len(backbone.decoder_layers),
         FaidSettings(**{"k": 4, "context": backbone.context, **settings}),
     ).double()
     with torch.no_grad():
@@ -122,13 +122,13 @@ def test_teacher_forced_equals_step_by_step(janus, options):
         adapter.hand(retrieved)
         conditional = janus.teacher_forced(PROMPTS, codes)
         adapter.hand(None)
-        bare = janus.teacher_forced((janus.drop(ids), mask), codes)
+        bare = janus.teacher_forced(janus.unconditional_ids(ids, mask), codes)
     assert (stepped - (bare + 3.0 * (conditional - bare))).abs().max() < 1e-10
 
 
 @torch.inference_mode()
 def test_teacher_forced_equals_step_by_step_on_the_micro_model(micro_janus):
-    shipped = load_janus(micro_janus)  # float32
+    shipped = JanusBackbone.load(micro_janus)  # float32
     adapter, (codes, retrieved) = build(shipped, k=10).float(), inputs(2, 144, 10, 1024)
     with adapter.attached(shipped):
         stepped = step_by_step(shipped, adapter, PROMPTS[:2], codes, retrieved, 1.0)
@@ -154,7 +154,7 @@ def test_unconditional_rows_and_positions_without_patches_get_nothing(janus):
 @pytest.mark.parametrize("architecture", ["janus", "showo", "micro"])
 def test_zeroed_convolutions_are_the_bare_model_bit_for_bit(architecture, request, micro_janus):
     if architecture == "micro":
-        backbone = load_janus(micro_janus, "float64")
+        backbone = JanusBackbone.load(micro_janus, "float64")
     else:
         backbone = request.getfixturevalue(architecture)
     adapter, count = build(backbone), backbone.grid[0] * backbone.grid[1]

@@ -8,7 +8,7 @@ import torch
 from faid_reference import CODES, HIDDEN, SIDE, Reference, tiny_janus
 from safetensors.torch import load_file, save_file
 
-from arrag.backbones.janus import load_janus
+from arrag.backbones.janus import JanusBackbone
 from arrag.cli.main import main
 from arrag.methods.adapter import DELTA, MODULES, merge_delta, read_adapter
 from arrag.methods.faid.adapter import FAiD
@@ -134,7 +134,7 @@ def test_equals_a_plain_reading_of_their_forward(checkpoint, tmp_path, merged, a
     plain = their_generator(theirs)
     with Reference(their_modules(theirs, absent), plain, retrieved):
         wanted = plain.teacher_forced(PROMPTS, codes)
-    ours = load_janus(checkpoint)
+    ours = JanusBackbone.load(checkpoint)
     read_adapter(tmp_path / "out", "faid", tree_digest(checkpoint))
     merge_delta(tmp_path / "out" / DELTA, ours.model)
     adapter = FAiD.load(tmp_path / "out" / MODULES, backbone_digest=tree_digest(checkpoint))

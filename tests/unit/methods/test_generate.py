@@ -9,8 +9,7 @@ import yaml
 
 from arrag.config.root import load_config
 from arrag.data.encode import encode_source
-from arrag.data.sample_codes import read_codes
-from arrag.data.samples import load_image
+from arrag.data.sample_dir import load_image, read_codes
 from arrag.data.token_store import TokenStore
 from arrag.methods.build import Sources
 from arrag.methods.runner import generate_images, image_path, prepare, sample_benchmark

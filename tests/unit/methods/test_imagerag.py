@@ -152,7 +152,7 @@ def test_without_guidance(folder, retriever):  # noqa: F811
 def test_what_the_encoder_cuts_is_the_whole_text(always):
     room = 75 - len(always.told("", "").replace(" ", ""))  # a letter is a token, a space is none
     fits, cut = "x" * (room // 2), "x" * (room // 2 + 1)
-    assert always.overlong([*PROMPTS, fits, cut, "🌊\n" * 1000]) == [cut, "🌊\n" * 1000]
+    assert always.truncated_prompts([*PROMPTS, fits, cut, "🌊\n" * 1000]) == [cut, "🌊\n" * 1000]
     assert always.draw(["🌊\n" * 1000], [0], 7).shape == (1, 32, 32, 3)
 
 

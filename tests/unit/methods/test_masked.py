@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arrag.backbones.showo_checkpoint import load_showo
+from arrag.backbones.showo import ShowoBackbone
 from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.methods.augmentation import Augment
 from arrag.methods.daid import DAiD
@@ -24,7 +24,7 @@ STEPS, N = 6, 144
 
 @pytest.fixture(scope="module")
 def backbone(tiny_showo):
-    return load_showo(tiny_showo, "float64")
+    return ShowoBackbone.load(tiny_showo, "float64")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def plain(backbone, prompt, u, steps, guidance, choice):
     """
     codes, known = torch.zeros(N, dtype=torch.long), torch.zeros(N, dtype=torch.bool)
     ids, mask = backbone.tokenize([prompt])
-    empty = backbone.drop(ids)
+    empty = backbone.unconditional_ids(ids, mask)
     for s in range(steps):
         with torch.no_grad():
             c = backbone.teacher_forced((ids, mask), codes[None], known[None])[0]
@@ -228,7 +228,9 @@ def settings():
 
 def test_an_adapter_of_zeros_is_vanilla_bit_for_bit(backbone, vanilla, index, settings):
     torch.manual_seed(0)
-    adapter = FAiD(backbone.hidden_size, len(backbone.sites), settings, init_gain=0.0).double()
+    adapter = FAiD(
+        backbone.hidden_size, len(backbone.decoder_layers), settings, init_gain=0.0
+    ).double()
     with adapter.attached(backbone):
         same = decode(backbone, PROMPTS, [0] * 3, augment=FAiDAugment(adapter, index))
     assert torch.equal(same, vanilla)
@@ -236,7 +238,7 @@ def test_an_adapter_of_zeros_is_vanilla_bit_for_bit(backbone, vanilla, index, se
 
 def test_adapter_s_images_depend_on_no_other_image(backbone, vanilla, index, settings):
     torch.manual_seed(0)
-    adapter = FAiD(backbone.hidden_size, len(backbone.sites), settings).double()
+    adapter = FAiD(backbone.hidden_size, len(backbone.decoder_layers), settings).double()
     augment = FAiDAugment(adapter, index)
     with adapter.attached(backbone):
         together = decode(backbone, PROMPTS, [0] * 3, augment=augment)

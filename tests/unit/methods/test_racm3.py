@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from arrag.backbones.janus import load_janus
+from arrag.backbones.janus import JanusBackbone
 from arrag.data.clip import OpenClip
 from arrag.data.encode import encode_source
 from arrag.data.micro.world import World
@@ -39,7 +39,7 @@ def images(tmp_path_factory, micro_janus, assets, clip):
 
 @pytest.fixture
 def backbone(micro_janus):
-    return load_janus(micro_janus, "float64")
+    return JanusBackbone.load(micro_janus, "float64")
 
 
 def test_the_retriever_finds_what_a_caption_says(clip, assets):

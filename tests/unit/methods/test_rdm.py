@@ -115,9 +115,9 @@ def test_a_vq_decoder(tmp_path, retriever):  # noqa: F811
 
 
 def test_what_the_encoder_cuts(rdm):
-    assert rdm.overlong([*PROMPTS, "dog " * 500]) == ["dog " * 500]
+    assert rdm.truncated_prompts([*PROMPTS, "dog " * 500]) == ["dog " * 500]
     # With start and end, the 16 of this encoder.
-    assert rdm.overlong(["dog " * 14, "dog " * 15]) == ["dog " * 15]
+    assert rdm.truncated_prompts(["dog " * 14, "dog " * 15]) == ["dog " * 15]
 
 
 def test_features_of_another_model(tmp_path, retriever):  # noqa: F811

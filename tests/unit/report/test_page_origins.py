@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from arrag.backbones.janus import load_janus
-from arrag.backbones.showo_checkpoint import load_showo
+from arrag.backbones.janus import JanusBackbone
+from arrag.backbones.showo import ShowoBackbone
 from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.methods.augmentation import Augment
 from arrag.methods.daid import DAiD
@@ -52,7 +52,7 @@ class Recorder(Augment):
 
 
 def test_raster_order(tiny_janus, tmp_path):
-    backbone, codec = load_janus(tiny_janus, "float64"), load_codec(tiny_janus)
+    backbone, codec = JanusBackbone.load(tiny_janus, "float64"), load_codec(tiny_janus)
     index = make_index(tmp_path, codec, Neighborhood("causal"))
     recorder = Recorder(DAiD(index, k=12, lam=0.9, tau=0.2))
     height, width = codec.grid
@@ -99,7 +99,7 @@ def test_weights_add_up_to_the_blended_distribution(tiny_janus, tmp_path):
 
 
 def test_other_orders_need_the_order(tiny_showo, tmp_path):
-    backbone, codec = load_showo(tiny_showo, "float64"), load_codec(tiny_showo)
+    backbone, codec = ShowoBackbone.load(tiny_showo, "float64"), load_codec(tiny_showo)
     index = make_index(tmp_path, codec, Neighborhood("full", border="zero"), images=5)
     recorder = Recorder(DAiD(index, k=4, lam=0.5, tau=0.2))
     height, width = codec.grid

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
-from arrag.backbones.janus import load_janus
+from arrag.backbones.janus import JanusBackbone
 from arrag.config.backbones import Janus
 from arrag.config.training import FaidTraining, LoraSettings, Training
 from arrag.data.encode import encode_source
@@ -383,17 +383,19 @@ def test_merged_weights_equal_those_trained(pairs, micro_janus, tmp_path):
             elif weight.requires_grad:
                 weight.copy_(weight.half())  # as it is stored
     save_delta(tmp_path / "delta.safetensors", made.model.delta())
-    fresh = load_janus(micro_janus)
+    fresh = JanusBackbone.load(micro_janus)
     merge_delta(tmp_path / "delta.safetensors", fresh.model)
     made.model.eval()
     prompts, codes = [pairs.captions[0]], torch.from_numpy(pairs.store.grids([0]).astype(np.int64))
     ours = made.backbone.teacher_forced(prompts, codes)
-    theirs, bare = (b.teacher_forced(prompts, codes) for b in (fresh, load_janus(micro_janus)))
+    theirs, bare = (
+        b.teacher_forced(prompts, codes) for b in (fresh, JanusBackbone.load(micro_janus))
+    )
     assert (ours - theirs).abs().max() < 0.01 < (ours - bare).abs().max()
 
 
 def test_a_delta_of_another_model_is_refused(micro_janus, tmp_path):
-    backbone = load_janus(micro_janus)
+    backbone = JanusBackbone.load(micro_janus)
     before = {name: p.clone() for name, p in backbone.model.named_parameters()}
     head = "model.generation_head.vision_head.weight"
     for delta, message in (

@@ -13,7 +13,8 @@ import yaml
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from arrag.backbones.showo_checkpoint import load_showo
+from arrag.backbones.registry import BACKBONES
+from arrag.backbones.showo import ShowoBackbone
 from arrag.cli.main import main
 from arrag.config.backbones import Generator
 from arrag.config.root import load_config
@@ -27,7 +28,6 @@ from arrag.pipeline.layout import Layout
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.training.adapt import compare, train
-from arrag.training.generators import GENERATORS
 from arrag.training.masked import StepNoise, seeded_noise
 from arrag.training.neighbours import Neighbours, own_images
 from arrag.training.pairs import Pairs
@@ -107,7 +107,7 @@ def trainer(made, kind, batch_size=4, **changes):
 def test_generators_that_are_trained_here_are_those_that_training_knows():
     kinds = get_args(get_args(Generator)[0])
     said = {get_args(k.model_fields["kind"].annotation)[0] for k in kinds if k.trained_here}
-    assert said == set(GENERATORS)
+    assert said == {kind for kind in BACKBONES if BACKBONES.get(kind).trainable_head}
 
 
 def test_what_the_workflow_plans(made):
@@ -178,7 +178,7 @@ def test_the_loss_is_the_mean_over_the_hidden_codes_of_a_step(made):
     known, backbone, faid = ours._noise.at(places)[0], ours.backbone, ours.model.faid
     codes = torch.from_numpy(made.pairs.store.grids(pairs).astype(np.int64)).flatten(1)
     ids, mask = backbone.tokenize([made.pairs.captions[i] for i in pairs])
-    empty, seen = backbone.drop(ids)
+    empty, seen = backbone.unconditional_ids(ids, mask)
     ids, mask = torch.where(dropped[:, None], empty, ids), torch.where(dropped[:, None], seen, mask)
     retrieved = made.data["faid"].neighbours.codes(pairs, K)
     assert dropped.any() and not dropped.all()
@@ -235,7 +235,7 @@ def test_merged_weights_equal_those_trained(made, tiny_showo, tmp_path):
                 weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.05)
                 weight.copy_(weight.half())  # as it is stored
     save_delta(tmp_path / "delta.safetensors", ours.model.delta())
-    fresh, bare = load_showo(tiny_showo), load_showo(tiny_showo)
+    fresh, bare = ShowoBackbone.load(tiny_showo), ShowoBackbone.load(tiny_showo)
     merge_delta(tmp_path / "delta.safetensors", fresh.model)
     ours.model.eval()
     prompts, codes = [made.pairs.captions[0]], made.pairs.store.grids(np.array([0]))
