@@ -149,9 +149,7 @@ def grid_columns(paths: Sequence[str]) -> list[str]:
 def _numbers(report: GridReport, point: GridPoint, paths: Sequence[str]) -> Iterator[list[Any]]:
     settings = [value_text(point.settings[p]) if p in point.settings else "" for p in paths]
     compared = report.baseline is not None and not point.label.startswith(BASELINE)
-    changes = (
-        report.measure.differences(point.scores, report.baseline[1]) if compared else {}
-    )
+    changes = report.measure.differences(point.scores, report.baseline[1]) if compared else {}
     for column in report.columns:
         value, change = report.measure.estimate(point.scores, column), changes.get(column)
         numbers = [*(value or [None] * 3), *(change or [None] * 3)]
@@ -235,4 +233,3 @@ def _map_block(
         ]
     header = [f"{axis_label(first)} \\ {axis_label(second)}", *columns]
     return Block(f"{headings[drawn]} with 95 % intervals", header, lines, notes)
-

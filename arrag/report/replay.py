@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from arrag.methods.augmentation import Augment
-from arrag.methods.sampler import Sampler
+from arrag.methods.augmentation import Augmentation
+from arrag.methods.generator import TokenGenerator
 from arrag.utils.batching import in_batches
 
 
@@ -26,18 +26,20 @@ class SampleCodes(NamedTuple):
     order: np.ndarray | None = None
 
 
-class RecordingAugmentation(Augment):
+class RecordingAugmentation(Augmentation):
     """Wraps an augmentation and records which codes were known at each of its steps."""
 
-    def __init__(self, augment: Augment) -> None:
+    def __init__(self, augment: Augmentation) -> None:
         self.augment = augment
         self.known: list[torch.Tensor] = []  # bool [B, H, W] each
 
-    def before(self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor) -> None:
+    def on_step_start(
+        self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
+    ) -> None:
         """As the augmentation itself."""
-        self.augment.before(codes, known, positions)
+        self.augment.on_step_start(codes, known, positions)
 
-    def after(
+    def on_probs(
         self,
         probs: torch.Tensor,
         codes: torch.Tensor,
@@ -46,7 +48,7 @@ class RecordingAugmentation(Augment):
     ) -> torch.Tensor:
         """As the augmentation itself."""
         self.known.append(known.clone())
-        return self.augment.after(probs, codes, known, positions)
+        return self.augment.on_probs(probs, codes, known, positions)
 
     def order(self) -> torch.Tensor:
         """The step of each code, counted from the first recorded one: int64 [B, H, W].
@@ -57,17 +59,17 @@ class RecordingAugmentation(Augment):
 
 
 def replay_samples(
-    sampler: Sampler, jobs: list[tuple[str, int]], seed: int, batch_size: int | None
+    generator: TokenGenerator, jobs: list[tuple[str, int]], seed: int, batch_size: int | None
 ) -> list[SampleCodes]:
     """Generate (prompt, sample) again; the same random numbers give the same codes."""
-    augment = sampler.augment
+    augmentation = generator.augmentation
 
     def draw(batch: list[tuple[str, int]]) -> list[SampleCodes]:
-        sampler.augment = recording = RecordingAugmentation(augment)
+        generator.augmentation = recording = RecordingAugmentation(augmentation)
         try:
-            codes = sampler.draw_codes(*zip(*batch, strict=True), seed).cpu().numpy()
+            codes = generator.generate_codes(*zip(*batch, strict=True), seed).cpu().numpy()
         finally:
-            sampler.augment = augment
+            generator.augmentation = augmentation
         orders = recording.order().cpu().numpy()
         return [SampleCodes(c, o) for c, o in zip(codes, orders, strict=True)]
 

@@ -16,12 +16,12 @@ from arrag.metrics.bootstrap import LEVEL, Estimate
 from arrag.pipeline.layout import Layout
 from arrag.report.model import Block, Cell, Page
 from arrag.report.provenance import write_table_record
-from arrag.report.render import NONE, interval_cell, number_text, write_report
+from arrag.report.render import interval_cell, number_text, write_report
 from arrag.utils.errors import FormatError
 from arrag.utils.files import read_json
 
 TABLE = "table4"
-COLUMNS = "scale block key method batch column value low high".split()
+COLUMNS = ["scale", "block", "key", "method", "batch", "column", "value", "low", "high"]
 HEADINGS = {
     "total_seconds": "Seconds in total",
     "seconds_per_image": "Seconds per image",
@@ -41,9 +41,7 @@ RANDOM = (
 )
 
 
-def write_table4(
-    config: Config, config_path: Path, timing_path: Path, out: Path
-) -> dict[str, Any]:
+def write_table4(config: Config, config_path: Path, timing_path: Path, out: Path) -> dict[str, Any]:
     """Write Table 4 as Markdown, CSV and LaTeX, with its record.
 
     Args:
@@ -74,9 +72,7 @@ def write_table4(
     return rows
 
 
-def make_table4(
-    timing: Mapping[str, Any], path: Path | None = None
-) -> tuple[pd.DataFrame, Page]:
+def make_table4(timing: Mapping[str, Any], path: Path | None = None) -> tuple[pd.DataFrame, Page]:
     """Make the tidy table (``COLUMNS``) and the page of Table 4.
 
     Args:

@@ -99,9 +99,7 @@ def reported_block(table: Table, frame: pd.DataFrame) -> Block:
     return Block(heading, header, lines, paper.authors_remarks(name))
 
 
-def difference_block(
-    table: Table, differences: Sequence[Difference], frame: pd.DataFrame
-) -> Block:
+def difference_block(table: Table, differences: Sequence[Difference], frame: pd.DataFrame) -> Block:
     """The differences of all rows to their baselines, each of them in a sentence below."""
     tested = any(d.test for d in differences)
     lines = []

@@ -6,7 +6,7 @@ Start at :func:`write_table`. The blocks of the page are in :mod:`arrag.report.t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,10 @@ from arrag.report.table_blocks import MEASURED, difference_block, measured_block
 from arrag.utils.errors import ConfigError
 from arrag.utils.files import read_json
 
-COLUMNS = "scale block key method baseline column value low high reading".split()
+COLUMNS = [
+    *("scale", "block", "key", "method", "baseline", "column"),
+    *("value", "low", "high", "reading"),
+]
 """Of the CSV. ``scale`` is where a number was measured, so that no reader mixes the paper's numbers
 with those of the synthetic dataset; ``reading`` says what the page says of it."""
 HEAD = {
@@ -203,9 +206,7 @@ def _reported(table: Table) -> Iterator[list[Any]]:
             yield [*ends, "", None, None, None, reason]
 
 
-def _paper_value_status(
-    table: Table, ours: Sequence[TableRow], column: str, number: float
-) -> str:
+def _paper_value_status(table: Table, ours: Sequence[TableRow], column: str, number: float) -> str:
     """Whether a number of the paper is inside the interval of our rows; at paper scale only."""
     if table.scale != "paper":
         return ""

@@ -17,7 +17,15 @@ from accelerate import Accelerator
 
 from arrag.config.backbones import Generator
 from arrag.config.root import Training
-from arrag.methods.adapter import CONFIG, DELTA, LOG, MODULES, merge_delta, save_config, save_delta
+from arrag.methods.adapter_folder import (
+    CONFIG,
+    DELTA,
+    LOG,
+    MODULES,
+    merge_delta,
+    save_config,
+    save_delta,
+)
 from arrag.methods.faid.adapter import FAiD
 from arrag.metrics.bootstrap import bootstrap
 from arrag.training import loop

@@ -24,7 +24,7 @@ from transformers import JanusForConditionalGeneration
 from arrag.backbones import micro_janus as janus
 from arrag.config.root import load_config
 from arrag.data.token_store import StoreWriter, TokenStore
-from arrag.methods.adapter import MODULES, save_config
+from arrag.methods.adapter_folder import MODULES, save_config
 from arrag.methods.faid.adapter import FAiD, FaidSettings
 from arrag.pipeline.layout import Layout
 from arrag.retrieval.index import build_index

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from arrag.data.samples import TASKS
+from arrag.data.prompts import TASKS
 from arrag.data.questions import Question
 from arrag.metrics.dpg.questions import score_answers
 from arrag.metrics.resample import draw, interval
 from arrag.report.model import GridPoint, GridReport, Table, TableRow
 from arrag.report.render import write_report
 from arrag.report.tables import make_table
+
 
 def make_score(rates, run=None, prompts=10, **fields):
     """A score file in which the first `rate` share of each task's prompts is right."""
@@ -222,7 +223,9 @@ def a_timing(**changed):
             "vanilla": timing_row("vanilla", "janus-pro-1b"),
             "upstream": timing_row("u", one={"batch": 1, "images": 4, "seconds": [8.0] * 3}),
             "daid": timing_row("daid", "janus-pro-1b+daid"),
-            "pipeline": timing_row("p", bare=None, one={"batch": 1, "images": 4, "seconds": [40.0]}),
+            "pipeline": timing_row(
+                "p", bare=None, one={"batch": 1, "images": 4, "seconds": [40.0]}
+            ),
         },
     }  # fmt: skip
     order = ["vanilla", "upstream", "faid", "daid", "pipeline"]  # as they were timed
@@ -259,5 +262,3 @@ def a_map(**changed):
         "baseline": ("Janus", {"geneval": BASE}),
     }
     return GridReport(**(fields | changed))
-
-

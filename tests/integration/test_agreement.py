@@ -62,14 +62,14 @@ def test_the_comparison_tells_lists_apart(script, place):
 
 def test_the_leading_run_is_that_of_its_own_method(script, place):
     from arrag.methods.daid import DAiD
-    from arrag.methods.decoding import decode_raster, uniforms
+    from arrag.methods.decoding import decode_raster, seeded_uniforms
 
     backbone, indexes, prompts, config = place
-    draws = torch.tensor(uniforms(0, prompts[0], 0, 144))[None].numpy()
+    draws = torch.tensor(seeded_uniforms(0, prompts[0], 0, 144))[None].numpy()
     methods = [DAiD(index, k=50, lam=0.9, tau=0.2) for index in indexes[1]]
     options = {"guidance_scale": 2.0, "temperature": 1.0}
     alone, beside = (
-        decode_raster(backbone, prompts[:1], draws, augment=augment, **options)
+        decode_raster(backbone, prompts[:1], draws, augmentation=augment, **options)
         for augment in (methods[0], script.Beside(*methods, draws))
     )
     assert torch.equal(alone, beside)

@@ -29,7 +29,7 @@ from arrag.data.sample_dir import codes_chunk, read_codes
 from arrag.data.sources import open_source
 from arrag.data.subsample import Choice
 from arrag.data.token_store import TokenStore
-from arrag.methods.relevance import RecordedAnswers
+from arrag.methods.retrieval_gate import RecordedAnswers
 from arrag.metrics.geneval.results import read_results, rejudge_records
 from arrag.metrics.references import read_stored
 from arrag.retrieval.index import build_index, open_index

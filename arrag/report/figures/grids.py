@@ -1,4 +1,4 @@
-"""Pictures of ablation grids: a heat map, a line or points; and Figure 7, heat maps side by side."""
+"""Pictures of ablation grids (heat map, line or points), and Figure 7: heat maps side by side."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def heat_map(
     (first, rows), (second, columns) = axes.items()
     values = np.full((len(rows), len(columns)), math.nan)
     differs = np.zeros(values.shape, bool)
-    at = {(n[first], n[second]): n for n in numbers.to_dict("records") if first in n and second in n}
+    at = {(n.get(first), n.get(second)): n for n in numbers.to_dict("records")}
     for r, row in enumerate(map(value_text, rows)):
         for c, column in enumerate(map(value_text, columns)):
             if (row, column) not in at:
@@ -175,15 +175,8 @@ def _numeric(values: Sequence[Any]) -> bool:
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
-def write_figure7(config: Config, config_path: Path, out: Path, reports: Path) -> dict[str, Any]:
-    """Draw Figure 7 from the CSV files of the grids' reports.
-
-    Args:
-        config: The configuration.
-        config_path: Its file (not used: all figures are called alike).
-        out: The PNG file; a PDF and a CSV of the drawn values are written next to it.
-        reports: Folder of the grids' reports.
-    """
+def write_figure7(config: Config, out: Path, reports: Path) -> dict[str, Any]:
+    """Write Figure 7 from the CSV files of the grids' reports in the folder ``reports``."""
     names = figure7_grids(config)
     figure7({name: read_map(config, name, reports) for name in names}, out.with_suffix(""))
     return {"grids": names}

@@ -24,6 +24,7 @@ from arrag.config.root import Config
 from arrag.data.prompts import first_of_each_task, load_prompt_set
 from arrag.metrics.bootstrap import Estimate
 from arrag.pipeline.layout import Layout
+from arrag.pipeline.records import write_record
 from arrag.pipeline.reports import TABLES
 from arrag.report.ablation import FIXED, NUMBERS, grid_blocks
 from arrag.report.measures import MEASURES
@@ -126,18 +127,23 @@ def write_page(
         sections.append(_gallery(shown, missing, cards, shown_images))
     facts = run_facts(config, config_path.name, [column.folder for column in shown])
     sections.append({"kind": "facts", "id": "run", "link": "What was run", "facts": facts})
-    html = _environment().get_template("page.html.j2").render(
-        title=TITLE[config.scale],
-        lead=LEAD[config.scale],
-        banner=BANNER.get(config.scale),
-        scale=config.scale,
-        generator=f"arrag {arrag.__version__}",
-        style=_asset("page.css"),
-        script=_asset("page.js"),
-        sections=sections,
-        data=data if data["samples"] else None,
+    html = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=TITLE[config.scale],
+            lead=LEAD[config.scale],
+            banner=BANNER.get(config.scale),
+            scale=config.scale,
+            generator=f"arrag {arrag.__version__}",
+            style=_asset("page.css"),
+            script=_asset("page.js"),
+            sections=sections,
+            data=data if data["samples"] else None,
+        )
     )
     write_text(out, html)
+    write_record(out)
     return {
         "page": str(out),
         "bytes": Path(out).stat().st_size,

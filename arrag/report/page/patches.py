@@ -15,8 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 from tqdm import tqdm
 
-from arrag.data.sample_codes import read_codes
-from arrag.data.samples import load_image
+from arrag.data.sample_dir import load_image, read_codes
 from arrag.report.attribution import Attribution, Blend, attribute_patches
 from arrag.report.replay import SampleCodes
 from arrag.retrieval.index import PatchIndex

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arrag.config.root import Config
-from arrag.data.samples import load_image
+from arrag.data.sample_dir import load_image
 from arrag.data.token_store import TokenStore
 from arrag.metrics.geneval.results import NUMBERS, read_results
 from arrag.pipeline.layout import Layout

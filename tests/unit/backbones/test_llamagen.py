@@ -25,8 +25,8 @@ from arrag.backbones.llamagen.captions import clean_caption
 from arrag.backbones.llamagen.gpt import Gpt, GptConfig
 from arrag.backbones.llamagen.model import LlamaGenBackbone
 from arrag.cli.main import main
-from arrag.methods.augmentation import Augment
-from arrag.methods.decoding import decode_raster, probabilities, uniforms
+from arrag.methods.augmentation import Augmentation
+from arrag.methods.decoding import decode_raster, probabilities, seeded_uniforms
 from arrag.tokenizers.base import load_codec
 from arrag.utils.errors import ArragError
 
@@ -178,17 +178,17 @@ def test_top_k_leaves_the_most_likely():
 def test_top_k_is_of_the_model_alone(backbone):
     """For k = 1 the most likely code is drawn; what an augmentation merges in is not cut."""
 
-    class Certain(Augment):
-        def after(self, probs, codes, known, positions):
+    class Certain(Augmentation):
+        def on_probs(self, probs, codes, known, positions):
             assert ((probs > 0).sum(-1) == 1).all()
             return torch.eye(CODES, dtype=probs.dtype)[7].expand_as(probs)
 
-    draws = np.stack([uniforms(0, p, 0, N) for p in PROMPTS])
+    draws = np.stack([seeded_uniforms(0, p, 0, N) for p in PROMPTS])
     greedy = decode_raster(backbone, PROMPTS, None, guidance_scale=2.0)
     drawn = decode_raster(backbone, PROMPTS, draws, guidance_scale=2.0, top_k=1)
     assert torch.equal(drawn, greedy)
     certain = decode_raster(
-        backbone, PROMPTS, draws, guidance_scale=2.0, top_k=1, augment=Certain()
+        backbone, PROMPTS, draws, guidance_scale=2.0, top_k=1, augmentation=Certain()
     )
     assert (certain == 7).all()
 

@@ -16,9 +16,9 @@ from arrag.backbones.showo_checkpoint import Vocabulary
 from arrag.config.root import load_config
 from arrag.data.encode import encode_source
 from arrag.data.token_store import TokenStore
-from arrag.methods.build import Sources
+from arrag.methods.build import ArtifactPaths
+from arrag.methods.generator import TokenGenerator
 from arrag.methods.runner import sample_benchmark
-from arrag.methods.sampler import Sampler
 from arrag.retrieval.index import build_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.utils.errors import ArragError
@@ -311,12 +311,12 @@ def test_from_configuration_to_images(settings, tiny_showo, assets, tmp_path):
     around = Neighborhood(index.context, border=index.border)
     store = TokenStore.open(tmp_path / "codes")
     build_index(store, tmp_path / "index", neighborhood=around, mode="hamming", progress=False)
-    sources = Sources(store=tmp_path / "codes", index=tmp_path / "index")
-    run = sample_benchmark(config, "daid", tmp_path / "daid", sources=sources, progress=False)
+    sources = ArtifactPaths(store=tmp_path / "codes", index=tmp_path / "index")
+    run = sample_benchmark(config, "daid", tmp_path / "daid", paths=sources, progress=False)
     assert run["parameters"] == ShowoBackbone.load(tiny_showo).num_parameters
     assert len(list((tmp_path / "daid").rglob("*.png"))) == 4
-    sampler = Sampler(config, "vanilla")
-    image = sampler.draw(["a photo of a dog"], [0], config.seed)
+    sampler = TokenGenerator(config, "vanilla")
+    image = sampler.generate(["a photo of a dog"], [0], config.seed)
     assert image.shape == (1, 48, 48, 3) and image.dtype == np.uint8
 
 

@@ -22,7 +22,7 @@ from arrag.config.backbones import Janus
 from arrag.config.training import FaidTraining, LoraSettings, Training
 from arrag.data.encode import encode_source
 from arrag.data.token_store import StoreWriter, TokenStore
-from arrag.methods.adapter import merge_delta, read_adapter, save_delta
+from arrag.methods.adapter_folder import merge_delta, read_adapter, save_delta
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.training.adapt import compare, train

@@ -21,9 +21,9 @@ from arrag.config.root import load_config
 from arrag.config.training import LoraSettings
 from arrag.data.encode import encode_source
 from arrag.data.token_store import TokenStore
-from arrag.methods.adapter import merge_delta, save_delta
-from arrag.methods.build import Sources
-from arrag.methods.sampler import Sampler
+from arrag.methods.adapter_folder import merge_delta, save_delta
+from arrag.methods.build import ArtifactPaths
+from arrag.methods.generator import TokenGenerator
 from arrag.pipeline.layout import Layout
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
@@ -184,7 +184,7 @@ def test_the_loss_is_the_mean_over_the_hidden_codes_of_a_step(made):
     assert dropped.any() and not dropped.all()
     retrieved[dropped] = -1
     with torch.no_grad():
-        faid.hand(retrieved, known=known.view(-1, 12, 12))
+        faid.set_retrieved(retrieved, known=known.view(-1, 12, 12))
         logits = backbone.teacher_forced((ids, mask), codes, known)
         wanted = F.cross_entropy(logits[~known], codes[~known])
     assert losses[0] == pytest.approx(wanted.item(), rel=1e-5)
@@ -280,13 +280,13 @@ def test_adapters_change_what_is_drawn(made, trained):
     drawn = {}
     for method in METHODS:
         kind = method.removeprefix("showo-")
-        sources = Sources(adapter=trained.get(kind))
+        sources = ArtifactPaths(adapter=trained.get(kind))
         if kind == "faid":
             parts = made.layout.made_for(method)
             store, index = (made.folder / parts[part] for part in ("codes", "index"))
-            sources = Sources(store, index, adapter=trained[kind])
-        sampler = Sampler(made.config, method, sources)
-        drawn[method] = sampler.draw_codes(["a photo of a dog"], [0], 0)
+            sources = ArtifactPaths(store, index, adapter=trained[kind])
+        sampler = TokenGenerator(made.config, method, sources)
+        drawn[method] = sampler.generate_codes(["a photo of a dog"], [0], 0)
         assert drawn[method].shape == (1, 12, 12)
     assert not torch.equal(drawn["showo"], drawn["showo-finetune"])
     assert not torch.equal(drawn["showo-finetune"], drawn["showo-faid"])

@@ -19,7 +19,7 @@ SHOWN = 3
 """Prompts named in an error."""
 
 
-class Judge(Protocol):
+class RetrievalGate(Protocol):
     """label: what replaced GPT-4o; digest: of the answers, None if there are none."""
 
     label: str
@@ -128,7 +128,7 @@ class RecordedAnswers:
             )
 
 
-def open_judge(settings: Always | Recorded) -> Judge:
+def open_gate(settings: Always | Recorded) -> RetrievalGate:
     """The judge that a configuration names."""
     if settings.kind == "always":
         return AlwaysRetrieve()

@@ -9,15 +9,15 @@ import torch
 from arrag.backbones.janus import JanusBackbone
 from arrag.backbones.showo import ShowoBackbone
 from arrag.data.token_store import StoreWriter, TokenStore
-from arrag.methods.augmentation import Augment
+from arrag.methods.augmentation import Augmentation
 from arrag.methods.daid import DAiD
-from arrag.methods.decoding import decode_masked, decode_raster, uniforms
-from arrag.report.origins import Blend, trace
-from arrag.report.page.redraw import Watched
+from arrag.methods.decoding import decode_masked, decode_raster, seeded_uniforms
+from arrag.report.attribution import Blend, attribute_patches
+from arrag.report.replay import RecordingAugmentation
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.tokenizers.base import load_codec
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import UsageError
 
 PROMPT = "a photo of a dog"
 
@@ -39,16 +39,16 @@ def make_index(folder, codec, neighborhood, images=20):
     return open_index(folder / "index", store)
 
 
-class Recorder(Augment):
+class Recorder(Augmentation):
     """DAiD that keeps what it asked for and what it was given, by position."""
 
     def __init__(self, daid):
         self.daid, self.found, self.known = daid, [], []
 
-    def after(self, probs, codes, known, positions):
+    def on_probs(self, probs, codes, known, positions):
         found = self.daid.index.search(codes, known, positions, self.daid.k)
         self.found.append((known.clone(), positions.tolist(), found))
-        return self.daid.after(probs, codes, known, positions)
+        return self.daid.on_probs(probs, codes, known, positions)
 
 
 def test_raster_order(tiny_janus, tmp_path):
@@ -56,9 +56,9 @@ def test_raster_order(tiny_janus, tmp_path):
     index = make_index(tmp_path, codec, Neighborhood("causal"))
     recorder = Recorder(DAiD(index, k=12, lam=0.9, tau=0.2))
     height, width = codec.grid
-    draws = uniforms(0, PROMPT, 0, height * width)[None]
-    codes = decode_raster(backbone, [PROMPT], draws, guidance_scale=1.0, augment=recorder)[0]
-    origins = trace(codes.numpy(), index, k=12, shown=5, blend=Blend(0.9, 0.2))
+    draws = seeded_uniforms(0, PROMPT, 0, height * width)[None]
+    codes = decode_raster(backbone, [PROMPT], draws, guidance_scale=1.0, augmentation=recorder)[0]
+    origins = attribute_patches(codes.numpy(), index, k=12, shown=5, blend=Blend(0.9, 0.2))
     inside = [r * width + c for r in range(1, height) for c in range(1, width - 1)]
     assert origins.positions.tolist() == inside  # border "skip": nothing is retrieved at the edge
     for row, position in enumerate(inside):
@@ -79,7 +79,7 @@ def test_weights_add_up_to_the_blended_distribution(tiny_janus, tmp_path):
     index = make_index(tmp_path, codec, Neighborhood("causal"))
     codes = np.random.default_rng(1).integers(0, 40, codec.grid)
     for dedupe in ("nearest", "none"):
-        origins = trace(codes, index, k=30, shown=30, blend=Blend(0.5, 0.3, dedupe))
+        origins = attribute_patches(codes, index, k=30, shown=30, blend=Blend(0.5, 0.3, dedupe))
         assert np.allclose(origins.weights.sum(1), 1, atol=1e-5)
         assert any(len(set(row)) < 30 for row in origins.codes)  # some code comes twice
         for row in range(0, len(origins.positions), 7):
@@ -104,17 +104,17 @@ def test_other_orders_need_the_order(tiny_showo, tmp_path):
     recorder = Recorder(DAiD(index, k=4, lam=0.5, tau=0.2))
     height, width = codec.grid
     steps, count = 6, height * width
-    draws = uniforms(0, PROMPT, 0, steps * 2 * count).reshape(1, steps, 2, count)
-    watched = Watched(recorder)
+    draws = seeded_uniforms(0, PROMPT, 0, steps * 2 * count).reshape(1, steps, 2, count)
+    watched = RecordingAugmentation(recorder)
     codes = decode_masked(
-        backbone, [PROMPT], draws, guidance_scale=1.0, steps=steps, augment=watched
+        backbone, [PROMPT], draws, guidance_scale=1.0, steps=steps, augmentation=watched
     )[0]
     order = watched.order()[0]  # [H, W]
     expected = torch.full((height, width), steps // 2 - 1)  # retrieval is in the last half
     for step, (known, _, _) in reversed(list(enumerate(recorder.found))):
         expected[known[0]] = step - 1  # known when it began: settled before
     assert torch.equal(order, expected) and (order == -1).any()
-    origins = trace(codes.numpy(), index, 4, 4, order=order.numpy())
+    origins = attribute_patches(codes.numpy(), index, 4, 4, order=order.numpy())
     assert origins.weights is None and len(origins.positions) == (order >= 0).sum()
     for row, position in enumerate(origins.positions):
         step = int(order.flatten()[position])
@@ -122,5 +122,5 @@ def test_other_orders_need_the_order(tiny_showo, tmp_path):
         slot = at.index(position)
         assert np.array_equal(origins.entries[row], found.entries[0, slot].numpy())
         assert np.array_equal(origins.distances[row], found.distances[0, slot].numpy())
-    with pytest.raises(ArragError, match="on all sides"):
-        trace(codes.numpy(), index, 4, 4)
+    with pytest.raises(UsageError):
+        attribute_patches(codes.numpy(), index, 4, 4)
