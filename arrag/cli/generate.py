@@ -81,7 +81,7 @@ def run_generate(args: argparse.Namespace) -> dict[str, Any]:
 def _save(images: list, out: Path) -> list[Path]:
     from PIL import Image
 
-    from arrag.utils.files import atomic_path
+    from arrag.utils.outputs import atomic_path
 
     numbers = [""] if len(images) == 1 else [f"-{i:04d}" for i in range(len(images))]
     paths = [out.with_name(f"{out.stem}{number}{out.suffix}") for number in numbers]

@@ -73,7 +73,8 @@ def run_time(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.config.root import load_config
     from arrag.data.prompts import load_prompt_set
     from arrag.methods.runner import package_versions
-    from arrag.utils.files import sha256_json, write_json
+    from arrag.utils.files import write_json
+    from arrag.utils.hashing import sha256_json
 
     config = load_config(args.config)
     settings = _settings(config, args)
@@ -186,7 +187,7 @@ def upstream(drawer: Any) -> Draw:
         tokens = backbone.model.generate(
             **text, generation_mode="image", guidance_scale=guidance, do_sample=True, top_k=0
         )
-        return drawer.codec.decode(tokens.view(len(prompts), *backbone.grid))
+        return drawer.tokenizer.decode(tokens.view(len(prompts), *backbone.grid))
 
     return draw
 

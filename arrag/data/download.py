@@ -15,7 +15,9 @@ import pooch
 import requests
 
 from arrag.utils.errors import MismatchError, MissingError, UsageError
-from arrag.utils.files import atomic_path, disk_space, sha256_file
+from arrag.utils.hashing import sha256_file
+from arrag.utils.outputs import atomic_path
+from arrag.utils.resource_errors import disk_space
 
 TIMEOUT = 30  # seconds without a byte
 

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from arrag.config.benchmarks import Benchmark
 from arrag.data.questions import read_rows
 from arrag.utils.errors import ArragError, FormatError
-from arrag.utils.files import atomic_path, write_text
+from arrag.utils.files import write_text
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import numbered_lines, parse_json, read_text, short_message
 
 # GenEval's six tasks in the order of its prompt file and of the paper's Table 1.

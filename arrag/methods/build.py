@@ -18,7 +18,7 @@ from arrag.methods.racm3 import RetrievalPrefixBackbone
 from arrag.retrieval.image_index import ImageIndex
 from arrag.retrieval.index import open_index
 from arrag.utils.errors import ArragError
-from arrag.utils.files import tree_digest
+from arrag.utils.hashing import tree_digest
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def equip(
 ) -> Equipped:
     """Load what a method adds to ``backbone``, whose weights an adapter changes in place.
 
-    tokenizer_digest: of the generator's codec. Raises ArragError for a source that is missing, or
+    tokenizer_digest: the generator's. Raises ArragError for a source that is missing, or
     was made with another tokenizer, backbone or model.
     """
     resolved = config.resolved(method)

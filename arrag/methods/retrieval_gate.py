@@ -12,7 +12,7 @@ from typing import Protocol
 
 from arrag.config.pipelines import Always, Recorded
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_file
+from arrag.utils.hashing import sha256_file
 from arrag.utils.readers import parse_json
 
 SHOWN = 3

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from arrag.data.clip import OpenClip
 from arrag.retrieval.image_index import ImageIndex
 from arrag.utils.files import write_text
-from arrag.utils.sharding import Part
+from arrag.utils.shards import JobPart
 
 
 class RetrievedImages(NamedTuple):
@@ -52,7 +52,7 @@ class ImageRetriever:
         return RetrievedImages(query, numbers, keys, cosines[0].tolist())
 
 
-def record_name(part: Part | None = None) -> str:
+def record_name(part: JobPart | None = None) -> str:
     """Name of the record beside the samples; a part's own is there until all are drawn."""
     return f"retrieved-{part}.jsonl" if part else "retrieved.jsonl"
 

@@ -26,8 +26,10 @@ from arrag.methods.generator import NO_SOURCES, ImageGenerator, TokenGenerator, 
 from arrag.methods.retrieved_images import join_records, record_name, record_retrieved
 from arrag.utils.batching import ON_CPU, bucket, in_batches
 from arrag.utils.errors import ArragError
-from arrag.utils.files import disk_space, read_json, sha256_file, write_json, write_text
-from arrag.utils.sharding import Part
+from arrag.utils.files import read_json, write_json, write_text
+from arrag.utils.hashing import sha256_file
+from arrag.utils.resource_errors import disk_space
+from arrag.utils.shards import JobPart
 
 PACKAGES = ("arrag", "torch", "transformers", "diffusers", "numpy", "numba", "pillow")
 
@@ -67,7 +69,7 @@ def sample_benchmark(
     paths: ArtifactPaths = NO_SOURCES,
     batch_size: int | None = None,
     progress: bool = True,
-    part: Part | None = None,
+    part: JobPart | None = None,
 ) -> dict:
     """Draw every image of a benchmark in GenEval's layout below ``out``; ``run.json`` is last.
 
@@ -99,7 +101,7 @@ def sample_benchmark(
     if part:
         size = batch_size or ON_CPU
         batches = [wanted[at : at + size] for at in range(0, len(wanted), size)]
-        wanted = [job for batch in part.share(batches) for job in batch]
+        wanted = [job for batch in part.slice(batches) for job in batch]
     prepare(out, run, prompts, {i for i, _ in wanted} if part else None)
     jobs = [job for job in wanted if not is_whole(image_path(out, *job))]
     jobs.sort(key=lambda job: bucket(texts[job[0]]))
@@ -144,7 +146,7 @@ def _drawn(
     if not isinstance(sampler, TokenGenerator):
         return sampler.generate(prompts, samples, seed), [None] * len(prompts)
     codes = sampler.generate_codes(prompts, samples, seed)
-    return sampler.codec.decode(codes), list(codes.cpu().numpy())
+    return sampler.tokenizer.decode(codes), list(codes.cpu().numpy())
 
 
 def image_path(out: Path, prompt: int, sample: int) -> Path:

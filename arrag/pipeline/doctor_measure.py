@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image
 
 from arrag.pipeline.doctor_rates import Rate, assumed
-from arrag.utils.files import disk_space, sha256_file
+from arrag.utils.hashing import sha256_file
+from arrag.utils.resource_errors import disk_space
 
 if TYPE_CHECKING:
     from arrag.data.token_store import TokenStore
@@ -61,13 +62,13 @@ def measure_coding(checkpoint: Path) -> tuple[float, float]:
     """Seconds to encode and to decode one image with a checkpoint's tokenizer."""
     import torch
 
-    from arrag.tokenizers.base import load_codec
+    from arrag.tokenizers.base import load_tokenizer
 
-    codec = load_codec(checkpoint)
-    images = np.zeros((4, codec.image_size, codec.image_size, 3), np.uint8)
-    codes = torch.zeros(4, *codec.grid, dtype=torch.int64)
-    encoded = 4 * per_second(lambda: codec.encode(images))
-    return 1 / encoded, 1 / (4 * per_second(lambda: codec.decode(codes)))
+    tokenizer = load_tokenizer(checkpoint)
+    images = np.zeros((4, tokenizer.image_size, tokenizer.image_size, 3), np.uint8)
+    codes = torch.zeros(4, *tokenizer.grid, dtype=torch.int64)
+    encoded = 4 * per_second(lambda: tokenizer.encode(images))
+    return 1 / encoded, 1 / (4 * per_second(lambda: tokenizer.decode(codes)))
 
 
 def per_second(work: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
@@ -129,7 +130,7 @@ def _disk(path: Path) -> dict[str, Measured]:
 
 def _images(tar: Path) -> dict[str, Measured]:
     """Images/s whose headers are listed, that are decoded and resized, and compared."""
-    from arrag.data.decontamination import TestImages
+    from arrag.data.decontamination import Decontaminator
     from arrag.data.fingerprint import fingerprint
     from arrag.data.images import decode, open_rgb
     from arrag.data.sources import open_source
@@ -146,7 +147,9 @@ def _images(tar: Path) -> dict[str, Measured]:
     listed = 1000 * per_second(lambda: sum(1 for _ in open_source(str(tar), None, None)))
     decoded = per_second(lambda: decode("", jpeg.getvalue(), SIDE))
     image = open_rgb(jpeg.getvalue())
-    tests = TestImages([""] * TEST_IMAGES, [fingerprint(image)] * TEST_IMAGES, [0] * TEST_IMAGES)
+    tests = Decontaminator(
+        [""] * TEST_IMAGES, [fingerprint(image)] * TEST_IMAGES, [0] * TEST_IMAGES
+    )
     other = fingerprint(image.rotate(90))
     guarded = per_second(lambda: (fingerprint(image), tests.match(other)))
     kilobytes = len(jpeg.getvalue()) / 1000
@@ -237,7 +240,7 @@ def _encoding(device: str) -> Measured:
     from transformers import JanusVQVAEConfig
     from transformers.models.janus.modeling_janus import JanusVQVAE
 
-    from arrag.tokenizers.base import Vq16Codec
+    from arrag.tokenizers.janus_vq import JanusVqTokenizer
 
     side, batch = (SMALL_SIDE, 1) if device == "cpu" else (SIDE, 16)
     with torch.device("meta"):
@@ -245,10 +248,10 @@ def _encoding(device: str) -> Measured:
     model = model.to_empty(device=device)
     for weights in model.parameters():
         weights.data.fill_(0.01)
-    codec = Vq16Codec(model, side, "none")
+    tokenizer = JanusVqTokenizer(model, side, "none")
     images = np.zeros((batch, side, side, 3), np.uint8)
     clock = time.process_time if device == "cpu" else time.perf_counter
     with _one_thread():
-        done = per_second(lambda: codec.encode(images).cpu(), clock)
+        done = per_second(lambda: tokenizer.encode(images).cpu(), clock)
     about = f"a tokenizer of Janus's size, without its weights, {batch} x {side} x {side} pixels"
     return done * batch * side * side, f"{about}, {device}"

@@ -13,7 +13,7 @@ from arrag.data.sample_dir import load_image, prompt_text
 from arrag.pipeline.layout import Layout
 from arrag.pipeline.records import write_record
 from arrag.utils.errors import MismatchError, UsageError
-from arrag.utils.files import atomic_path
+from arrag.utils.outputs import atomic_path
 
 FONT_SIZE = 15  # pixels
 CAPTION_WIDTH = 190  # pixels of the prompts' column

@@ -13,7 +13,7 @@ from arrag.data.sample_dir import load_image
 from arrag.metrics.geneval.results import NUMBERS
 from arrag.report.gallery import FONT_SIZE, INK, MARGIN, PAPER, wrap
 from arrag.utils.errors import FormatError, UsageError
-from arrag.utils.files import atomic_path
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import parse_json, short_message
 
 TILE = 240  # pixels of an image's longer side on the sheet, at least

@@ -32,7 +32,9 @@ from arrag.training import loop
 from arrag.training.adapted import Adapted
 from arrag.training.trainer import Data, Trainer, load_trainable
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, read_json, tree_digest
+from arrag.utils.files import read_json
+from arrag.utils.hashing import tree_digest
+from arrag.utils.outputs import atomic_path
 
 
 def train(

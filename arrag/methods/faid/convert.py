@@ -21,7 +21,8 @@ from arrag.methods.adapter_folder import DELTA, LORA_A, LORA_B, MODULES, save_co
 from arrag.methods.faid.adapter import FAiD, FaidSettings
 from arrag.methods.faid.files import check_weights
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, sha256_file, tree_digest
+from arrag.utils.hashing import sha256_file, tree_digest
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import short_message
 
 RENAMED = (

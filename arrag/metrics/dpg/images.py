@@ -18,7 +18,7 @@ from PIL import Image
 from arrag.data.questions import listed
 from arrag.data.sample_dir import image_size, load_image, numbered_images, read_metadata
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import FileName, misfit
 
 SIDE = 2  # images a side of a grid

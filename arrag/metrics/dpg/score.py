@@ -15,9 +15,9 @@ from arrag.metrics.dpg.answers import Answers, Judge, read_answers, write_answer
 from arrag.metrics.dpg.images import Picture, list_pictures
 from arrag.metrics.dpg.questions import score_answers
 from arrag.metrics.journal import Journal
-from arrag.utils.digests import images_digest
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_file, sha256_json, write_json
+from arrag.utils.files import write_json
+from arrag.utils.hashing import images_digest, sha256_file, sha256_json
 
 
 def score_recorded(

@@ -21,7 +21,7 @@ from arrag.metrics.geneval.judge import judge
 from arrag.metrics.geneval.score import COMPAT, Gaps, Record, summarise
 from arrag.metrics.objects import Detection
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_file, sha256_json
+from arrag.utils.hashing import sha256_file, sha256_json
 from arrag.utils.readers import numbered_lines, parse_json, read_text
 
 # Of folder and sample in a filename.

@@ -23,9 +23,9 @@ from arrag.metrics import bootstrap as stats
 from arrag.metrics.geneval.judge import evaluate_image
 from arrag.metrics.journal import Journal
 from arrag.metrics.objects import Colors, Detector
-from arrag.utils.digests import images_digest
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_file, sha256_json, write_json, write_text
+from arrag.utils.files import write_json, write_text
+from arrag.utils.hashing import images_digest, sha256_file, sha256_json
 from arrag.utils.readers import open_picture
 
 COMPAT = "official"

@@ -15,7 +15,8 @@ from arrag.report.figures.distances import write_figure6
 from arrag.report.figures.grids import write_figure7
 from arrag.report.figures.samples import write_figure4
 from arrag.utils.errors import ConfigError, MissingError
-from arrag.utils.files import atomic_path, write_text
+from arrag.utils.files import write_text
+from arrag.utils.outputs import atomic_path
 
 CAPTIONS = {
     "figure4": "Images of the same prompts, by method.",

@@ -26,7 +26,7 @@ from arrag.report.figures.style import (
     subplot_figure,
 )
 from arrag.retrieval.index import PatchIndex, open_index
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.errors import MissingError, UsageError
 
 IMAGES_AT_ONCE = 8
@@ -59,15 +59,15 @@ def write_figure6(config: Config, out: Path) -> dict[str, Any]:
     folder = layout.reference(benchmark)
     items = list(open_source(str(folder), None, None))
     items = items[:: max(1, len(items) // figures.held_out)][: figures.held_out]
-    codec = load_codec(config.generator_of(method)[1].checkpoint)
-    images = [image.pixels for image in decode_all(iter(items), codec.image_size)]
+    tokenizer = load_tokenizer(config.generator_of(method)[1].checkpoint)
+    images = [image.pixels for image in decode_all(iter(items), tokenizer.image_size)]
     images = [pixels for pixels in images if pixels is not None]
     if not images:
         hint = "make the reference first"
         raise MissingError("no readable image", path=folder, field="figure 6", hint=hint)
-    codes = codec.encode(np.stack(images)).cpu()
+    codes = tokenizer.encode(np.stack(images)).cpu()
     store = TokenStore.open(layout.codes(method))
-    index = open_index(layout.index(method), store, codec.digest)
+    index = open_index(layout.index(method), store, tokenizer.digest)
     found = measure(index, torch.as_tensor(codes), min(figures.k, index.meta["entries"]))
     about = f"{len(images)} held-out images, {len(store):,} stored"
     figure6(found, out.with_suffix(""), about)

@@ -17,7 +17,7 @@ from arrag.pipeline.layout import Layout
 from arrag.pipeline.reports import figure4_methods
 from arrag.report.figures.style import WIDTH, apply_style, save, save_rows
 from arrag.utils.errors import ConfigError
-from arrag.utils.files import sha256_file
+from arrag.utils.hashing import sha256_file
 
 CAPTION = 1.5  # inches
 LINE = 22  # characters of a prompt in a line

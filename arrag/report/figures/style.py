@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from arrag.config.grids import short
 from arrag.report.render import csv_text
-from arrag.utils.files import atomic_path, write_text
+from arrag.utils.files import write_text
+from arrag.utils.outputs import atomic_path
 
 WIDTH = 6.9  # inches: a page of two columns
 # Okabe and Ito's colours, distinct with any colour vision.

@@ -8,7 +8,8 @@ from typing import Any
 
 import arrag
 from arrag.config.root import Config
-from arrag.utils.files import read_json, sha256_json
+from arrag.utils.files import read_json
+from arrag.utils.hashing import sha256_json
 
 SHOWN = {"kind", "prompts", "questions", "images_per_prompt"}  # of a benchmark
 

@@ -19,7 +19,7 @@ from arrag.data.sample_dir import load_image, read_codes
 from arrag.report.attribution import Attribution, Blend, attribute_patches
 from arrag.report.replay import SampleCodes
 from arrag.retrieval.index import PatchIndex
-from arrag.tokenizers.base import Codec
+from arrag.tokenizers.base import ImageTokenizer
 from arrag.utils.errors import MismatchError
 
 SMALLEST, LARGEST = 96, 256  # pixels of a picture's longer side on the page
@@ -35,14 +35,14 @@ class PatchDatabase:
     Args:
         number: Its number among the page's databases.
         index: The index that was searched.
-        codec: The tokenizer of its codes.
+        tokenizer: The tokenizer of its codes.
         used: Place of each database image among the page's pictures; only images of which a patch
             is shown have one.
     """
 
     number: int
     index: PatchIndex
-    codec: Codec
+    tokenizer: ImageTokenizer
     used: dict[int, int] = field(default_factory=dict)
 
     def place(self, entry: int) -> int:
@@ -60,7 +60,7 @@ class PatchDatabase:
             "grid": list(store.grid),
             "steps": sorted(set(self.index.neighborhood.offsets)),
             "names": [store.keys(int(image)) for image in self.used],
-            "pictures": [data_uri(_decode(self.codec, grid)) for grid in shown],
+            "pictures": [data_uri(_decode(self.tokenizer, grid)) for grid in shown],
         }
 
 
@@ -110,24 +110,24 @@ def read_sample_codes(
     return {
         (prompt, sample): codes
         for (prompt, sample), codes in found.items()
-        if _decodes_to(database.codec, codes.codes, method.image(prompt, sample))
+        if _decodes_to(database.tokenizer, codes.codes, method.image(prompt, sample))
     }
 
 
-def _decodes_to(codec: Codec, codes: np.ndarray, path: Path) -> bool:
-    if codes.shape != tuple(codec.grid) or codes.max() >= len(codec.codebook):
+def _decodes_to(tokenizer: ImageTokenizer, codes: np.ndarray, path: Path) -> bool:
+    if codes.shape != tuple(tokenizer.grid) or codes.max() >= len(tokenizer.codebook):
         raise MismatchError(
             f"its codes are of another tokenizer (grid {list(codes.shape)})",
             path=path,
             hint="generate it again",
         )
     # On a GPU the last bit may differ from where it was generated.
-    gap = _decode(codec, codes).astype(int) - load_image(path)
+    gap = _decode(tokenizer, codes).astype(int) - load_image(path)
     return int(abs(gap).max()) <= 1
 
 
-def _decode(codec: Codec, grid: np.ndarray) -> np.ndarray:
-    return codec.decode(torch.from_numpy(grid)[None])[0]
+def _decode(tokenizer: ImageTokenizer, grid: np.ndarray) -> np.ndarray:
+    return tokenizer.decode(torch.from_numpy(grid)[None])[0]
 
 
 def trace_sample(

@@ -22,7 +22,7 @@ from arrag.report.page.patches import (
 )
 from arrag.report.replay import replay_samples
 from arrag.retrieval.index import open_index
-from arrag.tokenizers.base import Codec, load_codec
+from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
 from arrag.utils.errors import FormatError
 
 TRACED = ("daid", "faid")  # kinds of augmentation that retrieve patches
@@ -154,9 +154,9 @@ def traced_samples(
             continue
         if at not in databases:
             checkpoint = run.config.generator_of(column.key)[1].checkpoint
-            codec: Codec = load_codec(checkpoint)
-            index = open_index(at[1], TokenStore.open(at[0]), codec.digest)
-            databases[at] = PatchDatabase(len(databases), index, codec)
+            tokenizer: ImageTokenizer = load_tokenizer(checkpoint)
+            index = open_index(at[1], TokenStore.open(at[0]), tokenizer.digest)
+            databases[at] = PatchDatabase(len(databases), index, tokenizer)
         augment = method.augment
         blend = Blend(augment.lam, augment.tau) if augment.kind == "daid" else None
         replay = None

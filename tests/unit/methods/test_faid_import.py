@@ -15,7 +15,7 @@ from arrag.methods.faid.adapter import FAiD
 from arrag.methods.faid.convert import import_faid
 from arrag.methods.faid.module import FaidSettings
 from arrag.utils.errors import ArragError
-from arrag.utils.files import tree_digest
+from arrag.utils.hashing import tree_digest
 
 N, LAYERS, K = SIDE * SIDE, (0, 2), 3
 PROMPTS = ["a photo of a dog", "a photo of a red dog and a blue car"]

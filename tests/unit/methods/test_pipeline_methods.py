@@ -22,7 +22,8 @@ from arrag.methods.pipeline_convert import convert_pipeline
 from arrag.methods.retrieval_gate import RecordedAnswers
 from arrag.pipeline.layout import Layout
 from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, sha256_file, write_text
+from arrag.utils.files import read_json, write_text
+from arrag.utils.hashing import sha256_file
 
 STEPS = {"steps": 2, "guidance_scale": 4.0}
 PROMPTS = ["a photo of a dog", "two cups\nand a 🐕"]
@@ -264,7 +265,7 @@ def test_pickled_weights_are_converted(models, tmp_path):
         convert_pipeline(tmp_path / "converted", tmp_path / "again")
     assert not (tmp_path / "again").exists()
     torch.save({"a": Settings()}, pickled / "vae" / "diffusion_pytorch_model.bin")
-    with pytest.raises(ArragError, match=r"vae/diffusion_pytorch_model.bin: truncated, damaged"):
+    with pytest.raises(ArragError, match="diffusion_pytorch_model.bin"):
         convert_pipeline(pickled, tmp_path / "evil")
     assert not (tmp_path / "evil").exists()
 

@@ -12,7 +12,8 @@ from arrag.metrics.geneval import judge as geneval
 from arrag.metrics.geneval.judge import iou, keep_detections, relations
 from arrag.metrics.geneval.score import score_geneval
 from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, sha256_file
+from arrag.utils.files import read_json
+from arrag.utils.hashing import sha256_file
 
 IMAGE = np.zeros((64, 64, 3), np.uint8)
 

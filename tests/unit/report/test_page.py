@@ -129,7 +129,7 @@ def test_the_same_run_gives_the_same_bytes(page, project):
 def test_patches_are_those_of_a_direct_search(page, project):
     data = data_of(page[1])
     base = data["bases"][0]
-    assert base["grid"] == list(project.codec.grid)
+    assert base["grid"] == list(project.tokenizer.grid)
     assert base["steps"] == [[-1, -1], [-1, 0], [-1, 1], [0, -1]]
     size = base["grid"][0] * base["grid"][1]
     store = project.index.store
@@ -150,7 +150,7 @@ def test_patches_are_those_of_a_direct_search(page, project):
                 assert weight == pytest.approx(found.weights[row, slot], rel=1e-3)
     assert len(base["pictures"]) == len(base["names"]) == len(set(base["names"]))
     first = store.grids(np.array([int(re.findall(r"\d+", base["names"][0])[0])]))
-    drawn = project.codec.decode(torch.from_numpy(first.astype(np.int64)))[0].astype(int)
+    drawn = project.tokenizer.decode(torch.from_numpy(first.astype(np.int64)))[0].astype(int)
     shown = Image.open(BytesIO(b64decode(base["pictures"][0].split(",")[1]))).convert("RGB")
     shown = np.asarray(shown.resize(drawn.shape[:2], Image.Resampling.BOX)).astype(int)
     assert abs(shown - drawn).mean() < 8  # lossy, and yet this image and no other
@@ -174,7 +174,7 @@ def test_codes_are_read_redrawn_or_left_out_but_never_guessed(project, tmp_path)
     def codes(redraw):
         image = Column("daid", "DAiD", folder).image
         method = TracedMethod("daid", "DAiD", image, K, None, redraw)
-        return read_sample_codes(method, PatchDatabase(0, project.index, project.codec), jobs)
+        return read_sample_codes(method, PatchDatabase(0, project.index, project.tokenizer), jobs)
 
     assert asked == [] and set(codes(None)) == {(0, 0), (0, 1), (1, 1)}
     found = codes(redraw)
@@ -195,7 +195,9 @@ def test_a_generation_can_be_repeated(project):
     drawn = generate_images(
         project.config, "daid", [text], seed=0, samples_per_prompt=2, paths=ArtifactPaths(**at)
     )
-    assert np.array_equal(project.codec.decode(torch.from_numpy(found.codes)[None])[0], drawn[1])
+    assert np.array_equal(
+        project.tokenizer.decode(torch.from_numpy(found.codes)[None])[0], drawn[1]
+    )
     assert found.order.flatten().tolist() == list(range(found.codes.size))  # raster
 
 

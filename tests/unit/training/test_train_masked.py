@@ -32,7 +32,8 @@ from arrag.training.masked import StepNoise, seeded_noise
 from arrag.training.neighbours import Neighbours, own_images
 from arrag.training.pairs import Pairs
 from arrag.training.trainer import Data, Trainer
-from arrag.utils.files import tree_digest, write_text
+from arrag.utils.files import write_text
+from arrag.utils.hashing import tree_digest
 
 IMAGES, K = 24, 3
 TRAINING = {
