@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_table4 import a_timing
+from report_data import a_timing
 
 from arrag.cli.main import main
 from arrag.config.root import load_config
