@@ -61,7 +61,7 @@ def write_table4(config: Config, config_path: Path, timing_path: Path, out: Path
         if key in config.methods:
             method = config.method(key)
             row |= {"label": method.label, "paper_key": method.paper_key}
-    frame, page = make_table4({**timing, "not_run": config.not_run}, timing_path)
+    frame, page = make_table4({**timing, "not_run": config.skipped}, timing_path)
     write_report(out.with_suffix(""), frame, page)
     rows = timing["rows"]
     labels = {key: row["label"] for key, row in rows.items() if key in config.methods}

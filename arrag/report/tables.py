@@ -76,7 +76,7 @@ def write_table(
         )
     rows, layout = table_rows(config, benchmark), Layout(config)
     scores = read_scores(layout, rows, benchmark)
-    frame, page = make_table(Table(kind, rows, scores, config.scale, config.not_run))
+    frame, page = make_table(Table(kind, rows, scores, config.scale, config.skipped))
     write_report(out.with_suffix(""), frame, page)
     about = {"kind": kind, "benchmark": benchmark, "config": str(config_path)}
     labels = {row.key: row.label for row in rows}

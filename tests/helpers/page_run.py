@@ -84,7 +84,7 @@ def _configuration(path: Path, root: Path, checkpoint: Path) -> Path:
     for metric in document["benchmarks"]["mjhq"]["metrics"].values():
         if metric.get("extractor", "").startswith("checkpoints/"):
             metric["extractor"] = str(root / metric["extractor"])
-    document["judge"] = {key: str(root / value) for key, value in document["judge"].items()}
+    document["scorers"] = {key: str(root / value) for key, value in document["scorers"].items()}
     document["methods"] = {
         "vanilla": {"label": "Janus <i>"},
         "daid": {

@@ -11,7 +11,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from arrag.config.grids import short
+from arrag.config.grids import last_word
 from arrag.report.render import csv_text
 from arrag.utils.files import write_text
 from arrag.utils.outputs import atomic_path
@@ -64,4 +64,4 @@ def save_rows(stem: str | Path, header: Sequence[str], rows: Iterable[Sequence[A
 
 def axis_label(path: str) -> str:
     """The name of a configuration path on an axis."""
-    return SYMBOLS.get(path, short(path).replace("_", " "))
+    return SYMBOLS.get(path, last_word(path).replace("_", " "))

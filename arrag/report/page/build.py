@@ -194,7 +194,7 @@ def _table(run: Run, name: str) -> Section | None:
         found = {"absent": absent, "wanted": len(wanted), "command": command}
         return section | found | {"kind": "missing"}
     scores = read_scores(run.layout, rows, benchmark)
-    table = Table(kind, rows, scores, run.config.scale, run.config.not_run)
+    table = Table(kind, rows, scores, run.config.scale, run.config.skipped)
     _, page = make_table(table)
     # The page has a banner of its own.
     page = Page(page.title, "", page.blocks, page.footer)

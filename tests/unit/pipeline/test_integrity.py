@@ -71,7 +71,7 @@ def make(layout: Layout) -> None:
     run("encode", "micro:database", "--images", 40, "--shard-size", 20, "--tokenizer", tokenizer,
         "--out", codes)  # fmt: skip
     run("index", "build", "--codes", codes, "--out", index, "--mode", "ivf", "--nlist", 8)
-    judge = layout.config.judge
+    judge = layout.config.scorers
     for row in ROWS:
         run("sample", "--config", "config.yaml", "--method", row)
         out = layout.scores(row)["geneval"]
