@@ -13,7 +13,6 @@ import numpy as np
 
 from arrag.metrics import bootstrap as stats
 from arrag.metrics.bootstrap import OVERALL, Estimate, McNemar
-from arrag.metrics.resample import paired_difference
 from arrag.utils.errors import MismatchError
 
 Scores = dict[str, dict[str, Any]]  # metric -> score file
@@ -141,7 +140,7 @@ class DistanceMeasure(Measure):
 
     def differences(self, first: Scores, second: Scores) -> dict[str, Estimate]:
         return {
-            metric: paired_difference(ours, second[metric])
+            metric: stats.paired_difference(ours, second[metric])[OVERALL]
             for metric, ours in first.items()
             if ours["bootstrap"] and second[metric]["bootstrap"]
         }

@@ -9,8 +9,8 @@ import numpy as np
 
 from arrag.data.prompts import TASKS
 from arrag.data.questions import Question
+from arrag.metrics.bootstrap import image_bootstrap, image_weights
 from arrag.metrics.dpg.questions import score_answers
-from arrag.metrics.resample import draw, interval
 from arrag.report.model import GridPoint, GridReport, Table, TableRow
 from arrag.report.render import write_report
 from arrag.report.tables import make_table
@@ -153,13 +153,13 @@ def category_share(given, number, prompts):
 
 # -- distances
 
-WEIGHTS = draw(50, 200)
+WEIGHTS = image_weights(50, 200)
 
 
 def distance(metric, label, value, pull, **fields):
     """A score whose resampled values come from 50 images, each pulling the value its way."""
     values = value + 0.1 + WEIGHTS @ pull / 50
-    boot = interval(value, values, "ef" * 32)
+    boot = image_bootstrap(value, values, "ef" * 32)
     return {
         "metric": metric,
         "label": label,

@@ -18,7 +18,7 @@ from arrag.data.prompts import first_of_each_task, load_prompt_set
 from arrag.data.token_store import TokenStore
 from arrag.methods.generator import TokenGenerator
 from arrag.metrics.bootstrap import OVERALL, Estimate, bootstrap
-from arrag.metrics.memorization import WINDOW, found_share, nearest_similarity, other_images
+from arrag.metrics.memorization import WINDOW, nearest_similarity, other_images, patch_copy_rate
 from arrag.pipeline.layout import Layout
 from arrag.pipeline.reports import figure5_methods
 from arrag.report.figures.samples import picture_grid
@@ -145,7 +145,7 @@ def measure(
             raise MismatchError(f"{label} has {len(codes)} images of {n} prompts", field="figure 5")
         values[label] = {
             "share": {
-                key: np.array([found_share(a, b) for a, b in zip(codes, grid, strict=True)])
+                key: np.array([patch_copy_rate(a, b) for a, b in zip(codes, grid, strict=True)])
                 for key, grid in shown.items()
             },
             "similarity": {

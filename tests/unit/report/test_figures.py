@@ -14,7 +14,7 @@ from report_data import read_rows
 from arrag.cli.main import main
 from arrag.config.root import load_config
 from arrag.data.token_store import StoreWriter, TokenStore
-from arrag.metrics.memorization import found_share
+from arrag.metrics.memorization import patch_copy_rate
 from arrag.pipeline.layout import Layout
 from arrag.report.ablation import write_ablation
 from arrag.report.figures import copying as figure_copying
@@ -114,7 +114,9 @@ def test_copying_is_measured_against_the_reference_and_another_image(copied, sto
     found, drawn = copied
     for label, codes in drawn.items():
         for against, first in (("reference", 0), ("other", 6)):
-            want = [found_share(codes[i], store.grids(np.array([first + i]))[0]) for i in range(6)]
+            want = [
+                patch_copy_rate(codes[i], store.grids(np.array([first + i]))[0]) for i in range(6)
+            ]
             assert found.values[label]["share"][against].tolist() == want
     estimates = found.estimates()
     assert estimates["image", "share", "reference"].value == pytest.approx(0.5)  # 6 of 12 windows
