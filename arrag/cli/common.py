@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter, validators
+from pydantic import BaseModel
 
 from arrag.utils.shards import JobPart
 
@@ -29,6 +31,25 @@ def _parse_part(_type: Any, tokens: Sequence[Any]) -> JobPart:
 
 PartOf = Annotated[JobPart | None, Parameter(converter=_parse_part, n_tokens=1, accepts_keys=False)]
 """``3/16``: the third of sixteen parts of the work."""
+
+
+def options_of(model: type[BaseModel]) -> Any:
+    """Make the options of a pydantic model's fields, for the annotation of a parameter.
+
+    An option that is not given is None; ``given`` returns the others for the model's constructor.
+    """
+    fields = []
+    for name, about in model.model_fields.items():
+        default = about.get_default(call_default_factory=True)
+        text = f"{about.description or ''} (default: {default})"
+        kind = Annotated[about.annotation | None, Parameter(help=text, show_default=False)]
+        fields.append((name, kind, field(default=None)))
+    return Parameter(name="*")(make_dataclass(f"{model.__name__}Options", fields)) | None
+
+
+def given(options: Any) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {k: v for k, v in vars(options).items() if v is not None} if options else {}
 
 
 class Result(dict):

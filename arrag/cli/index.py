@@ -164,7 +164,8 @@ def merge(
         out_codes: Folder of the joint store.
         out: Folder of the joint index.
     """
-    from arrag.data.token_store import TokenStore, merge_stores
+    from arrag.data.merge import merge_stores
+    from arrag.data.token_store import TokenStore
     from arrag.retrieval.extend import extend_index
 
     parts = [TokenStore.open(path) for path in codes]

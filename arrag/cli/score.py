@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from cyclopts import Parameter
 
-from arrag.cli.common import Count, Whole, group
+from arrag.cli.common import Count, Whole, given, group, options_of
 from arrag.config.benchmarks import CmmdSettings, FidSettings, FwdSettings
 from arrag.pipeline.layout import RESULTS
 from arrag.pipeline.records import record_of, score_record, write_record
@@ -253,10 +253,10 @@ def _distance_command(name: str, model: Any, summary: str) -> Callable[..., dict
         computing: Computing | None = None,
         out: Path | None = None,
     ) -> dict[str, Any]:
-        return _distance(name, images, reference, settings, computing, out)
+        return _distance(name, images, reference, given(settings), computing, out)
 
     score.__name__, score.__doc__ = name, DISTANCE_HELP.format(name=name, summary=summary)
-    score.__annotations__["settings"] = Annotated[model | None, Parameter(name="*")]
+    score.__annotations__["settings"] = options_of(model)
     return score
 
 
@@ -295,9 +295,9 @@ def fid_stats(
     """
     from arrag.metrics.base import get_metric
 
-    given = {"extractor": extractor, "mode": mode, "wavelet": wavelet, "level": level, "size": size}
+    named = {"extractor": extractor, "mode": mode, "wavelet": wavelet, "level": level, "size": size}
     chosen = get_metric(metric)
-    settings = chosen.Settings(**{k: v for k, v in given.items() if v is not None})
+    settings = chosen.Settings(**{k: v for k, v in named.items() if v is not None})
     options = _options(computing, None)
     with _recorded_features(options.cache):
         if mjhq is not None:
@@ -312,7 +312,7 @@ def _distance(
     name: str,
     images: Path,
     reference: Path,
-    settings: Any,
+    settings: dict[str, Any],
     computing: Computing | None,
     out: Path | None,
 ) -> dict[str, Any]:
@@ -323,14 +323,14 @@ def _distance(
     metric, options = get_metric(name), _options(computing, out)
     try:
         with _recorded_features(options.cache):
-            chosen = metric(settings or metric.Settings())
+            chosen = metric(metric.Settings(**settings))
             score = chosen.score(images, reference, options).to_json()
     except ArragError as error:  # errors of numbers do not name the files
         if any(str(path) in str(error) for path in (images, reference)):
             raise
         raise ArragError(error, path=f"{images}, {reference}") from None
     if out is not None:
-        score_record(out, score, None, {"extractor": getattr(settings, "extractor", None)})
+        score_record(out, score, None, {"extractor": settings.get("extractor")})
     if score["bootstrap"]:
         score["bootstrap"] = {k: v for k, v in score["bootstrap"].items() if k != "values"}
     return score
@@ -339,9 +339,9 @@ def _distance(
 def _options(computing: Computing | None, out: Path | None) -> Any:
     from arrag.metrics.base import ScoreOptions
 
-    given = vars(computing or Computing())
-    cache = None if given["no_cache"] else given["features"]
-    rest = {k: v for k, v in given.items() if k not in ("features", "no_cache")}
+    how = vars(computing or Computing())
+    cache = None if how["no_cache"] else how["features"]
+    rest = {k: v for k, v in how.items() if k not in ("features", "no_cache")}
     return ScoreOptions(out=out, cache=cache, **rest)
 
 
