@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,22 +33,14 @@ PartOf = Annotated[JobPart | None, Parameter(converter=_parse_part, n_tokens=1, 
 
 
 def options_of(model: type[BaseModel]) -> Any:
-    """Make the options of a pydantic model's fields, for the annotation of a parameter.
-
-    An option that is not given is None; ``given`` returns the others for the model's constructor.
-    """
-    fields = []
-    for name, about in model.model_fields.items():
-        default = about.get_default(call_default_factory=True)
-        text = f"{about.description or ''} (default: {default})"
-        kind = Annotated[about.annotation | None, Parameter(help=text, show_default=False)]
-        fields.append((name, kind, field(default=None)))
-    return Parameter(name="*")(make_dataclass(f"{model.__name__}Options", fields)) | None
+    """Make the options of a pydantic model's fields, for the annotation of a parameter."""
+    about = {"model_config": {**model.model_config, "strict": False}, "__module__": __name__}
+    return Parameter(name="*")(type(f"{model.__name__}Options", (model,), about)) | None
 
 
 def given(options: Any) -> dict[str, Any]:
-    """Return the options that were given."""
-    return {k: v for k, v in vars(options).items() if v is not None} if options else {}
+    """Return the options that were given, for the model's constructor."""
+    return options.model_dump(exclude_unset=True) if options else {}
 
 
 class Result(dict):

@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.redirect_stdout(sys.stderr) if ours else contextlib.nullcontext():
             result = _run(function, bound)
     except CycloptsError as error:
-        return _fail(f"{error}")
+        return _fail(_first_mistake(error))
     except ArragError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -98,6 +98,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = getattr(result, "text", None) or describe(result)
     print(escape(json.dumps(result, default=str, ensure_ascii=False) if as_json else text))
     return getattr(result, "status", 0)
+
+
+def _first_mistake(error: CycloptsError) -> str:
+    """Return a parser's error as text; of a settings model's errors, the first one."""
+    from pydantic import ValidationError
+
+    if not isinstance(error.__cause__, ValidationError):
+        return str(error)
+    first = error.__cause__.errors(include_url=False)[0]
+    option = "--" + "-".join(map(str, first["loc"])).replace("_", "-")
+    return f"{option}: found {first['input']!r}; {first['msg']}"
 
 
 def _fail(message: str) -> int:
