@@ -9,7 +9,10 @@ import importlib
 import json
 from pathlib import Path
 
+from cyclopts.docs.markdown import generate_markdown_docs
 from sphinx.application import Sphinx
+
+from arrag.cli.main import COMMANDS, build_app
 
 DOCS = Path(__file__).resolve().parent
 SCHEMA = DOCS.parent / "workflow/schemas/config.schema.json"
@@ -30,6 +33,12 @@ def configuration() -> str:
     return "\n".join(lines)
 
 
+def command_line() -> str:
+    """Return a section for every command, from its signature and docstring."""
+    app = build_app(*COMMANDS)
+    return generate_markdown_docs(app, heading_level=2, no_root_title=True, generate_toc=False)
+
+
 def public_api() -> str:
     """Return autodoc entries for the public names of every package."""
     lines: list[str] = []
@@ -37,7 +46,7 @@ def public_api() -> str:
         module = importlib.import_module(f"arrag.{package}")
         lines += [f"## arrag.{package}", "", *(module.__doc__ or "").splitlines(), ""]
         lines += ["```{eval-rst}"]
-        for name in sorted(module.__all__):
+        for name in sorted(getattr(module, "__all__", ())):
             value = getattr(module, name)
             where = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', name)}"
             if isinstance(value, type):
@@ -77,10 +86,11 @@ def _type(about: dict) -> str:
 
 
 def write_pages(app: Sphinx) -> None:
-    """Write both files; files that would not change are left alone."""
+    """Write the files; files that would not change are left alone."""
     OUT.mkdir(exist_ok=True)
-    for name, text in (("configuration.md", configuration()), ("public-api.md", public_api())):
-        path = OUT / name
+    pages = {"configuration": configuration, "command-line": command_line, "public-api": public_api}
+    for name, write in pages.items():
+        path, text = OUT / f"{name}.md", write()
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
 

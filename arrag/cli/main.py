@@ -54,11 +54,12 @@ BATCH_FIELDS = {
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def build_app(chosen: str | None = None) -> App:
+def build_app(*described: str) -> App:
     """Return the application with all commands.
 
     Args:
-        chosen: The command that will run; its own docstring is its help.
+        described: Commands whose docstring is their help, instead of the one line in the list; they
+            are imported.
     """
     app = App(
         name="arrag",
@@ -68,7 +69,7 @@ def build_app(chosen: str | None = None) -> App:
         help_format="plaintext",
     )
     for name, (target, help) in COMMANDS.items():
-        app.command(f"arrag.cli.{target}", name=name, help=None if name == chosen else help)
+        app.command(f"arrag.cli.{target}", name=name, help=None if name in described else help)
     return app
 
 
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = [word for word in argv if word != "--json"]
     bound_threads()
     try:
-        app = build_app(next(iter(argv), None))
+        app = build_app(*argv[:1])
         function, bound, _ = app.parse_args(argv, exit_on_error=False, print_error=False)
         bound.apply_defaults()
         # Whatever a library prints belongs to the progress, not to the result.
