@@ -53,7 +53,7 @@ def add(commands: Any) -> None:
 def run_hub(args: argparse.Namespace) -> dict[str, Any]:
     """Download a repository's files."""
     from arrag.config import hub
-    from arrag.data.hub import about_of, fetch
+    from arrag.data.hub import fetch_hub, manifest_path
     from arrag.utils.errors import ArragError
 
     try:
@@ -62,10 +62,10 @@ def run_hub(args: argparse.Namespace) -> dict[str, Any]:
         raise ArragError(f"REFERENCE: {error}") from None
     if inside:
         raise ArragError(f"REFERENCE: name the repository without :{inside}; it is fetched whole")
-    about = fetch(reference, args.out)
+    about = fetch_hub(reference, args.out)
     total = sum(file["bytes"] for file in about["files"].values())
     folder = args.out or reference.folder
-    write_record(folder, about_of(folder))
+    write_record(folder, manifest_path(folder))
     return {"folder": folder, "bytes": total, **about}
 
 
@@ -83,7 +83,7 @@ def run_file(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_subset(args: argparse.Namespace) -> dict[str, Any]:
     """Write a part of a prompt file."""
-    from arrag.data.download import write_subset
+    from arrag.data.prompts import write_subset
 
     count = write_subset(args.source, args.out, args.every)
     write_record(args.out, made_of={"source": args.source})

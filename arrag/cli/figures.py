@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from arrag.config.root import Config
-    from arrag.methods.sampler import Sampler
+    from arrag.methods.generator import TokenGenerator
     from arrag.pipeline.layout import Layout
 
 CAPTIONS = {
@@ -87,8 +87,7 @@ def _loaded(args: argparse.Namespace, figure: str) -> tuple[Config, Layout]:
 
 def run_figure4(args: argparse.Namespace) -> dict[str, Any]:
     """Samples of the first prompts of each task."""
-    from arrag.cli.report import first_of_each_task
-    from arrag.data.prompts import load_prompt_set
+    from arrag.data.prompts import first_of_each_task, load_prompt_set
     from arrag.report.figures.samples import figure4
 
     config, layout = _loaded(args, "figure4")
@@ -107,9 +106,8 @@ def run_figure5(args: argparse.Namespace) -> dict[str, Any]:
     """
     import torch
 
-    from arrag.cli.report import first_of_each_task
     from arrag.cli.timing import opened
-    from arrag.data.prompts import load_prompt_set
+    from arrag.data.prompts import first_of_each_task, load_prompt_set
     from arrag.report.figures.copying import figure5, measure
 
     config, layout = _loaded(args, "figure5")
@@ -125,10 +123,10 @@ def run_figure5(args: argparse.Namespace) -> dict[str, Any]:
         sampler = opened(config, name, args.config)
         label = config.method(name).label
         codes = _codes(sampler, prompts, config)
-        drawn[label], pictures[label] = codes.numpy(), sampler.codec.decode(codes)
+        drawn[label], pictures[label] = codes.numpy(), sampler.tokenizer.decode(codes)
         if name == methods[0]:
             shown = torch.from_numpy(grids[: len(prompts)].astype("int64"))
-            pictures = {"reference": sampler.codec.decode(shown), **pictures}
+            pictures = {"reference": sampler.tokenizer.decode(shown), **pictures}
     found = measure(drawn, prompts, grids, references, others, store.codebook)
     figure5(found, pictures, args.out.with_suffix(""))
     means = {f"{a} {b} {c}": e.value for (a, b, c), e in found.estimates().items() if b == "share"}
@@ -152,13 +150,13 @@ def _references(config: Config, layout: Layout, method: str, prompts: list[str])
     return references, other_images(references, len(store), config.seed), store
 
 
-def _codes(sampler: Sampler, prompts: list[str], config: Config) -> Any:
+def _codes(sampler: TokenGenerator, prompts: list[str], config: Config) -> Any:
     import torch
     from tqdm import tqdm
 
     from arrag.utils.batching import in_batches
 
-    draw = lambda some: sampler.draw_codes(some, [0] * len(some), config.seed).cpu()  # noqa: E731
+    draw = lambda some: sampler.generate_codes(some, [0] * len(some), config.seed).cpu()  # noqa: E731
     drawn = in_batches(draw, prompts, config.resources.batch_size)
     return torch.cat([codes for _, codes in tqdm(drawn, desc="codes", unit="batch")])
 
@@ -173,7 +171,7 @@ def run_figure6(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.data.token_store import TokenStore
     from arrag.report.figures.distances import figure6, measure
     from arrag.retrieval.index import open_index
-    from arrag.tokenizers.base import load_codec
+    from arrag.tokenizers.base import load_tokenizer
     from arrag.utils.errors import ArragError
 
     config, layout = _loaded(args, "figure6")
@@ -181,14 +179,14 @@ def run_figure6(args: argparse.Namespace) -> dict[str, Any]:
     folder = layout.reference(benchmark)
     items = list(open_source(str(folder), None, None))
     items = items[:: max(1, len(items) // config.figures.held_out)][: config.figures.held_out]
-    codec = load_codec(config.generator_of(method)[1].checkpoint)
-    images = [image.pixels for image in decode_all(iter(items), codec.image_size)]
+    tokenizer = load_tokenizer(config.generator_of(method)[1].checkpoint)
+    images = [image.pixels for image in decode_all(iter(items), tokenizer.image_size)]
     images = [pixels for pixels in images if pixels is not None]
     if not images:
         raise ArragError(f"figure 6: {folder}: holds no readable image; make the reference first")
-    codes = codec.encode(np.stack(images)).cpu()
+    codes = tokenizer.encode(np.stack(images)).cpu()
     store = TokenStore.open(layout.codes(method))
-    index = open_index(layout.index(method), store, codec.digest)
+    index = open_index(layout.index(method), store, tokenizer.digest)
     found = measure(index, torch.as_tensor(codes), min(config.figures.k, index.meta["entries"]))
     about = f"{len(images)} held-out images, {len(store):,} stored"
     figure6(found, args.out.with_suffix(""), about)
@@ -229,7 +227,8 @@ def run_page(args: argparse.Namespace) -> dict[str, Any]:
 
     from arrag.config.root import load_config
     from arrag.utils.errors import ArragError
-    from arrag.utils.files import atomic_path, write_text
+    from arrag.utils.files import write_text
+    from arrag.utils.outputs import atomic_path
 
     config = load_config(args.config)
     lines, files = ["# Figures", f"> {SCALES[config.scale]}"], []

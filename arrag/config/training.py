@@ -1,46 +1,12 @@
-"""The part of a configuration about adapters: which methods use one, and how they are trained."""
+"""The block of a configuration about how adapters are trained."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from arrag.config.base import FilePath, Model, Place
-
-Adapter = Annotated[
-    FilePath | None,
-    Field(description="folder of a trained adapter; null = the one that `training` makes"),
-]
-
-
-class Finetune(Model):
-    """The generator fine-tuned without retrieval: what part of a gain the training alone has."""
-
-    needs: ClassVar[tuple[str, ...]] = ()
-
-    kind: Literal["finetune"]
-    adapter: Adapter = None
-
-
-class Faid(Model):
-    """Feature-level augmentation: retrieved patches blended into hidden states by an adapter."""
-
-    needs: ClassVar[tuple[str, ...]] = ("database", "index")
-
-    kind: Literal["faid"]
-    adapter: Adapter = None
-    k: int = Field(default=10, ge=1, description="patches retrieved for a position (K), >= 1")
-
-
-class Racm3(Model):
-    """A replica of RA-CM3: a whole image, retrieved by the prompt, before the prompt."""
-
-    needs: ClassVar[tuple[str, ...]] = ("database",)
-
-    kind: Literal["racm3"]
-    adapter: Adapter = None
-    clip: FilePath = Field(description="folder of the open_clip model that retrieves the image")
+from arrag.config.base import Model, Place
 
 
 class LoraSettings(Model):

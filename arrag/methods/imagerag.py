@@ -18,14 +18,14 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from arrag.config.pipelines import ImageRag
+from arrag.config.generators import ImageRag
 from arrag.data.clip import OpenClip
 from arrag.methods.diffusion import KINDS, Diffusion, load_pipeline
 from arrag.methods.pipeline_folder import first_line, load_model, read_index
-from arrag.methods.relevance import Judge
-from arrag.methods.retrieved_images import ImageRetriever, Retrieved
+from arrag.methods.retrieval_gate import RetrievalGate
+from arrag.methods.retrieved_images import ImageRetriever, RetrievedImages
 from arrag.retrieval.image_index import ImageIndex
-from arrag.tokenizers.base import Codec
+from arrag.tokenizers.base import ImageTokenizer
 from arrag.utils.errors import ArragError
 
 NAME = "StableDiffusionXLPipeline"
@@ -36,7 +36,7 @@ KIND = KINDS[NAME]._replace(alone=True)
 class ImageRagPipeline(Diffusion):
     """ImageRAG ready to draw.
 
-    index: of the database's images; clip: the model it was made with; codec: the tokenizer that
+    index: of the database's images; clip: the model it was made with; image_tokenizer: what
     encoded the database.
     """
 
@@ -44,18 +44,19 @@ class ImageRagPipeline(Diffusion):
         self,
         pipeline: Any,
         settings: ImageRag,
-        judge: Judge,
+        judge: RetrievalGate,
         index: ImageIndex,
         clip: OpenClip,
-        codec: Codec,
+        image_tokenizer: ImageTokenizer,
     ) -> None:
         super().__init__(pipeline, KIND, settings)
-        if index.store.tokenizer_digest != codec.digest:
+        if index.store.tokenizer_digest != image_tokenizer.digest:
             raise ArragError(
                 f"{index.store.path}: its tokenizer is {index.store.tokenizer_digest}, that of "
-                f"{settings.tokenizer} is {codec.digest}; name the one that encoded the database"
+                f"{settings.tokenizer} is {image_tokenizer.digest}; name the one that encoded "
+                "the database"
             )
-        self.judge, self.codec = judge, codec
+        self.judge, self.tokenizer = judge, image_tokenizer
         self._retrieve = ImageRetriever(index, clip, 1)
 
     def check(self, prompts: Sequence[str], samples: int) -> None:
@@ -76,15 +77,15 @@ class ImageRagPipeline(Diffusion):
         """The prompt of an image whose reference shows ``caption``."""
         return self.settings.prompt.replace("{caption}", caption).replace("{prompt}", prompt)
 
-    def retrieved(self, prompt: str, sample: int) -> Retrieved | None:
+    def retrieved(self, prompt: str, sample: int) -> RetrievedImages | None:
         """The reference of an image; None if it is drawn without."""
         caption = self.judge.caption(prompt, sample)
         return None if caption is None else self._retrieve(caption)
 
-    def reference(self, found: Retrieved) -> Image.Image:
+    def reference(self, found: RetrievedImages) -> Image.Image:
         """The picture of a retrieved image."""
         grids = self._retrieve.index.store.grids(np.array(found.images))
-        return Image.fromarray(self.codec.decode(torch.from_numpy(grids.astype(np.int64)))[0])
+        return Image.fromarray(self.tokenizer.decode(torch.from_numpy(grids.astype(np.int64)))[0])
 
     def condition(self, prompts: Sequence[str], samples: Sequence[int]) -> dict[str, Any]:
         """What the pipeline is told of one image: its prompt and its reference.
@@ -101,10 +102,10 @@ class ImageRagPipeline(Diffusion):
 
 def load_imagerag(
     settings: ImageRag,
-    judge: Judge,
+    judge: RetrievalGate,
     index: ImageIndex,
     clip: OpenClip,
-    codec: Codec,
+    image_tokenizer: ImageTokenizer,
     device: str | None = None,
 ) -> ImageRagPipeline:
     """Load SDXL, the adapter and its image encoder; ArragError names what is wrong with them."""
@@ -122,7 +123,7 @@ def load_imagerag(
         ),
     )
     _add_adapter(pipeline, settings.ip_adapter)
-    return ImageRagPipeline(pipeline, settings, judge, index, clip, codec)
+    return ImageRagPipeline(pipeline, settings, judge, index, clip, image_tokenizer)
 
 
 def _image_encoder(folder: Path, dtype: torch.dtype) -> Any:

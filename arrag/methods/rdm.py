@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from arrag.config.pipelines import Rdm
+from arrag.config.generators import Rdm
 from arrag.data.clip import OpenClip
 from arrag.methods.diffusion import Diffusion, Kind, load_pipeline
 from arrag.methods.pipeline_folder import read_index
-from arrag.methods.retrieved_images import ImageRetriever, Retrieved
+from arrag.methods.retrieved_images import ImageRetriever, RetrievedImages
 from arrag.retrieval.image_index import ImageIndex
 from arrag.utils.errors import ArragError
 
@@ -59,7 +59,7 @@ class RdmPipeline(Diffusion):
         encode, limit = getattr(tokenizer, "encode", None), tokenizer.context_length
         return [p for p in prompts if encode and len(encode(p)) + 2 > limit]  # with start and end
 
-    def retrieved(self, prompt: str, sample: int) -> Retrieved:
+    def retrieved(self, prompt: str, sample: int) -> RetrievedImages:
         """The images that a prompt retrieves, for any sample."""
         return self._retrieve(prompt)
 

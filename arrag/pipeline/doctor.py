@@ -11,9 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from arrag.config.assets import placed
+from arrag.config.assets import asset_path, paths_in
 from arrag.config.hub import Reference, reference_of
-from arrag.config.paths import paths_in
 from arrag.config.root import Config
 from arrag.pipeline.estimates import Stage, constants, download, estimate, lines_of
 from arrag.pipeline.layout import RESULTS
@@ -111,7 +110,7 @@ def examine(config: Config, path: Path | str, *, network: bool = True) -> Report
 def repositories(config: Config) -> dict[Reference, list[str]]:
     """The hub's repositories that are used, and the fields that name them."""
     found: dict[Reference, list[str]] = {}
-    for field, path in paths_in(config, config.prepare):
+    for field, path in paths_in(config, config.assets):
         if (reference := reference_of(path)) is not None:
             found.setdefault(reference, []).append(field)
     return found
@@ -121,8 +120,8 @@ def own_paths(config: Config) -> dict[str, Path]:
     """Files and folders that no rule makes, so that the user puts them there; by field."""
     return {
         field: path
-        for field, path in paths_in(config, config.prepare)
-        if placed(path, config.prepare) is None
+        for field, path in paths_in(config, config.assets)
+        if asset_path(path, config.assets) is None
     }
 
 
@@ -131,7 +130,7 @@ def corpora(config: Config) -> dict[str, tuple[str, int | None]]:
     found: dict[str, tuple[str, int | None]] = {}
     for name in config.methods:
         resolved = config.resolved(name)
-        if "database" in resolved.needs:
+        if "database" in resolved.required_blocks:
             for field, sample in resolved.database.samples.items():
                 found.setdefault(sample.source, (field, sample.images))
         if resolved.method.is_trained_here:
@@ -146,7 +145,7 @@ def ask(reference: Reference, endpoint: str | None = None) -> tuple[str, str, st
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     from arrag.config.hub import wanted
-    from arrag.data.hub import sentence_for
+    from arrag.data.hub import hub_error
 
     api = HfApi(endpoint=endpoint)
     try:
@@ -162,7 +161,7 @@ def ask(reference: Reference, endpoint: str | None = None) -> tuple[str, str, st
     except ArragError as error:
         return BLOCK, str(error), "correct the reference", True
     except HfHubHTTPError as error:
-        return BLOCK, sentence_for(reference, error) or "refused", f"see {reference.page}", True
+        return BLOCK, str(hub_error(reference, error)), f"see {reference.page}", True
     except (HTTPError, OSError):
         return BLOCK, "not here, hub out of reach", _put(reference), False
     sizes = {s.rfilename: s.size or 0 for s in about.siblings}
@@ -211,7 +210,7 @@ def _files(config: Config) -> Iterator[Finding]:
         else:
             advice = f"put it there, or name another in {field}"
             yield Finding("file", field, BLOCK, f"{path} is not there", advice)
-    for name, made in config.prepare.items():
+    for name, made in config.assets.items():
         state = "here" if Path(name).exists() else "will be made"
         licence = f", licence: {made.licence}" if getattr(made, "licence", None) else ""
         yield Finding("prepared", name, FINE, f"{made.kind}, {state}{licence}")

@@ -170,7 +170,7 @@ class _Work:
             steps = generator.steps if generator.kind == "showo" else 1
             flop = 4.0 * self.parameters * self.codes * steps * images  # of a prompt and of none
         here = on_gpu if self.gpu else self._times("compute", flop)[0]
-        if "index" in self.resolved.needs:
+        if "index" in self.resolved.required_blocks:
             search = self._searching(images * self.codes)
             here, on_gpu = here + search[0], on_gpu + search[1]
         return here, on_gpu
@@ -220,7 +220,7 @@ def prompts_in(config: Config, benchmark: str) -> int:
     drawn = config.benchmarks[benchmark]
     if drawn.prompts.is_file():
         return len(load_prompt_set(drawn))
-    made = config.prepare.get(str(drawn.prompts))
+    made = config.assets.get(str(drawn.prompts))
     every = made.every if made is not None and made.kind == "subset" else 1
     return -(-PROMPTS[drawn.kind] // every)
 

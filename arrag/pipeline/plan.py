@@ -119,7 +119,7 @@ class Plan(ResultPlan, Mapping[str, Artifact]):
             [name, m.label, m.baseline, m.paper_key]
             for name, m in config.methods_in(benchmark).items()
         ]
-        about = {"rows": rows, "not_run": sorted(config.not_run.items()), "scale": config.scale}
+        about = {"rows": rows, "not_run": sorted(config.skipped.items()), "scale": config.scale}
         scores = self._scores(config.row_labels(benchmark), benchmark)
         return Artifact("table", {"scores": scores}, {}, about)
 
@@ -132,7 +132,7 @@ class Plan(ResultPlan, Mapping[str, Artifact]):
         self.add(timing, Artifact("timing", {"parts": inputs}, {"given": given}))
         about = {
             "rows": [[n, config.method(n).label, config.method(n).paper_key] for n in methods],
-            "not_run": sorted(config.not_run.items()),
+            "not_run": sorted(config.skipped.items()),
         }
         return Artifact("table", {"timing": timing}, {}, about)
 

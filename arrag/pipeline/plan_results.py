@@ -11,10 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from arrag.config.assets import placed
+from arrag.config.assets import asset_path, paths_in
 from arrag.config.methods import CEILING_LABELS
-from arrag.config.paths import paths_in
-from arrag.config.resolve import Resolved
+from arrag.config.resolve import ResolvedMethod
 from arrag.config.root import Config
 from arrag.metrics.mobilenet import FOLDER as FEATURE_NETWORK
 from arrag.pipeline.layout import (
@@ -75,7 +74,7 @@ class ResultPlan:
 
     def add_results(self) -> None:
         """Add what the methods of the configuration and of its grids make."""
-        for method in [*self.config.methods, *self.config.derived]:
+        for method in [*self.config.methods, *self.config.grid_points]:
             self.attempt(method, self._add_method, method)
         for benchmark in self.config.benchmarks:
             self.attempt(benchmark, self._add_references, benchmark)
@@ -105,13 +104,13 @@ class ResultPlan:
 
     def made(self, path: Path | str) -> str:
         """The file or folder that a rule makes, or the user provides, to have ``path``."""
-        return str(placed(path, self.config.prepare) or path)
+        return str(asset_path(path, self.config.assets) or path)
 
     def fetched(self, *settings: Any) -> Inputs:
         """What rules download or convert of the paths in some settings."""
-        prepare = self.config.prepare
-        paths = [path for block in settings for _, path in paths_in(block, prepare)]
-        found = [str(made) for path in paths if (made := placed(path, prepare))]
+        assets = self.config.assets
+        paths = [path for block in settings for _, path in paths_in(block, assets)]
+        found = [str(made) for path in paths if (made := asset_path(path, assets))]
         return {"fetched": list(dict.fromkeys(found))} if found else {}
 
     def last_file(self, part: str, method: str) -> str:
@@ -121,7 +120,7 @@ class ResultPlan:
     def drawing_inputs(self, method: str) -> tuple[Inputs, Inputs]:
         """What a method needs to draw: inputs, and what is given."""
         resolved = self.config.resolved(method)
-        generator, retriever = resolved.generator, resolved.retriever
+        generator, retriever = resolved.generator, resolved.retrieval_settings
         given: Inputs = {"checkpoint": self.made(generator.checkpoint)}
         given |= self.fetched(generator, resolved.method)
         if named := getattr(generator, "named_paths", None):
@@ -130,7 +129,9 @@ class ResultPlan:
         inputs: Inputs = {part: self.last_file(part, method) for part in parts}
         if resolved.method.is_trained_here:
             inputs["adapter"] = self.last_file("trained_adapter", method)
-        elif hasattr(retriever, "adapter") and not placed(retriever.adapter, self.config.prepare):
+        elif hasattr(retriever, "adapter") and not asset_path(
+            retriever.adapter, self.config.assets
+        ):
             given["adapter"] = f"{retriever.adapter}/config.json"
         return inputs, given
 
@@ -153,7 +154,7 @@ class ResultPlan:
             if path not in self.artifacts:
                 self.add(path, builders[part](method, resolved), method)
 
-    def _codes(self, method: str, resolved: Resolved) -> Artifact:
+    def _codes(self, method: str, resolved: ResolvedMethod) -> Artifact:
         database = resolved.database
         if database.sources:
             stores = self._add_parts(method, resolved)
@@ -170,7 +171,7 @@ class ResultPlan:
             },
         )
 
-    def _add_parts(self, method: str, resolved: Resolved) -> list[str]:
+    def _add_parts(self, method: str, resolved: ResolvedMethod) -> list[str]:
         """Add lists, choices and stores of a database of several corpora; returns the stores."""
         database, tokenizer = resolved.database, resolved.tokenizer
         prints: Inputs = {}
@@ -201,7 +202,7 @@ class ResultPlan:
             self.add(path, Artifact("corpora", {"lists": lists}, {}, arguments))
         return stores
 
-    def _index(self, method: str, resolved: Resolved) -> Artifact:
+    def _index(self, method: str, resolved: ResolvedMethod) -> Artifact:
         settings = resolved.index
         inputs: Inputs = {"codes": self.last_file("codes", method)}
         if settings.published:
@@ -214,7 +215,7 @@ class ResultPlan:
         }
         return Artifact("index", inputs, {}, arguments)
 
-    def _image_index(self, method: str, resolved: Resolved) -> Artifact:
+    def _image_index(self, method: str, resolved: ResolvedMethod) -> Artifact:
         database = resolved.database
         return Artifact(
             "image-index",
@@ -224,16 +225,16 @@ class ResultPlan:
                 "codes": str(self.layout.codes(method)),
                 "source": _source(database),
                 "images": options({"images": database.images}),
-                "clip": str(resolved.retriever.clip),
+                "clip": str(resolved.retrieval_settings.clip),
             },
         )
 
-    def _pairs(self, method: str, resolved: Resolved) -> Artifact:
+    def _pairs(self, method: str, resolved: ResolvedMethod) -> Artifact:
         given: Inputs = {"tokenizer": self.made(resolved.generator.checkpoint)}
         return Artifact("pairs", _assets(resolved.training), given)
 
-    def _trained_on(self, part: str, *needs: str) -> Callable[[str, Resolved], Artifact]:
-        def build(method: str, resolved: Resolved) -> Artifact:
+    def _trained_on(self, part: str, *needs: str) -> Callable[[str, ResolvedMethod], Artifact]:
+        def build(method: str, resolved: ResolvedMethod) -> Artifact:
             inputs: Inputs = {need: self.last_file(need, method) for need in needs}
             count = self.config.resources.retrieve_parts if part == "neighbours" else 1
             parts = _marks(getattr(self.layout, part)(method), count)
@@ -241,7 +242,7 @@ class ResultPlan:
 
         return build
 
-    def _adapter(self, method: str, resolved: Resolved) -> Artifact:
+    def _adapter(self, method: str, resolved: ResolvedMethod) -> Artifact:
         needs = TRAINS_ON[resolved.method.augment.kind]
         inputs: Inputs = {need: self.last_file(need, method) for need in needs}
         given: Inputs = {"checkpoint": self.made(resolved.generator.checkpoint)}
@@ -272,7 +273,7 @@ class ResultPlan:
         return self.made(self.config.benchmarks[benchmark].prompts)
 
     def _score(self, metric: str, run: str, benchmark: str) -> Artifact:
-        judge, drawn = self.config.judge, self.config.benchmarks[benchmark]
+        judge, drawn = self.config.scorers, self.config.benchmarks[benchmark]
         if metric == "geneval":
             judges = {"detector": self.made(judge.detector), "color": self.made(judge.color)}
             return Artifact("scores", {"run": run}, {"prompts": self._prompts(benchmark)} | judges)
@@ -299,7 +300,9 @@ class ResultPlan:
         extractor = getattr(settings, "extractor", "")
         if extractor.startswith("mobilenetv2:"):
             inputs["network"] = str(FEATURE_NETWORK / "manifest.json")
-        elif extractor and not placed(extractor, self.config.prepare) and Path(extractor).exists():
+        elif (
+            extractor and not asset_path(extractor, self.config.assets) and Path(extractor).exists()
+        ):
             given["network"] = extractor
         compared = {"reference": str(statistics or reference)}
         return Artifact(

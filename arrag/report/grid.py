@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arrag.config.grids import short, value_text
+from arrag.config.grids import last_word, value_text
 from arrag.metrics.bootstrap import Estimate
 from arrag.report import render
 from arrag.report.differences import ZERO
@@ -138,7 +138,7 @@ def _check(report: GridReport) -> None:
 
 def axis_label(path: str) -> str:
     """A path as an axis is called."""
-    return SYMBOLS.get(path, short(path).replace("_", " "))
+    return SYMBOLS.get(path, last_word(path).replace("_", " "))
 
 
 def _map_block(report: GridReport, column: str) -> list[Block]:

@@ -46,7 +46,7 @@ def parts_of(layout: Layout, key: str, benchmark: str | None) -> dict[str, Path]
         made = layout.made_for(key)
         if "adapter" in found and found["adapter"] == made.get("trained_adapter"):
             found["pairs"] = made["pairs"]  # those of another adapter lie elsewhere
-    drawn, judge = layout.config.benchmark(benchmark), layout.config.judge
+    drawn, judge = layout.config.benchmark(benchmark), layout.config.scorers
     if drawn.kind == "distribution":
         found["reference"] = layout.reference(benchmark or layout.config.main_benchmark)
         for metric, settings in drawn.metrics.wanted.items():

@@ -15,9 +15,8 @@ from arrag.data.token_store import TokenStore
 from arrag.retrieval.distances import FAR, FIXED_BITS, LARGEST, bound_rows, slack
 from arrag.retrieval.neighborhood import MISSING, Neighborhood
 from arrag.retrieval.topk import sort_heap
-from arrag.utils.digests import index_digest
 from arrag.utils.errors import ArragError
-from arrag.utils.files import check_file, sha256_file
+from arrag.utils.hashing import check_file, index_digest, sha256_file
 from arrag.utils.readers import FileName, misfit
 
 Heap = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -12,7 +12,9 @@ from arrag.data.token_store import TokenStore
 from arrag.retrieval.index import describe, open_index
 from arrag.retrieval.ivf import extend_lists
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, disk_space, write_json
+from arrag.utils.files import write_json
+from arrag.utils.outputs import atomic_path
+from arrag.utils.resource_errors import disk_space
 
 
 def extend_index(

@@ -28,8 +28,8 @@ from arrag.retrieval.distances import FAR
 from arrag.retrieval.keys import KeyExtractor, key_vectors
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.utils.errors import ArragError
-from arrag.utils.files import NO_ROOM
 from arrag.utils.readers import read_npy
+from arrag.utils.resource_errors import NO_SPACE
 
 VERSION = faiss.__version__
 PREFIX = "faiss:"
@@ -264,7 +264,7 @@ def _write(index: Any, path: Path) -> None:
     try:
         faiss.write_index(index, str(path))
     except RuntimeError as error:
-        for number in NO_ROOM:
+        for number in NO_SPACE:
             if os.strerror(number) in str(error):
                 raise OSError(number, os.strerror(number), str(path)) from None
         raise

@@ -28,7 +28,9 @@ from arrag.data.sources import Items, open_source
 from arrag.data.token_store import TokenStore
 from arrag.retrieval.base import check_files, describe_files
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, disk_space, read_json, write_json
+from arrag.utils.files import read_json, write_json
+from arrag.utils.outputs import atomic_path
+from arrag.utils.resource_errors import disk_space
 
 FORMAT = 1
 FEATURES, META = "features.f32", "meta.json"

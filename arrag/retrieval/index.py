@@ -29,8 +29,10 @@ from arrag.retrieval.ivf import IvfIndex, build_lists
 from arrag.retrieval.keys import release
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, clear_leftovers, disk_space, read_json, write_json
+from arrag.utils.files import read_json, write_json
+from arrag.utils.outputs import atomic_path, clear_leftovers
 from arrag.utils.readers import misfit
+from arrag.utils.resource_errors import disk_space
 
 __all__ = ["PatchIndex", "build_index", "open_index"]
 
@@ -131,7 +133,7 @@ def open_index(
 ) -> PatchIndex:
     """Open an index over the store it was built from.
 
-    tokenizer_digest: of the generator's codec, checked if given. nprobe: instead of the stored
+    tokenizer_digest: of the generator's tokenizer, checked if given. nprobe: instead of the stored
     one, for modes with lists. Raises ArragError for another store or tokenizer (naming both
     digests), a truncated file, or a misplaced nprobe.
     """

@@ -15,16 +15,26 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from arrag.config.backbones import Generator
-from arrag.config.root import Training
-from arrag.methods.adapter import CONFIG, DELTA, LOG, MODULES, merge_delta, save_config, save_delta
+from arrag.config.generators import Generator
+from arrag.config.training import Training
+from arrag.methods.adapter_folder import (
+    CONFIG,
+    DELTA,
+    LOG,
+    MODULES,
+    merge_delta,
+    save_config,
+    save_delta,
+)
 from arrag.methods.faid.adapter import FAiD
 from arrag.metrics.bootstrap import bootstrap
 from arrag.training import loop
 from arrag.training.adapted import Adapted
 from arrag.training.trainer import Data, Trainer, load_trainable
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, read_json, tree_digest
+from arrag.utils.files import read_json
+from arrag.utils.hashing import tree_digest
+from arrag.utils.outputs import atomic_path
 
 
 def train(

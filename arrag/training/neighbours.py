@@ -29,7 +29,7 @@ from arrag.retrieval.index import PatchIndex
 from arrag.training.pairs import Pairs
 from arrag.training.shards import Shards, write_shards
 from arrag.utils.errors import ArragError
-from arrag.utils.sharding import Part
+from arrag.utils.shards import JobPart
 
 FORMAT = 1
 ABSENT = MAX_CODES
@@ -46,7 +46,7 @@ def precompute(
     k: int,
     *,
     shard_images: int = SHARD_IMAGES,
-    part: Part | None = None,
+    part: JobPart | None = None,
 ) -> dict[str, Any]:
     """Write the ``k`` nearest patches of all pairs below ``out``; goes on after a kill.
 

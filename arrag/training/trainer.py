@@ -11,9 +11,8 @@ from accelerate import Accelerator
 
 from arrag.backbones.base import Backbone
 from arrag.backbones.registry import BACKBONES, load_backbone
-from arrag.config.backbones import Generator
-from arrag.config.root import Training
-from arrag.config.training import FaidTraining
+from arrag.config.generators import Generator
+from arrag.config.training import FaidTraining, Training
 from arrag.methods.faid.adapter import FAiD, FaidSettings
 from arrag.training.adapted import Adapted, Lora
 from arrag.training.masked import StepNoise, seeded_noise

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from background import Background
 
-from arrag.utils.files import sha256_file
+from arrag.utils.hashing import sha256_file
 
 TRAINING = {
     "pairs": 24, "held_out": 8, "global_batch": 4, "source": "micro", "epochs": 1.0,
@@ -111,10 +111,9 @@ class SmallProject:
         finished = [p for p in self._found(OUTPUTS) if not p.name.endswith(".record.json")]
         found = {path for path in finished if self._name(path) not in self._unfinished()}
         found |= {path for path in self._found(("results/samples/**/*.png",))}
-        for listing in ("writing.json", "manifest.json"):
-            for path in self.path.glob(f"results/**/{listing}"):
-                shards = json.loads(path.read_text())["shards"]
-                found |= {path.parent / shard["file"] for shard in shards}
+        for path in self.path.glob("results/**/manifest.json"):
+            shards = json.loads(path.read_text())["shards"]
+            found |= {path.parent / shard["file"] for shard in shards}
         for begun in self.path.glob("results/**/manifest.partial.json"):
             found |= {*begun.parent.glob("shard-*.npy")}
         return {self._name(p): (p.stat().st_ino, p.stat().st_mtime_ns) for p in found}

@@ -53,7 +53,7 @@ def test_the_default_target_is_three_tables_and_a_gallery(workflow_project):
 def test_a_table_without_its_benchmark_is_an_error_and_no_default(workflow_project):
     text = workflow_project.config.read_text(encoding="utf-8")
     # Grids draw one too, and so do rows of that table alone.
-    for first, after in (("  mjhq:", "judge:"), ("  showo:\n    label", "timing:")):
+    for first, after in (("  mjhq:", "scorers:"), ("  showo:\n    label", "timing:")):
         text = text[: text.index(first)] + text[text.index(after) :]
     workflow_project.config.write_text(text, encoding="utf-8")
     assert workflow_project.plan("all")["table"] == 2

@@ -62,7 +62,7 @@ rule prepare_file:
     resources:
         config=CONFIG_FILE,
     params:
-        entry=lambda wildcards: CONFIG.prepare[wildcards.path].model_dump_json(),
+        entry=lambda wildcards: CONFIG.assets[wildcards.path].model_dump_json(),
     shell:
         "arrag prepare {wildcards.path:q} --config {resources.config:q} > {log:q} 2>&1"
 
@@ -79,6 +79,6 @@ rule prepare_folder:
     resources:
         config=CONFIG_FILE,
     params:
-        entry=lambda wildcards: CONFIG.prepare[wildcards.path].model_dump_json(),
+        entry=lambda wildcards: CONFIG.assets[wildcards.path].model_dump_json(),
     shell:
         "arrag prepare {wildcards.path:q} --config {resources.config:q} > {log:q} 2>&1"

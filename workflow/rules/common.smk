@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from arrag.config.assets import placed, sources_of
+from arrag.config.assets import asset_path, sources_of
 from arrag.config.benchmarks import METRICS
 from arrag.config.hub import reference_of
 from arrag.config.methods import CEILING_LABELS
@@ -21,8 +21,8 @@ from arrag.pipeline.plan import Plan
 from arrag.pipeline.plan_results import options
 from arrag.pipeline.reports import TABLES, tables_of
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_file
-from arrag.utils.locks import Turn
+from arrag.utils.hashing import sha256_file
+from arrag.utils.locks import RunLock
 
 # `arrag` is this environment's, whether it was activated or called by its path.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
@@ -57,7 +57,7 @@ def configuration_file():
 CONFIG_FILE = configuration_file()
 CONFIG = plainly(load_config, CONFIG_FILE)
 PLAN = Plan(CONFIG)
-TURN = Turn(RESULTS / ".run")
+RUN_LOCK = RunLock(RESULTS / ".run")
 THREADS = CONFIG.resources.threads
 WORKERS = CONFIG.resources.encode_workers
 GPUS = 1 if CONFIG.scale == "paper" else 0  # of a job that runs a model
@@ -67,7 +67,7 @@ CEILING_RUN = f"({'|'.join(CEILING_LABELS)})-[0-9a-f]+"
 # Two runs in one folder take turns: jobs of one would delete results that the other is reading.
 onstart:
     if workflow.is_main_process:
-        TURN.take()
+        RUN_LOCK.acquire()
 
 
 wildcard_constraints:
@@ -113,14 +113,14 @@ def folder_of_output(wildcards, output):
 
 def prepared_paths(folders):
     """A wildcard's pattern: one of the paths of `prepare` that are folders, or files."""
-    names = [name for name, made in CONFIG.prepare.items() if made.folder == folders]
+    names = [name for name, made in CONFIG.assets.items() if made.folder == folders]
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def prepare_inputs(wildcards):
     """What an entry of `prepare` is made from."""
-    sources = sources_of(CONFIG.prepare[wildcards.path]).values()
-    return [ancient(str(placed(path, CONFIG.prepare) or path)) for path in sources]
+    sources = sources_of(CONFIG.assets[wildcards.path]).values()
+    return [ancient(str(asset_path(path, CONFIG.assets) or path)) for path in sources]
 
 
 def found_reports(wildcards):

@@ -18,7 +18,7 @@ from arrag.cli.micro_train import data
 from arrag.cli.micro_train.tokenizer import load_codebook
 from arrag.data.micro.world import TASKS, Scene, World
 from arrag.training import loop
-from arrag.utils.files import atomic_path
+from arrag.utils.outputs import atomic_path
 
 BATCH = 32
 PROMPT_LENGTH = 16  # tokens of the longest prompt of the grammar, template included

@@ -18,7 +18,7 @@ from arrag.cli.micro_train.signs import SignCoder, load_signs
 from arrag.data.micro.world import GRID, World
 from arrag.tokenizers.magvit2 import Magvit
 from arrag.training.masked import noise, unknown_losses
-from arrag.utils.files import atomic_path
+from arrag.utils.outputs import atomic_path
 
 
 class Masked(nn.Module):

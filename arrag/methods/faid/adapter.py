@@ -20,17 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from arrag.methods.augmentation import Augment
+from arrag.methods.augmentation import Augmentation
 from arrag.methods.faid.files import check_weights, read_weights, write_weights
-from arrag.methods.faid.module import Block, Composed, FaidSettings, distinct
+from arrag.methods.faid.module import FaidModule, FaidSettings, FusedConv, distinct
 from arrag.methods.search_cache import SearchCache
 from arrag.retrieval.index import PatchIndex
 from arrag.utils.errors import ArragError
 
-__all__ = ["FAiD", "FAiDAugment", "FaidSettings"]
+__all__ = ["FAiD", "FAiDAugmentation", "FaidSettings"]
 
 
-class Handed(NamedTuple):
+class RetrievedBatch(NamedTuple):
     """Distinct retrieved codes [B, P, M], how often each was retrieved [B, P, M], the positions
     [P] they are for, and what is known [B, H, W]."""
 
@@ -62,7 +62,7 @@ class FAiD(nn.Module):
                 f"faid: modules is {settings.modules}, which does not divide the backbone's "
                 f"{layers} layers; use a divisor"
             )
-        self.blocks = nn.ModuleDict({str(layer): Block(hidden_size, settings) for layer in at})
+        self.blocks = nn.ModuleDict({str(layer): FaidModule(hidden_size, settings) for layer in at})
         for first, second in (pair for b in self.blocks.values() for pair in b.convs.values()):
             for conv, gain in ((first, 1.0), (second, init_gain)):
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
@@ -70,13 +70,13 @@ class FAiD(nn.Module):
                 with torch.no_grad():
                     conv.weight.mul_(gain)
         self._handles: list = []
-        self._handed: Handed | None = None
+        self._handed: RetrievedBatch | None = None
         self._states: dict[int, torch.Tensor] = {}
         self._carried: torch.Tensor | None = None
         self._pending: torch.Tensor | None = None
-        self._table: tuple[Composed, torch.Tensor] | None = None
+        self._table: tuple[FusedConv, torch.Tensor] | None = None
 
-    def hand(
+    def set_retrieved(
         self,
         codes: torch.Tensor | None,
         positions: torch.Tensor | None = None,
@@ -107,7 +107,7 @@ class FAiD(nn.Module):
                 return
         if positions is None:
             positions = torch.arange(codes.shape[1], device=codes.device)
-        self._handed = Handed(codes, counts, positions, known)
+        self._handed = RetrievedBatch(codes, counts, positions, known)
 
     def attach(self, backbone) -> None:
         """Add the adapter's contributions to every forward of ``backbone`` until :meth:`detach`.
@@ -204,7 +204,7 @@ class FAiD(nn.Module):
         total, self._carried = module(composed, states, positions, backbone.grid, projected, counts)
         return total
 
-    def _first(self, backbone, composed: Composed, codes: torch.Tensor) -> torch.Tensor:
+    def _first(self, backbone, composed: FusedConv, codes: torch.Tensor) -> torch.Tensor:
         """The first module's projection of codes [B, P, M]: [B, P, M, D].
 
         Without gradients it is a look-up in a table of all codes [V, D], made once.
@@ -290,7 +290,7 @@ class FAiD(nn.Module):
         return next(self.parameters()).dtype
 
 
-class FAiDAugment(Augment):
+class FAiDAugmentation(Augmentation):
     """Retrieve before each step and hand the patches to an attached adapter.
 
     k: patches retrieved, at least the adapter's own. Raises ArragError for fewer.
@@ -305,11 +305,13 @@ class FAiDAugment(Augment):
             )
         self._search_cache = SearchCache(index, self.k)
 
-    def before(self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor) -> None:
+    def on_step_start(
+        self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
+    ) -> None:
         """Search the surroundings of ``positions``; with none, the bare model comes next."""
         if not len(positions):
-            self.adapter.hand(None)
+            self.adapter.set_retrieved(None)
             return
         _, found = self._search_cache.search(codes, known, positions)
         full = self.adapter.settings.context == "full"
-        self.adapter.hand(found, positions, known if full else None)
+        self.adapter.set_retrieved(found, positions, known if full else None)

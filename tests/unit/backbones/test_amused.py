@@ -6,7 +6,7 @@ import torch
 from tiny_backbones import CODES, SIDE, N, amused_parts
 
 from arrag.backbones.amused import AmusedBackbone
-from arrag.methods.decoding import choice_temperatures, decode_masked, sample_codes, uniforms
+from arrag.methods.decoding import choice_temperatures, decode_masked, sample_codes, seeded_uniforms
 from arrag.utils.errors import UsageError
 
 PROMPTS = ["a photo of a dog", "two red cats and a bus"]
@@ -55,7 +55,7 @@ def test_sampled_equals_the_pipeline_with_the_same_random_numbers(backbone, pipe
     from diffusers.schedulers import scheduling_amused
 
     steps, drawn = 7, []
-    u = np.stack([uniforms(0, p, 0, steps * 2 * N).reshape(steps, 2, N) for p in PROMPTS])
+    u = np.stack([seeded_uniforms(0, p, 0, steps * 2 * N).reshape(steps, 2, N) for p in PROMPTS])
 
     def multinomial(probs, count, generator):
         drawn.append(len(drawn))

@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from arrag.backbones.janus import JanusBackbone
 from arrag.cli.main import main
-from arrag.methods.adapter import DELTA, MODULES, merge_delta, read_adapter
+from arrag.methods.adapter_folder import DELTA, MODULES, merge_delta, read_adapter
 from arrag.methods.faid.adapter import FAiD
 from arrag.methods.faid.convert import import_faid
 from arrag.methods.faid.module import FaidSettings
 from arrag.utils.errors import ArragError
-from arrag.utils.files import tree_digest
+from arrag.utils.hashing import tree_digest
 
 N, LAYERS, K = SIDE * SIDE, (0, 2), 3
 PROMPTS = ["a photo of a dog", "a photo of a red dog and a blue car"]
@@ -139,7 +139,7 @@ def test_equals_a_plain_reading_of_their_forward(checkpoint, tmp_path, merged, a
     merge_delta(tmp_path / "out" / DELTA, ours.model)
     adapter = FAiD.load(tmp_path / "out" / MODULES, backbone_digest=tree_digest(checkpoint))
     with adapter.attached(ours):
-        adapter.hand(retrieved)
+        adapter.set_retrieved(retrieved)
         got = ours.teacher_forced(PROMPTS, codes)
     assert (got - wanted).abs().max() <= 1e-4
     assert (got - plain.teacher_forced(PROMPTS, codes)).abs().max() > 0.1

@@ -56,7 +56,7 @@ def test_what_is_missing_is_named_with_what_to_do(place, capsys):
         "base": "config/micro.yaml",
         "generators": {"janus": {"checkpoint": "nowhere/janus"}},
         "database": {"source": None, "images": None, "sources": [{"source": "c/{0..4}.tar"}]},
-        "judge": {"color": "hub:acme/clip@main"},
+        "scorers": {"color": "hub:acme/clip@main"},
         "grids": None,
         "figures": None,
     }
@@ -87,7 +87,7 @@ def test_the_small_paper_profile_says_what_it_needs(place, monkeypatch):
     assert states == {"cores": FINE, "disk": BLOCK, "memory": FINE, "GPU": WARN}
     assert {finding.part for finding in report.blocked} == {"repository", "corpus", "machine"}
     prepared = {f.name for f in report.findings if f.part == "prepared"}
-    assert prepared == set(config.prepare)
+    assert prepared == set(config.assets)
     drawn = {s.name: s.amount for s in report.stages if s.name.startswith("draw ")}
     assert drawn["draw geneval vanilla"] == "24 images"
     assert drawn["draw dpg vanilla"] == "44 images"

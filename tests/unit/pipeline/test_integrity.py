@@ -19,9 +19,10 @@ from arrag.metrics.features import ImageList, read_images
 from arrag.pipeline.layout import Layout
 from arrag.pipeline.records import read_record, record_of, write_record
 from arrag.report.crate import check_crate
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, sha256_file, write_json
+from arrag.utils.files import read_json, write_json
+from arrag.utils.hashing import sha256_file
 
 ROWS = ("vanilla", "daid", "faid", "real", "reconstructions")
 
@@ -70,7 +71,7 @@ def make(layout: Layout) -> None:
     run("encode", "micro:database", "--images", 40, "--shard-size", 20, "--tokenizer", tokenizer,
         "--out", codes)  # fmt: skip
     run("index", "build", "--codes", codes, "--out", index, "--mode", "ivf", "--nlist", 8)
-    judge = layout.config.judge
+    judge = layout.config.scorers
     for row in ROWS:
         run("sample", "--config", "config.yaml", "--method", row)
         out = layout.scores(row)["geneval"]
@@ -402,7 +403,7 @@ def test_the_chain_of_a_cell_is_right(here, capsys):
         "prompts": ("prompts.jsonl", sha256_file("prompts.jsonl")),
         "backbone": (checkpoint, None),
         "adapter": ("checkpoints/micro-faid", None),
-        "tokenizer": (here.codes("faid") / "manifest.json", load_codec(checkpoint).digest),
+        "tokenizer": (here.codes("faid") / "manifest.json", load_tokenizer(checkpoint).digest),
         "index": (here.index("faid"), open_index(here.index("faid"), store).digest),
         "codes of index": (here.codes("faid"), store.digest),
     }

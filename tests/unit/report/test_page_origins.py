@@ -9,27 +9,27 @@ import torch
 from arrag.backbones.janus import JanusBackbone
 from arrag.backbones.showo import ShowoBackbone
 from arrag.data.token_store import StoreWriter, TokenStore
-from arrag.methods.augmentation import Augment
+from arrag.methods.augmentation import Augmentation
 from arrag.methods.daid import DAiD
-from arrag.methods.decoding import decode_masked, decode_raster, uniforms
+from arrag.methods.decoding import decode_masked, decode_raster, seeded_uniforms
 from arrag.report.origins import Blend, trace
 from arrag.report.page.redraw import Watched
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.errors import ArragError
 
 PROMPT = "a photo of a dog"
 
 
-def make_index(folder, codec, neighborhood, images=20):
+def make_index(folder, tokenizer, neighborhood, images=20):
     """A database of random codes of few kinds, so that repeats of a code are retrieved too."""
-    grids = np.random.default_rng(0).integers(0, 40, (images, *codec.grid))
+    grids = np.random.default_rng(0).integers(0, 40, (images, *tokenizer.grid))
     with StoreWriter(
         folder / "store",
-        tokenizer_digest=codec.digest,
-        grid=codec.grid,
-        codebook=codec.codebook,
+        tokenizer_digest=tokenizer.digest,
+        grid=tokenizer.grid,
+        codebook=tokenizer.codebook,
         source="random",
         shard_size=100,
     ) as writer:
@@ -39,25 +39,25 @@ def make_index(folder, codec, neighborhood, images=20):
     return open_index(folder / "index", store)
 
 
-class Recorder(Augment):
+class Recorder(Augmentation):
     """DAiD that keeps what it asked for and what it was given, by position."""
 
     def __init__(self, daid):
         self.daid, self.found, self.known = daid, [], []
 
-    def after(self, probs, codes, known, positions):
+    def on_probs(self, probs, codes, known, positions):
         found = self.daid.index.search(codes, known, positions, self.daid.k)
         self.found.append((known.clone(), positions.tolist(), found))
-        return self.daid.after(probs, codes, known, positions)
+        return self.daid.on_probs(probs, codes, known, positions)
 
 
 def test_raster_order(tiny_janus, tmp_path):
-    backbone, codec = JanusBackbone.load(tiny_janus, "float64"), load_codec(tiny_janus)
-    index = make_index(tmp_path, codec, Neighborhood("causal"))
+    backbone, tokenizer = JanusBackbone.load(tiny_janus, "float64"), load_tokenizer(tiny_janus)
+    index = make_index(tmp_path, tokenizer, Neighborhood("causal"))
     recorder = Recorder(DAiD(index, k=12, lam=0.9, tau=0.2))
-    height, width = codec.grid
-    draws = uniforms(0, PROMPT, 0, height * width)[None]
-    codes = decode_raster(backbone, [PROMPT], draws, guidance_scale=1.0, augment=recorder)[0]
+    height, width = tokenizer.grid
+    draws = seeded_uniforms(0, PROMPT, 0, height * width)[None]
+    codes = decode_raster(backbone, [PROMPT], draws, guidance_scale=1.0, augmentation=recorder)[0]
     origins = trace(codes.numpy(), index, k=12, shown=5, blend=Blend(0.9, 0.2))
     inside = [r * width + c for r in range(1, height) for c in range(1, width - 1)]
     assert origins.positions.tolist() == inside  # border "skip": nothing is retrieved at the edge
@@ -75,9 +75,9 @@ def test_raster_order(tiny_janus, tmp_path):
 
 
 def test_weights_add_up_to_the_blended_distribution(tiny_janus, tmp_path):
-    codec = load_codec(tiny_janus)
-    index = make_index(tmp_path, codec, Neighborhood("causal"))
-    codes = np.random.default_rng(1).integers(0, 40, codec.grid)
+    tokenizer = load_tokenizer(tiny_janus)
+    index = make_index(tmp_path, tokenizer, Neighborhood("causal"))
+    codes = np.random.default_rng(1).integers(0, 40, tokenizer.grid)
     for dedupe in ("nearest", "none"):
         origins = trace(codes, index, k=30, shown=30, blend=Blend(0.5, 0.3, dedupe))
         assert np.allclose(origins.weights.sum(1), 1, atol=1e-5)
@@ -99,15 +99,15 @@ def test_weights_add_up_to_the_blended_distribution(tiny_janus, tmp_path):
 
 
 def test_other_orders_need_the_order(tiny_showo, tmp_path):
-    backbone, codec = ShowoBackbone.load(tiny_showo, "float64"), load_codec(tiny_showo)
-    index = make_index(tmp_path, codec, Neighborhood("full", border="zero"), images=5)
+    backbone, tokenizer = ShowoBackbone.load(tiny_showo, "float64"), load_tokenizer(tiny_showo)
+    index = make_index(tmp_path, tokenizer, Neighborhood("full", border="zero"), images=5)
     recorder = Recorder(DAiD(index, k=4, lam=0.5, tau=0.2))
-    height, width = codec.grid
+    height, width = tokenizer.grid
     steps, count = 6, height * width
-    draws = uniforms(0, PROMPT, 0, steps * 2 * count).reshape(1, steps, 2, count)
+    draws = seeded_uniforms(0, PROMPT, 0, steps * 2 * count).reshape(1, steps, 2, count)
     watched = Watched(recorder)
     codes = decode_masked(
-        backbone, [PROMPT], draws, guidance_scale=1.0, steps=steps, augment=watched
+        backbone, [PROMPT], draws, guidance_scale=1.0, steps=steps, augmentation=watched
     )[0]
     order = watched.order()[0]  # [H, W]
     expected = torch.full((height, width), steps // 2 - 1)  # retrieval is in the last half

@@ -24,7 +24,7 @@ from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.ivf_lists import nearest_lists
 from arrag.retrieval.neighborhood import MISSING, Neighborhood
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, clear_leftovers
+from arrag.utils.outputs import atomic_path, clear_leftovers
 
 RNG = np.random.default_rng(0)
 UNIT = RNG.normal(size=(31, 4)).astype(np.float32)

@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 from arrag.backbones.registry import BACKBONES
 from arrag.backbones.showo import ShowoBackbone
 from arrag.cli.main import main
-from arrag.config.backbones import Generator
+from arrag.config.generators import Generator
 from arrag.config.root import load_config
 from arrag.config.training import LoraSettings
 from arrag.data.encode import encode_source
 from arrag.data.token_store import TokenStore
-from arrag.methods.adapter import merge_delta, save_delta
-from arrag.methods.build import Sources
-from arrag.methods.sampler import Sampler
+from arrag.methods.adapter_folder import merge_delta, save_delta
+from arrag.methods.build import ArtifactPaths
+from arrag.methods.generator import TokenGenerator
 from arrag.pipeline.layout import Layout
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
@@ -32,7 +32,8 @@ from arrag.training.masked import StepNoise, seeded_noise
 from arrag.training.neighbours import Neighbours, own_images
 from arrag.training.pairs import Pairs
 from arrag.training.trainer import Data, Trainer
-from arrag.utils.files import tree_digest, write_text
+from arrag.utils.files import write_text
+from arrag.utils.hashing import tree_digest
 
 IMAGES, K = 24, 3
 TRAINING = {
@@ -106,7 +107,7 @@ def trainer(made, kind, batch_size=4, **changes):
 
 def test_generators_that_are_trained_here_are_those_that_training_knows():
     kinds = get_args(get_args(Generator)[0])
-    said = {get_args(k.model_fields["kind"].annotation)[0] for k in kinds if k.trained_here}
+    said = {get_args(k.model_fields["kind"].annotation)[0] for k in kinds if k.trainable}
     assert said == {kind for kind in BACKBONES if BACKBONES.get(kind).trainable_head}
 
 
@@ -184,7 +185,7 @@ def test_the_loss_is_the_mean_over_the_hidden_codes_of_a_step(made):
     assert dropped.any() and not dropped.all()
     retrieved[dropped] = -1
     with torch.no_grad():
-        faid.hand(retrieved, known=known.view(-1, 12, 12))
+        faid.set_retrieved(retrieved, known=known.view(-1, 12, 12))
         logits = backbone.teacher_forced((ids, mask), codes, known)
         wanted = F.cross_entropy(logits[~known], codes[~known])
     assert losses[0] == pytest.approx(wanted.item(), rel=1e-5)
@@ -280,13 +281,13 @@ def test_adapters_change_what_is_drawn(made, trained):
     drawn = {}
     for method in METHODS:
         kind = method.removeprefix("showo-")
-        sources = Sources(adapter=trained.get(kind))
+        sources = ArtifactPaths(adapter=trained.get(kind))
         if kind == "faid":
             parts = made.layout.made_for(method)
             store, index = (made.folder / parts[part] for part in ("codes", "index"))
-            sources = Sources(store, index, adapter=trained[kind])
-        sampler = Sampler(made.config, method, sources)
-        drawn[method] = sampler.draw_codes(["a photo of a dog"], [0], 0)
+            sources = ArtifactPaths(store, index, adapter=trained[kind])
+        sampler = TokenGenerator(made.config, method, sources)
+        drawn[method] = sampler.generate_codes(["a photo of a dog"], [0], 0)
         assert drawn[method].shape == (1, 12, 12)
     assert not torch.equal(drawn["showo"], drawn["showo-finetune"])
     assert not torch.equal(drawn["showo-finetune"], drawn["showo-faid"])
