@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_table4 import a_timing
+from report_data import a_timing
 
 from arrag.cli.main import main
 from arrag.config.root import load_config
@@ -561,7 +561,7 @@ def test_every_file_of_a_crate_is_the_one_it_states(crate):
         assert entity["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
         assert int(entity["contentSize"]) == path.stat().st_size
     listed = {entity.id for entity in entities} | {"ro-crate-metadata.json"}
-    assert {str(p.relative_to(crate)) for p in crate.rglob("*") if p.is_file()} == listed
+    assert {str(p.relative_to(crate)) for p in crate.rglob("[!.]*") if p.is_file()} == listed
 
 
 def test_a_crate_of_the_results_is_verified_with_them(crate, here, damaged, capsys):

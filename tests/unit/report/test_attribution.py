@@ -12,12 +12,12 @@ from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.methods.augmentation import Augmentation
 from arrag.methods.daid import DAiD
 from arrag.methods.decoding import decode_masked, decode_raster, seeded_uniforms
-from arrag.report.origins import Blend, trace
-from arrag.report.page.redraw import Watched
+from arrag.report.attribution import Blend, attribute_patches
+from arrag.report.replay import RecordingAugmentation
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.tokenizers.base import load_tokenizer
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import UsageError
 
 PROMPT = "a photo of a dog"
 
@@ -58,7 +58,7 @@ def test_raster_order(tiny_janus, tmp_path):
     height, width = tokenizer.grid
     draws = seeded_uniforms(0, PROMPT, 0, height * width)[None]
     codes = decode_raster(backbone, [PROMPT], draws, guidance_scale=1.0, augmentation=recorder)[0]
-    origins = trace(codes.numpy(), index, k=12, shown=5, blend=Blend(0.9, 0.2))
+    origins = attribute_patches(codes.numpy(), index, k=12, shown=5, blend=Blend(0.9, 0.2))
     inside = [r * width + c for r in range(1, height) for c in range(1, width - 1)]
     assert origins.positions.tolist() == inside  # border "skip": nothing is retrieved at the edge
     for row, position in enumerate(inside):
@@ -79,7 +79,7 @@ def test_weights_add_up_to_the_blended_distribution(tiny_janus, tmp_path):
     index = make_index(tmp_path, tokenizer, Neighborhood("causal"))
     codes = np.random.default_rng(1).integers(0, 40, tokenizer.grid)
     for dedupe in ("nearest", "none"):
-        origins = trace(codes, index, k=30, shown=30, blend=Blend(0.5, 0.3, dedupe))
+        origins = attribute_patches(codes, index, k=30, shown=30, blend=Blend(0.5, 0.3, dedupe))
         assert np.allclose(origins.weights.sum(1), 1, atol=1e-5)
         assert any(len(set(row)) < 30 for row in origins.codes)  # some code comes twice
         for row in range(0, len(origins.positions), 7):
@@ -105,7 +105,7 @@ def test_other_orders_need_the_order(tiny_showo, tmp_path):
     height, width = tokenizer.grid
     steps, count = 6, height * width
     draws = seeded_uniforms(0, PROMPT, 0, steps * 2 * count).reshape(1, steps, 2, count)
-    watched = Watched(recorder)
+    watched = RecordingAugmentation(recorder)
     codes = decode_masked(
         backbone, [PROMPT], draws, guidance_scale=1.0, steps=steps, augmentation=watched
     )[0]
@@ -114,7 +114,7 @@ def test_other_orders_need_the_order(tiny_showo, tmp_path):
     for step, (known, _, _) in reversed(list(enumerate(recorder.found))):
         expected[known[0]] = step - 1  # known when it began: settled before
     assert torch.equal(order, expected) and (order == -1).any()
-    origins = trace(codes.numpy(), index, 4, 4, order=order.numpy())
+    origins = attribute_patches(codes.numpy(), index, 4, 4, order=order.numpy())
     assert origins.weights is None and len(origins.positions) == (order >= 0).sum()
     for row, position in enumerate(origins.positions):
         step = int(order.flatten()[position])
@@ -122,5 +122,5 @@ def test_other_orders_need_the_order(tiny_showo, tmp_path):
         slot = at.index(position)
         assert np.array_equal(origins.entries[row], found.entries[0, slot].numpy())
         assert np.array_equal(origins.distances[row], found.distances[0, slot].numpy())
-    with pytest.raises(ArragError, match="on all sides"):
-        trace(codes.numpy(), index, 4, 4)
+    with pytest.raises(UsageError):
+        attribute_patches(codes.numpy(), index, 4, 4)

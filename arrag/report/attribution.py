@@ -1,8 +1,8 @@
-"""Where the patches of a finished image came from: the retrievals of its drawing, found again.
+"""Where the patches of a generated image came from: the searches of its generation, repeated.
 
-A search sees codes, what is known and a position. In raster order everything before a position is
-known when it is drawn, so the image's own codes say what was asked there; where codes are settled
-in another order, that order is needed too.
+A search depends on the codes, on which of them are known, and on a position. In raster order all
+codes before a position are known when it is generated, so that the finished image determines each
+search; where codes are generated in another order, that order is needed too.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 
 from arrag.methods.daid import retrieval_distribution
 from arrag.retrieval.index import PatchIndex
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Blend:
-    """How a distribution over codes is made of what was retrieved: DAiD's settings."""
+    """DAiD's settings, by which retrieved patches become a distribution over codes."""
 
     lam: float
     tau: float
@@ -27,16 +27,19 @@ class Blend:
 
 
 @dataclass(frozen=True)
-class Origins:
-    """What was retrieved for one image, P positions in raster order and the nearest n of each.
+class Attribution:
+    """What was retrieved for P positions of one image, and the nearest n patches of each.
 
-    positions: int64 [P], flat; only those for which something was retrieved. drawn: int64 [P], the
-    codes that stand there. distances: float32 [P, n], squared L2; codes, entries: int64 [P, n], as
-    in :class:`arrag.retrieval.base.SearchResult`, -1 in an absent slot. agreeing: int64 [P], how
-    many of all k
-    retrieved have the drawn code. weights: float32 [P, n], the part of p_ret that each neighbour
-    gives (all that a code gets stands at its nearest patch), drawn_weight: float32 [P], p_ret of
-    the drawn code; both None where nothing is blended into probabilities.
+    Args:
+        positions: int64 [P], flat, in raster order; those for which something was retrieved.
+        drawn: int64 [P], the image's codes there.
+        distances: float32 [P, n], squared L2.
+        codes: int64 [P, n], the retrieved codes; -1 in an absent slot.
+        entries: int64 [P, n], the entries of the index; -1 in an absent slot.
+        agreeing: int64 [P], how many of all k retrieved patches have the image's code.
+        weights: float32 [P, n], the part of p_ret that each patch gives, where all that a code
+            gets counts for its nearest patch; None where nothing is blended into probabilities.
+        drawn_weight: float32 [P], p_ret of the image's code; None as ``weights``.
     """
 
     positions: np.ndarray
@@ -49,42 +52,53 @@ class Origins:
     drawn_weight: np.ndarray | None = None
 
 
-def trace(
+def attribute_patches(
     codes: np.ndarray,
     index: PatchIndex,
     k: int,
     shown: int,
     blend: Blend | None = None,
     order: np.ndarray | None = None,
-) -> Origins:
-    """Repeat the searches of one image's drawing; keep the ``shown`` nearest of the k.
+) -> Attribution:
+    """Repeat the searches of one image's generation; keep the ``shown`` nearest of the k patches.
 
-    codes: integer [H, W], the finished image. order: integer [H, W], the step in which each code
-    was settled, counted from the first that retrieves (-1: before it); None for raster order.
-    Raises ArragError where the index looks at later codes and no order is given, for another grid,
-    a code outside the codebook, or k out of range.
+    Args:
+        codes: Integer [H, W], the generated image.
+        index: The index that was searched.
+        k: Patches retrieved for each position.
+        shown: Patches to keep.
+        blend: DAiD's settings, for ``weights``; None without them.
+        order: Integer [H, W], the step in which each code was generated, counted from the first
+            that retrieves (-1: before it); None for raster order.
+
+    Raises:
+        UsageError: The index compares later codes and no order is given.
+        ArragError: Another grid, a code outside the codebook, or k out of range.
     """
     height, width = np.shape(codes)
     image = torch.from_numpy(np.array(codes, dtype=np.int64))  # [H, W]
     if order is None:
         if index.neighborhood.context != "causal":
-            raise ArragError(
-                f"index of {index.store.path}: it looks at codes on all sides, and the image does "
-                "not say in which order its codes were settled; draw it again"
+            raise UsageError(
+                "the index compares codes on all sides, and the order in which the image's codes "
+                "were generated is not known",
+                path=index.store.path,
+                field="order",
+                hint="generate the image again",
             )
-        # A causal neighbourhood reads earlier codes only, so the finished image asks what the
-        # unfinished one asked, and one search serves all positions.
-        asked = [(torch.ones(height, width, dtype=torch.bool), torch.arange(height * width))]
+        # A causal neighbourhood holds earlier codes only, so that the finished image gives the
+        # same queries as the unfinished one, and one search serves all positions.
+        queries = [(torch.ones(height, width, dtype=torch.bool), torch.arange(height * width))]
     else:
         steps = torch.from_numpy(np.array(order, dtype=np.int64))
-        asked = [
+        queries = [
             (steps < step, (steps == step).flatten().nonzero()[:, 0])
             for step in range(int(steps.max()) + 1)
         ]
     distances = torch.full((height * width, k), torch.inf)
     neighbours = torch.full((height * width, k), -1)
     entries = neighbours.clone()
-    for known, at in asked:
+    for known, at in queries:
         if len(at):
             found = index.search(image[None], known[None], at, k)  # [1, p, k]
             distances[at], neighbours[at], entries[at] = (
@@ -99,7 +113,7 @@ def trace(
         p_ret = retrieval_distribution(distances, neighbours, size, blend.tau, blend.dedupe)
         drawn_weight = p_ret.gather(-1, drawn[:, None])[:, 0].numpy()
         weights = _shares(p_ret, distances, neighbours, blend)[:, :shown].numpy()
-    return Origins(
+    return Attribution(
         positions.numpy(),
         drawn.numpy(),
         distances[:, :shown].numpy(),
@@ -114,7 +128,7 @@ def trace(
 def _shares(
     p_ret: torch.Tensor, distances: torch.Tensor, codes: torch.Tensor, blend: Blend
 ) -> torch.Tensor:
-    """What each retrieved patch gives to p_ret [P, V]: [P, k], summing to 1 over a row."""
+    """The part of p_ret [P, V] that each retrieved patch gives: [P, k], a row sums to 1."""
     if blend.dedupe == "none":
         absent = (codes < 0) | ~torch.isfinite(distances)
         return torch.softmax((-distances / blend.tau).masked_fill(absent, -torch.inf), dim=-1)
