@@ -1,8 +1,8 @@
 """Scores of generated images, one file a metric: GenEval, DPG-Bench, FID, KID, CMMD, FWD.
 
-May import ``data``, ``tokenizers``, ``config`` and ``utils``. Start reading in ``base`` (``Metric``,
-``Score``, the registry) and ``fid`` (a metric in seventy lines); ``distance`` holds what all
-distances share, ``bootstrap`` the intervals and the paired comparisons. To add a metric, see
+May import ``data``, ``tokenizers``, ``config`` and ``utils``. Start reading in ``base`` (the
+interface, the result, the registry) and ``fid`` (a metric in seventy lines); ``distance`` has what
+all distances share, ``bootstrap`` the intervals and the paired comparisons. To add a metric, see
 docs/add-your-own-metric.md.
 """
 
