@@ -166,7 +166,7 @@ def load_trainable(generator: Generator, device: str) -> Backbone:
 def new_faid(backbone, wanted: FaidTraining) -> FAiD:
     """A fresh FAiD adapter for a backbone."""
     settings = FaidSettings(
-        hops=tuple(wanted.hops), modules=wanted.modules, k=wanted.k, context=backbone.context
+        hops=wanted.hops, modules=wanted.modules, k=wanted.k, context=backbone.context
     )
     size, layers = backbone.hidden_size, len(backbone.decoder_layers)
     return FAiD(size, layers, settings, init_gain=wanted.init_gain)
