@@ -21,19 +21,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from arrag.backbones.janus import load_janus
+from arrag.backbones.janus import JanusBackbone
 from arrag.config.root import Config, load_config
-from arrag.data.samples import load_prompts
+from arrag.data.prompts import load_geneval_prompts
 from arrag.data.token_store import TokenStore
-from arrag.methods.augmentation import Augment
+from arrag.methods.augmentation import Augmentation
 from arrag.methods.daid import DAiD
-from arrag.methods.decoding import decode_raster, sample_codes, uniforms
+from arrag.methods.decoding import decode_raster, sample_codes, seeded_uniforms
 from arrag.pipeline.layout import Layout
-from arrag.retrieval.index import PatchIndex, build_index, open_index
+from arrag.retrieval.base import PatchIndex
+from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 
 
-class Beside(Augment):
+class Beside(Augmentation):
     """Augments with one method and notes what another would have drawn.
 
     uniforms: float64 [B, H * W] of the run. After it, ``same`` is bool [steps * B] and ``apart``
@@ -46,15 +47,15 @@ class Beside(Augment):
         self._same: list[torch.Tensor] = []
         self._apart: list[torch.Tensor] = []
 
-    def after(
+    def on_probs(
         self,
         probs: torch.Tensor,
         codes: torch.Tensor,
         known: torch.Tensor,
         positions: torch.Tensor,
     ) -> torch.Tensor:
-        ours = self.leading.after(probs, codes, known, positions)  # [B, 1, V]
-        theirs = self.other.after(probs, codes, known, positions)
+        ours = self.leading.on_probs(probs, codes, known, positions)  # [B, 1, V]
+        theirs = self.other.on_probs(probs, codes, known, positions)
         if not torch.equal(ours, probs):
             u = self.draws[:, int(positions[0])]
             self._same.append(sample_codes(ours[:, 0], u) == sample_codes(theirs[:, 0], u))
@@ -89,7 +90,10 @@ def agreement(
     for start in range(0, len(prompts), batch_size):
         some = list(prompts[start : start + batch_size])
         draws = np.stack(
-            [uniforms(config.seed, prompt, start + i, count) for i, prompt in enumerate(some)]
+            [
+                seeded_uniforms(config.seed, prompt, start + i, count)
+                for i, prompt in enumerate(some)
+            ]
         )
         beside = Beside(*methods, draws)
         decode_raster(
@@ -98,7 +102,7 @@ def agreement(
             draws,
             guidance_scale=config.generators["janus"].guidance_scale,
             temperature=config.generators["janus"].temperature,
-            augment=beside,
+            augmentation=beside,
         )
         same.append(beside.same)
         apart.append(beside.apart)
@@ -130,9 +134,11 @@ def main() -> None:
     args = parser.parse_args()
     config = load_config(args.config)
     daid = config.method("daid").augment
-    prompts = [prompt["prompt"] for prompt in load_prompts(config.benchmark().prompts)]
+    prompts = [prompt["prompt"] for prompt in load_geneval_prompts(config.benchmark().prompts)]
     prompts = [prompts[i * len(prompts) // args.images] for i in range(args.images)]
-    backbone = load_janus(config.generators["janus"].checkpoint, config.generators["janus"].dtype)
+    backbone = JanusBackbone.load(
+        config.generators["janus"].checkpoint, config.generators["janus"].dtype
+    )
     store = TokenStore.open(args.codes or Layout(config).codes("daid"))
     with tempfile.TemporaryDirectory() as folder:
         exact, lists = both_indexes(store, Path(folder), nprobe=config.index.nprobe)

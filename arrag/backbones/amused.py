@@ -17,11 +17,11 @@ from diffusers import UVit2DModel
 from torch import nn
 from transformers import AutoTokenizer, CLIPTextModelWithProjection
 
-from arrag.backbones.base import Run, Slots
-from arrag.backbones.causal import at_least_float32
-from arrag.backbones.prompt_checks import check_prompts, warn_of_cuts
-from arrag.utils.checkpoint import load_assigned, load_pretrained, read_tensors
-from arrag.utils.errors import ArragError
+from arrag.backbones.base import Backbone, ImageTokenSpans, TokenSpan, at_least_float32
+from arrag.backbones.prompt_checks import check_ids, check_prompts, warn_truncated
+from arrag.backbones.registry import register_backbone
+from arrag.utils.checkpoint import load_assigned, load_pretrained, loading, read_tensors
+from arrag.utils.errors import MismatchError, UsageError
 from arrag.utils.files import read_json
 
 AESTHETIC_SCORE = 6
@@ -37,14 +37,19 @@ class State:
     guidance_scale: float
 
 
-class AmusedBackbone:
-    """An aMUSEd checkpoint for generation; see :mod:`arrag.backbones.base` for what it states.
+@register_backbone("amused")
+class AmusedBackbone(Backbone):
+    """aMUSEd. A prompt longer than the text encoder reads is truncated, as in the original.
 
-    patch: pixels a side of the square that one code stands for. A prompt longer than the text
-    encoder reads loses its end, as in the original; :meth:`overlong` tells which.
+    Args:
+        model: The transformer.
+        text_encoder: None if prompts are never encoded.
+        tokenizer: The text encoder's.
+        mask_id: Id of the mask token.
+        patch: Pixels a side of an image token.
     """
 
-    context = "full"
+    decoding = "masked"
 
     def __init__(
         self,
@@ -61,30 +66,51 @@ class AmusedBackbone:
         self.grid = (config.sample_size, config.sample_size)
         self.codebook_size: int = config.codebook_size
         self.hidden_size: int = config.hidden_size
-        self.slots: Slots | None = None
+
+    @classmethod
+    def load(
+        cls, checkpoint: str | Path, dtype: str = "float32", device: str = "cpu"
+    ) -> AmusedBackbone:
+        """Load a checkpoint folder in diffusers' format (amused/amused-256)."""
+        checkpoint = Path(checkpoint)
+        folder = checkpoint / "transformer"
+        config = read_json(folder / "config.json")
+        tensors = read_tensors(folder)
+        model = load_assigned(lambda: UVit2DModel.from_config(config), tensors, folder, dtype)
+        with loading(checkpoint, "an aMUSEd checkpoint with text_encoder and tokenizer"):
+            text = checkpoint / "text_encoder"
+            encoder = load_pretrained(CLIPTextModelWithProjection, text, dtype)
+            tokenizer = AutoTokenizer.from_pretrained(
+                checkpoint / "tokenizer", local_files_only=True
+            )
+        scheduler = checkpoint / "scheduler"
+        mask_id = read_json(scheduler / "scheduler_config.json").get("mask_token_id")
+        codes, ids = model.config.codebook_size, model.config.vocab_size
+        if mask_id is None or not codes <= mask_id < ids:
+            raise MismatchError(
+                f"is {mask_id}, expected an id of the transformer from {codes} to {ids - 1}",
+                path=scheduler,
+                field="mask_token_id",
+                hint="download the checkpoint again",
+            )
+        expected = {"size": encoder.config.vocab_size, "eos_token": encoder.config.eos_token_id}
+        found = {"size": len(tokenizer), "eos_token": tokenizer.eos_token_id}
+        check_ids(checkpoint / "tokenizer", expected, found)
+        levels = len(read_json(checkpoint / "vqvae" / "config.json")["block_out_channels"])
+        return cls(model.to(device), encoder.to(device), tokenizer, mask_id, 2 ** (levels - 1))
 
     @property
-    def parameters(self) -> int:
-        """Weights of the transformer, the text encoder's left out."""
-        return sum(p.numel() for p in self.model.parameters())
-
-    @property
-    def sites(self) -> list[Site]:
+    def decoder_layers(self) -> list[Site]:
         """The transformer's layers, first to last.
 
         Raises ArragError for a model whose layers hold one state for four codes (amused-512).
         """
         if self.model.config.downsample:
-            raise ArragError(
-                "amused: this checkpoint's layers hold one state for four codes, so that no "
-                "feature belongs to one code; use amused-256 for adapters"
+            raise UsageError(
+                "the layers of this aMUSEd checkpoint have one hidden state for four codes",
+                hint="use amused-256 for feature-level augmentation",
             )
         return [Site(layer) for layer in self.model.transformer_layers]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.device
 
     def start(self, prompts: list[str], guidance_scale: float) -> State:
         """Encode the text of B prompts. Without guidance (1) there is no second row.
@@ -127,10 +153,10 @@ class AmusedBackbone:
         Raises ArragError for a prompt that is empty or holds a marker.
         """
         check_prompts(self.tokenizer, prompts)
-        warn_of_cuts(self.overlong(prompts), self._length)
+        warn_truncated(self.truncated_prompts(prompts), self._length)
         return [self._ids(prompt) for prompt in prompts]
 
-    def overlong(self, prompts: Sequence[str]) -> list[str]:
+    def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
         """The prompts whose end is left out."""
         lengths = [len(self.tokenizer(prompt, verbose=False).input_ids) for prompt in prompts]
         return [p for p, length in zip(prompts, lengths, strict=True) if length > self._length]
@@ -169,8 +195,8 @@ class AmusedBackbone:
         tokens = torch.where(known, codes, self.mask_id).repeat(rows // len(codes), 1, 1)
         about = [width * self.patch, height * self.patch, 0, 0, AESTHETIC_SCORE]
         about = torch.tensor(about, device=self.device, dtype=state.hidden.dtype)
-        everything = Run(0, 0, height * width)
-        self.slots = Slots(len(codes), everything, everything)
+        everything = TokenSpan(0, 0, height * width)
+        self.spans = ImageTokenSpans(len(codes), everything, everything)
         logits = self.model(
             tokens,
             encoder_hidden_states=state.hidden,
@@ -198,43 +224,3 @@ class _Attention:
             return None if changed is None else changed[0]
 
         return self.attention.register_forward_hook(bare, with_kwargs=with_kwargs)
-
-
-def load_amused(checkpoint: str | Path, dtype: str = "float32", device: str = "cpu"):
-    """Load a checkpoint folder of diffusers (amused/amused-256) as :class:`AmusedBackbone`.
-
-    Raises ArragError for missing or damaged files, keys or shapes that differ (naming them), and
-    a tokenizer or mask token that is not the networks'.
-    """
-    checkpoint = Path(checkpoint)
-    folder = checkpoint / "transformer"
-    config = read_json(folder / "config.json")
-    tensors = read_tensors(folder)
-    model = load_assigned(lambda: UVit2DModel.from_config(config), tensors, folder, dtype)
-    text = checkpoint / "text_encoder"
-    try:
-        encoder = load_pretrained(CLIPTextModelWithProjection, text, dtype)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint / "tokenizer", local_files_only=True)
-    except ArragError:
-        raise
-    except Exception as error:  # transformers raises a dozen types here
-        raise ArragError(
-            f"{checkpoint}: its text_encoder or tokenizer cannot be read ({error}); fetch it again"
-        ) from error
-    mask = read_json(checkpoint / "scheduler" / "scheduler_config.json").get("mask_token_id")
-    vocabulary, words = model.config.vocab_size, encoder.config.vocab_size
-    if mask is None or not model.config.codebook_size <= mask < vocabulary:
-        raise ArragError(
-            f"{checkpoint / 'scheduler'}: mask_token_id is {mask}, expected one of the "
-            f"transformer's {vocabulary} ids that is none of its {model.config.codebook_size} "
-            "codes; restore it"
-        )
-    if len(tokenizer) != words or tokenizer.eos_token_id != encoder.config.eos_token_id:
-        raise ArragError(
-            f"{checkpoint / 'tokenizer'}: has {len(tokenizer)} tokens and ends a text with id "
-            f"{tokenizer.eos_token_id}, the text encoder has {words} and "
-            f"{encoder.config.eos_token_id}; use the tokenizer that it was trained with"
-        )
-    levels = len(read_json(checkpoint / "vqvae" / "config.json")["block_out_channels"])
-    model, encoder = model.to(device), encoder.to(device)
-    return AmusedBackbone(model, encoder, tokenizer, mask, 2 ** (levels - 1))

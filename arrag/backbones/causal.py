@@ -6,17 +6,17 @@ predicted where the prompt ends, every other one where the sequence before it en
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
 from transformers import Cache
+from transformers.cache_utils import DynamicLayer
 
 from arrag.backbones._cpu_decode import LlamaSteps
-from arrag.backbones.base import Run, Slots
-from arrag.backbones.kv_cache import reserved_cache
+from arrag.backbones.base import Backbone, ImageTokenSpans, TokenSpan, at_least_float32
 
 
 @dataclass
@@ -31,33 +31,27 @@ class State:
     steps: LlamaSteps | None = None  # of the tokens after the prompt, if there is a faster way
 
 
-class CausalBackbone(ABC):
-    """See :mod:`arrag.backbones.base` for what it states.
+class CausalBackbone(Backbone):
+    """A decoder over a prompt and the image tokens in raster order, with guidance pairs.
 
-    A subclass says how prompts become inputs (``start``), how inputs become hidden states and
-    these logits, and what follows a code in the sequence if it is not the next one.
+    A subclass implements ``load``, ``start`` (prompts to inputs, then ``_begin``), ``embed_codes``,
+    ``decoder_layers``, ``_hidden`` (inputs to hidden states) and ``_head`` (these to logits).
+
+    Attributes:
+        row_length: Image tokens a row, if the sequence has a token after each row that is no image
+            token (``_row_end``); 0 if it has none.
     """
 
-    context = "causal"
-    row = 0  # see Run
+    decoding: ClassVar = "raster"
+    row_length = 0
 
     def __init__(self, grid: tuple[int, int], codebook_size: int, hidden_size: int) -> None:
         self.grid, self.codebook_size, self.hidden_size = grid, codebook_size, hidden_size
-        self.slots: Slots | None = None
-
-    @property
-    @abstractmethod
-    def sites(self) -> list[nn.Module]:
-        """The decoder layers, first to last."""
 
     @property
     def image_tokens(self) -> int:
         """Tokens of an image in the sequence."""
-        return self.grid[0] * self.grid[1] + (self.grid[0] if self.row else 0)
-
-    @abstractmethod
-    def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """int64 codes [...] -> what the language model reads for them, [..., D]."""
+        return self.grid[0] * self.grid[1] + (self.grid[0] if self.row_length else 0)
 
     @abstractmethod
     def _hidden(
@@ -69,18 +63,14 @@ class CausalBackbone(ABC):
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits of codes alone: [..., D] -> [..., V]."""
 
-    def overlong(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts of which only the beginning is read: none."""
-        return []
-
-    def _between(self, batch: int) -> torch.Tensor:
-        """What stands between two rows of codes, [B, 1, D]; asked for only if ``row`` is set."""
+    def _row_end(self, batch: int) -> torch.Tensor:
+        """Inputs [B, 1, D] after a row of image tokens; called only if ``row_length`` is set."""
         raise NotImplementedError
 
     def _begin(self, inputs: torch.Tensor, mask: torch.Tensor, guidance_scale: float) -> State:
         """The state of guidance pairs whose prompts are inputs [2B, T, D], mask [2B, T]."""
         room = inputs.shape[1] + self.image_tokens
-        return State(reserved_cache(len(self.sites), room), mask, inputs, guidance_scale)
+        return State(reserved_cache(len(self.decoder_layers), room), mask, inputs, guidance_scale)
 
     def _steps(self, state: State) -> LlamaSteps | None:
         """A faster way from what follows the prompt to logits: none."""
@@ -106,13 +96,13 @@ class CausalBackbone(ABC):
         """
         if previous is not None:
             state.inputs = self.embed_codes(previous)[:, None].repeat(2, 1, 1)  # [2B, 1, D]
-            if self.row and state.position % self.row == 0:
-                ends = self._between(len(state.inputs))
+            if self.row_length and state.position % self.row_length == 0:
+                ends = self._row_end(len(state.inputs))
                 state.inputs = torch.cat([state.inputs, ends], dim=1)
         rows, length = state.inputs.shape[:2]
         here = state.position
-        held = Run(0, 0, 0) if previous is None else Run(0, here - 1, 1)
-        self.slots = Slots(rows // 2, held, Run(length - 1, here, 1))
+        inputs = TokenSpan(0, 0, 0) if previous is None else TokenSpan(0, here - 1, 1)
+        self.spans = ImageTokenSpans(rows // 2, inputs, TokenSpan(length - 1, here, 1))
         logits = at_least_float32(self._run(state))  # [2B, V]
         state.inputs, state.position = None, here + 1
         conditional, unconditional = logits.chunk(2)
@@ -129,15 +119,15 @@ class CausalBackbone(ABC):
         batch, count = codes.shape
         length = prompts.shape[1]
         image = self.embed_codes(codes[:, :-1]).to(prompts.dtype)  # [B, N - 1, D]
-        held = Run(length, 0, count - 1, self.row)
-        predicted = Run(length - 1, 0, count, self.row)
-        if self.row:
-            *whole, last = image.split(self.row, dim=1)
-            whole = [torch.cat([row, self._between(batch)], dim=1) for row in whole]
+        inputs = TokenSpan(length, 0, count - 1, self.row_length)
+        targets = TokenSpan(length - 1, 0, count, self.row_length)
+        if self.row_length:
+            *whole, last = image.split(self.row_length, dim=1)
+            whole = [torch.cat([row, self._row_end(batch)], dim=1) for row in whole]
             image = torch.cat([*whole, last], dim=1)
         mask = torch.cat([mask, mask.new_ones(image.shape[:2])], dim=1)
-        self.slots = Slots(batch, held, predicted)
-        hidden = self._hidden(torch.cat([prompts, image], dim=1), mask)[:, predicted.places]
+        self.spans = ImageTokenSpans(batch, inputs, targets)
+        hidden = self._hidden(torch.cat([prompts, image], dim=1), mask)[:, targets.indices]
         return at_least_float32(self._head(hidden))
 
 
@@ -158,6 +148,50 @@ def run_decoder(
     ).last_hidden_state
 
 
-def at_least_float32(logits: torch.Tensor) -> torch.Tensor:
-    """The same in float32, float64 as it is."""
-    return logits if logits.dtype == torch.float64 else logits.float()
+def causal_rows(mask: torch.Tensor, count: int | None = None) -> torch.Tensor:
+    """Causal attention mask of the last ``count`` of T tokens (None: all): bool [B, 1, count, T].
+
+    Args:
+        mask: bool [B, T], False at padding. A padding token attends to itself, so that no row of
+            the softmax is empty; no other token attends to it.
+    """
+    length = mask.shape[1]
+    count = length if count is None else count
+    own = torch.arange(length, device=mask.device)
+    rows = own[length - count :, None]  # [count, 1]
+    return (((own <= rows) & mask[:, None]) | (own == rows))[:, None]
+
+
+class ReservedLayer(DynamicLayer):
+    """Keys and values [B, heads, t, head size] of one layer, with memory for ``room`` tokens.
+
+    transformers' dynamic cache copies all keys and values of a layer for every new token; on a CPU
+    that took three quarters of the decoding time.
+    """
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append states [B, heads, n, head size]; returns all so far."""
+        start = self.get_seq_length()
+        if start == 0:
+            self.dtype, self.device = key_states.dtype, key_states.device
+            batch, heads, _, size = key_states.shape
+            self.reserved = key_states.new_empty(2, batch, heads, self.room, size)
+            self.is_initialized = True
+        stop = start + key_states.shape[-2]
+        if stop > self.room:
+            raise ValueError(f"room for {self.room} tokens was reserved, {stop} are needed")
+        self.reserved[0, :, :, start:stop] = key_states
+        self.reserved[1, :, :, start:stop] = value_states
+        self.keys, self.values = self.reserved[:, :, :, :stop]
+        return self.keys, self.values
+
+
+def reserved_cache(layers: int, room: int) -> Cache:
+    """An empty cache for ``layers`` decoder layers and ``room`` tokens."""
+    return Cache(layers=[ReservedLayer(room) for _ in range(layers)])

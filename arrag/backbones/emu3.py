@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +18,9 @@ from transformers import AutoTokenizer, Cache, Emu3ForConditionalGeneration
 
 from arrag.backbones.causal import CausalBackbone, State, run_decoder
 from arrag.backbones.prompt_checks import check_ids, check_lengths, check_prompts
-from arrag.utils.checkpoint import load_pretrained
-from arrag.utils.errors import ArragError
+from arrag.backbones.registry import register_backbone
+from arrag.tokenizers.vq import grid_side
+from arrag.utils.checkpoint import load_pretrained, loading
 
 POSITIVE = " masterpiece, film grained, best quality."
 NEGATIVE = (
@@ -30,15 +30,19 @@ NEGATIVE = (
 )
 """What the original adds to a prompt, and its unconditional row."""
 
-IMAGE_AREA = 720 * 720
 BOS, BOI, IMAGE = "<|extra_203|>", "<|image start|>", "<|image token|>"
 ROW_END, CODE = "<|extra_200|>", "<|visual token {:06d}|>"
 
 
+@register_backbone("emu3")
 class Emu3Backbone(CausalBackbone):
-    """An Emu3 checkpoint for generation; see :mod:`arrag.backbones.base` for what it states.
+    """Emu3-Gen.
 
-    positive: added to each prompt; negative: the unconditional row's prompt.
+    Args:
+        model: transformers' model.
+        tokenizer: Its text tokenizer.
+        positive: Appended to each prompt.
+        negative: Prompt of the unconditional rows.
     """
 
     def __init__(
@@ -53,27 +57,38 @@ class Emu3Backbone(CausalBackbone):
         config = model.config
         vq, side = config.vq_config, grid_side(config.to_dict())
         super().__init__((side, side), vq.codebook_size, config.text_config.hidden_size)
-        self.row = side
+        self.row_length = side
         words = config.vocabulary_map
-        self.row_end: int = words[ROW_END]
+        self.row_end_id: int = words[ROW_END]
         ids = [words[CODE.format(code)] for code in range(self.codebook_size)]
         self._ids = torch.tensor(ids, device=model.device)  # of the codes, [V]
 
+    @classmethod
+    def load(
+        cls, checkpoint: str | Path, dtype: str = "float32", device: str = "cpu"
+    ) -> Emu3Backbone:
+        """Load a checkpoint folder in transformers' format."""
+        checkpoint = Path(checkpoint)
+        with loading(checkpoint, "an Emu3 checkpoint"):
+            model = load_pretrained(Emu3ForConditionalGeneration, checkpoint, dtype)
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+        names = [BOS, BOI, IMAGE, ROW_END]
+        names += [CODE.format(code) for code in (0, model.config.vq_config.codebook_size - 1)]
+        expected = {name: (model.config.vocabulary_map or {}).get(name, "an id") for name in names}
+        found = tokenizer.get_vocab()
+        check_ids(checkpoint, expected, {name: found.get(name) for name in names})
+        return cls(model.to(device), tokenizer)
+
     @property
-    def parameters(self) -> int:
+    def num_parameters(self) -> int:
         """Weights of the language model; the paper's Params."""
         parts = (self.model.model.text_model, self.model.lm_head)
         return sum(p.numel() for part in parts for p in part.parameters())
 
     @property
-    def sites(self) -> list[nn.Module]:
+    def decoder_layers(self) -> list[nn.Module]:
         """The decoder layers, first to last."""
         return list(self.model.model.text_model.layers)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.device
 
     def start(self, prompts: list[str], guidance_scale: float) -> State:
         """Tokenise B prompts into guidance pairs; nothing is run yet.
@@ -97,7 +112,7 @@ class Emu3Backbone(CausalBackbone):
         self._check_lengths(prompts, mask)
         return ids, mask
 
-    def overlong(self, prompts: Sequence[str]) -> list[str]:
+    def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
         """None: what is not read whole is refused, as :meth:`tokenize` does."""
         for prompt in prompts:
             self.tokenize([prompt])
@@ -129,8 +144,8 @@ class Emu3Backbone(CausalBackbone):
         context = self.model.config.text_config.max_position_embeddings
         check_lengths(prompts, lengths, self.image_tokens, context)
 
-    def _between(self, batch: int) -> torch.Tensor:
-        ends = torch.full((batch, 1), self.row_end, device=self.device)
+    def _row_end(self, batch: int) -> torch.Tensor:
+        ends = torch.full((batch, 1), self.row_end_id, device=self.device)
         return self.model.get_input_embeddings()(ends)
 
     def _hidden(
@@ -140,39 +155,3 @@ class Emu3Backbone(CausalBackbone):
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
         return F.linear(hidden, self.model.lm_head.weight[self._ids])
-
-
-def grid_side(raw: dict[str, Any]) -> int:
-    """Codes a side of the images that a checkpoint's ``config.json`` draws: 90 if it is silent.
-
-    ``image_area`` is in pixels, as in the original's own configuration.
-    """
-    patch = 2 ** (len(raw["vq_config"]["channel_multiplier"]) - 1)
-    return round((raw.get("image_area") or IMAGE_AREA) ** 0.5) // patch
-
-
-def load_emu3(
-    checkpoint: str | Path, dtype: str = "float32", device: str = "cpu", **settings
-) -> Emu3Backbone:
-    """Load a checkpoint folder of transformers as :class:`Emu3Backbone`, with its ``settings``.
-
-    Raises ArragError if it cannot be read, for keys or shapes that are not its config's (naming
-    them), and for a tokenizer whose special ids are not the checkpoint's.
-    """
-    checkpoint = Path(checkpoint)
-    try:
-        model = load_pretrained(Emu3ForConditionalGeneration, checkpoint, dtype)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
-    except ArragError:
-        raise
-    except Exception as error:  # transformers, safetensors and json raise a dozen types here
-        raise ArragError(
-            f"{checkpoint}: cannot be read as an Emu3 checkpoint ({error}); fetch its files "
-            "(config.json, weights, tokenizer) in transformers' format again"
-        ) from error
-    names = [BOS, BOI, IMAGE, ROW_END]
-    names += [CODE.format(code) for code in (0, model.config.vq_config.codebook_size - 1)]
-    expected = {name: (model.config.vocabulary_map or {}).get(name, "an id") for name in names}
-    found = tokenizer.get_vocab()
-    check_ids(checkpoint, expected, {name: found.get(name) for name in names})
-    return Emu3Backbone(model.to(device), tokenizer, **settings)

@@ -16,15 +16,18 @@ from transformers import AutoTokenizer, Cache, JanusForConditionalGeneration
 from arrag.backbones._cpu_decode import LlamaSteps, has_steps
 from arrag.backbones.causal import CausalBackbone, State, run_decoder
 from arrag.backbones.prompt_checks import check_ids, check_lengths, check_prompts
-from arrag.utils.checkpoint import load_pretrained
-from arrag.utils.errors import ArragError
+from arrag.backbones.registry import register_backbone
+from arrag.utils.checkpoint import load_pretrained, loading
 
 TEMPLATE = "<|User|>: {prompt}\n\n<|Assistant|>:<begin_of_image>"
 BOI = "<begin_of_image>"
 
 
+@register_backbone("janus")
 class JanusBackbone(CausalBackbone):
-    """A Janus checkpoint for generation; see :mod:`arrag.backbones.base` for what it states."""
+    """Janus-Pro (arXiv 2501.17811) and checkpoints in its format."""
+
+    trainable_head = "model.generation_head"
 
     def __init__(self, model: JanusForConditionalGeneration, tokenizer):
         self.model = model.eval().requires_grad_(False)
@@ -36,8 +39,20 @@ class JanusBackbone(CausalBackbone):
         if self.pad is None:
             self.pad = tokenizer.pad_token_id
 
+    @classmethod
+    def load(
+        cls, checkpoint: str | Path, dtype: str = "float32", device: str = "cpu"
+    ) -> JanusBackbone:
+        """Load a checkpoint folder in transformers' format."""
+        checkpoint = Path(checkpoint)
+        with loading(checkpoint, "a Janus checkpoint"):
+            model = load_pretrained(JanusForConditionalGeneration, checkpoint, dtype)
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+        _check_tokenizer(tokenizer, model, checkpoint)
+        return cls(model.to(device), tokenizer)
+
     @property
-    def parameters(self) -> int:
+    def num_parameters(self) -> int:
         """Weights of the language model and its image embeddings and head; the paper's Params."""
         parts = self.model.model
         used = (
@@ -47,14 +62,9 @@ class JanusBackbone(CausalBackbone):
         return sum(p.numel() for part in used for p in part.parameters())
 
     @property
-    def sites(self) -> list[nn.Module]:
+    def decoder_layers(self) -> list[nn.Module]:
         """The decoder layers, first to last."""
         return list(self.model.model.language_model.layers)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.device
 
     def start(
         self, prompts: list[str], guidance_scale: float, prefix: torch.Tensor | None = None
@@ -66,9 +76,9 @@ class JanusBackbone(CausalBackbone):
         unconditional rows as many pads take its place. Raises ArragError as :meth:`tokenize` does.
         """
         ids, mask = self.tokenize(prompts)  # [B, T]
-        ids = torch.cat([ids, self.drop(ids)])  # [2B, T]
+        ids = torch.cat([ids, self.unconditional_ids(ids, mask)[0]])  # [2B, T]
         if prefix is not None:
-            prefix = torch.cat([prefix, self.blank(prefix)])  # [2B, R, D]
+            prefix = torch.cat([prefix, self.null_prefix(prefix)])  # [2B, R, D]
         inputs, mask = self._with_prefix(prefix, ids, mask.repeat(2, 1))
         return self._begin(inputs, mask, guidance_scale)
 
@@ -86,22 +96,24 @@ class JanusBackbone(CausalBackbone):
         check_lengths(prompts, mask.sum(1).tolist(), self.image_tokens, context)
         return ids.to(self.device), mask.to(self.device)
 
-    def overlong(self, prompts: Sequence[str]) -> list[str]:
+    def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
         """None: what is not read whole is refused, as :meth:`tokenize` does."""
         for prompt in prompts:
             self.tokenize([prompt])
         return []
 
-    def drop(self, ids: torch.Tensor) -> torch.Tensor:
-        """The unconditional rows of prompts ``ids`` [B, T]."""
-        return unconditional(ids, self.tokenizer.bos_token_id, self.boi, self.pad)
+    def unconditional_ids(
+        self, ids: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask [B, T] of the unconditional rows of prompts."""
+        return unconditional_row(ids, self.tokenizer.bos_token_id, self.boi, self.pad), mask
 
     def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """int64 codes [...] -> what the language model reads for them, [..., D]."""
         return self.model.prepare_embeddings_for_image_generation(codes)
 
-    def blank(self, prefix: torch.Tensor) -> torch.Tensor:
-        """A prefix of the same shape that says nothing: pads, attended to as those of ``drop``."""
+    def null_prefix(self, prefix: torch.Tensor) -> torch.Tensor:
+        """The prefix of unconditional rows: padding of the same shape, which is attended to."""
         pad = torch.tensor(self.pad, device=self.device)
         return self.model.get_input_embeddings()(pad).to(prefix).expand_as(prefix)
 
@@ -126,7 +138,7 @@ class JanusBackbone(CausalBackbone):
 
         prompts: B texts, or their ids and mask [B, T] as :meth:`tokenize` gives them (rows may
         be unconditional ones). codes: int64 [B, H, W] or [B, N]. prefix: as for :meth:`start`,
-        :meth:`blank` where the row is unconditional. Differentiable.
+        :meth:`null_prefix` where the row is unconditional. Differentiable.
         """
         ids, mask = self.tokenize(prompts) if isinstance(prompts, list) else prompts
         return self._forced(*self._with_prefix(prefix, ids, mask), codes)
@@ -147,38 +159,12 @@ class JanusBackbone(CausalBackbone):
         return self.model.model.generation_head(hidden)
 
 
-def unconditional(ids: torch.Tensor, bos: int, boi: int, pad: int) -> torch.Tensor:
+def unconditional_row(ids: torch.Tensor, bos: int, boi: int, pad: int) -> torch.Tensor:
     """The row without the prompt, of the same shape as ``ids``: all but BOS and BOI becomes pad.
 
     Those pads are attended to (deepseek-ai/Janus, generation_inference.py).
     """
     return torch.where((ids == bos) | (ids == boi), ids, pad)
-
-
-def load_janus(checkpoint: str | Path, dtype: str = "float32", device: str = "cpu"):
-    """Load a checkpoint directory as :class:`JanusBackbone`.
-
-    Raises ArragError if it cannot be read, for keys or shapes that are not its config's (naming
-    them), and for a tokenizer whose special ids are not the checkpoint's.
-    """
-    checkpoint = Path(checkpoint)
-    if not (checkpoint / "config.json").is_file():
-        raise ArragError(
-            f"{checkpoint}: no config.json there; the micro checkpoint comes with the repository, "
-            "others must be downloaded first"
-        )
-    try:
-        model = load_pretrained(JanusForConditionalGeneration, checkpoint, dtype)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
-    except ArragError:
-        raise
-    except Exception as error:  # transformers, safetensors and json raise a dozen types here
-        raise ArragError(
-            f"{checkpoint}: cannot be read as a Janus checkpoint ({error}); restore its files "
-            "(config.json, model.safetensors, tokenizer.json) and run again"
-        ) from error
-    _check_tokenizer(tokenizer, model, checkpoint)
-    return JanusBackbone(model.to(device), tokenizer)
 
 
 def _check_tokenizer(tokenizer, model: JanusForConditionalGeneration, where: Path) -> None:

@@ -11,8 +11,7 @@ from torch import nn
 from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 
 from arrag.backbones.micro_janus import grammar_words
-from arrag.backbones.showo import Vocabulary
-from arrag.backbones.showo_checkpoint import LLM
+from arrag.backbones.showo_checkpoint import LLM, Vocabulary
 from arrag.data.micro.world import GRID
 from arrag.tokenizers.magvit2 import FOLDER, Magvit, MagvitConfig
 from arrag.utils.files import write_json

@@ -54,7 +54,7 @@ def check_lengths(prompts: Sequence[str], lengths: Sequence[int], image: int, co
             )
 
 
-def warn_of_cuts(prompts: Sequence[str], tokens: int) -> None:
+def warn_truncated(prompts: Sequence[str], tokens: int) -> None:
     """Warn that of each of ``prompts`` only the first ``tokens`` tokens are read."""
     for prompt in prompts:
         warnings.warn(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,46 +18,20 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import DynamicCache, PhiForCausalLM
 
-from arrag.backbones.attention_masks import causal_rows, image_rows
-from arrag.backbones.base import Run, Slots
-from arrag.backbones.causal import at_least_float32
-from arrag.backbones.prompt_checks import check_prompts, warn_of_cuts
-
-MARKERS = (
-    "[PAD]", "<|soi|>", "<|eoi|>", "<|sov|>", "<|eov|>",
-    "<|t2i|>", "<|mmu|>", "<|t2v|>", "<|v2v|>", "<|lvg|>",
-)  # fmt: skip
-"""Tokens between the text's and the codes', in the order of their ids."""
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """Ids of a Show-o checkpoint: text, markers, codes, mask, in this order.
-
-    text: number of text ids (50295 in the published models); codes: V.
-    """
-
-    text: int
-    codes: int
-
-    def marker(self, token: str) -> int:
-        """Id of one of MARKERS."""
-        return self.text + MARKERS.index(token)
-
-    @property
-    def first_code(self) -> int:
-        """Id of code 0."""
-        return self.text + len(MARKERS)
-
-    @property
-    def mask(self) -> int:
-        """Id that stands for a code not known yet; the last one."""
-        return self.first_code + self.codes
-
-    @property
-    def size(self) -> int:
-        """Number of ids."""
-        return self.mask + 1
+from arrag.backbones.base import Backbone, ImageTokenSpans, TokenSpan, at_least_float32
+from arrag.backbones.causal import causal_rows
+from arrag.backbones.prompt_checks import check_prompts, warn_truncated
+from arrag.backbones.registry import register_backbone
+from arrag.backbones.showo_checkpoint import (
+    LLM,
+    MARKERS,
+    Vocabulary,
+    language_model_config,
+    load_tokenizer,
+    read_vocabulary,
+)
+from arrag.utils.checkpoint import check_weights, read_tensors
+from arrag.utils.files import read_json
 
 
 @dataclass
@@ -68,14 +43,20 @@ class State:
     guidance_scale: float
 
 
-class ShowoBackbone:
-    """A Show-o checkpoint for generation; see :mod:`arrag.backbones.base` for what it states.
+@register_backbone("showo")
+class ShowoBackbone(Backbone):
+    """Show-o. A prompt of more than ``text_length`` tokens is truncated, as in the original.
 
-    ``text_length``: most tokens of a prompt, markers included. A longer prompt loses its end, as
-    in the original; :meth:`overlong` tells which, and a warning says so.
+    Args:
+        model: The language model.
+        tokenizer: Its text tokenizer with the markers added.
+        vocabulary: Ids of markers and image tokens.
+        tokens: Image tokens of an image.
+        text_length: Most tokens of a prompt, markers included.
     """
 
-    context = "full"
+    decoding = "masked"
+    trainable_head = "lm_head"
 
     def __init__(
         self,
@@ -91,22 +72,40 @@ class ShowoBackbone:
         self.grid = (side, side)
         self.codebook_size = vocabulary.codes
         self.hidden_size: int = model.config.hidden_size
-        self.slots: Slots | None = None
+
+    @classmethod
+    def load(
+        cls, checkpoint: str | Path, dtype: str = "float32", device: str = "cpu"
+    ) -> ShowoBackbone:
+        """Load a checkpoint folder with the files of the published repositories.
+
+        It holds ``config.json`` and weights of Show-o, and in ``llm`` the ``config.json`` and the
+        tokenizer files of its language model (phi-1.5).
+        """
+        checkpoint = Path(checkpoint)
+        raw = read_json(checkpoint / "config.json")
+        vocabulary = read_vocabulary(raw, checkpoint / "config.json")
+        config = language_model_config(checkpoint / LLM / "config.json", vocabulary)
+        state = read_tensors(checkpoint)
+        if raw.get("w_clip_vit"):  # the part that understands images is not used in generation
+            state = {k: v for k, v in state.items() if not k.startswith("mm_projector.")}
+        with torch.device("meta"):
+            empty = nn.ModuleDict({"showo": PhiForCausalLM(config)})
+        check_weights(empty, state, checkpoint)
+        model = PhiForCausalLM.from_pretrained(
+            None,
+            config=config,
+            state_dict={name.removeprefix("showo."): value for name, value in state.items()},
+            dtype=getattr(torch, dtype),
+        )
+        tokenizer = load_tokenizer(checkpoint / LLM, vocabulary)
+        length = raw.get("max_text_length", 128) + 1  # the original's count leaves [t2i] out
+        return cls(model.to(device), tokenizer, vocabulary, raw["num_vq_tokens"], length)
 
     @property
-    def parameters(self) -> int:
-        """Weights of the language model; the paper's Params."""
-        return sum(p.numel() for p in self.model.parameters())
-
-    @property
-    def sites(self) -> list[nn.Module]:
+    def decoder_layers(self) -> list[nn.Module]:
         """The decoder layers, first to last."""
         return list(self.model.model.layers)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.device
 
     def start(self, prompts: list[str], guidance_scale: float) -> State:
         """Tokenise B prompts and run the text. Without guidance (0) there is no second row.
@@ -115,10 +114,10 @@ class ShowoBackbone:
         """
         ids, mask = self.tokenize(prompts)  # [B, T]
         if guidance_scale:
-            empty, seen = self.drop(ids)
+            empty, seen = self.unconditional_ids(ids, mask)
             ids, mask = torch.cat([ids, empty]), torch.cat([mask, seen])
         cache = DynamicCache()
-        self.slots = Slots(len(prompts), Run(0, 0, 0), Run(0, 0, 0))
+        self.spans = ImageTokenSpans(len(prompts), TokenSpan(0, 0, 0), TokenSpan(0, 0, 0))
         self._hidden(self.model.get_input_embeddings()(ids), causal_rows(mask), 0, cache)
         return State(cache, mask, guidance_scale)
 
@@ -134,7 +133,7 @@ class ShowoBackbone:
         inputs = self._block(codes, known).repeat(repeats, 1, 1)  # [R, N + 2, D]
         length = state.mask.shape[1]
         seen = image_rows(state.mask, inputs.shape[1])
-        self.slots = self._slots(len(codes), 0)
+        self.spans = self._slots(len(codes), 0)
         hidden = self._hidden(inputs, seen, length, state.cache)
         state.cache.crop(-inputs.shape[1])  # keep the text alone
         logits = self._head(hidden[:, 1 + positions])  # [R, P, V]
@@ -152,8 +151,8 @@ class ShowoBackbone:
     ) -> torch.Tensor:
         """Logits of every code of B images given the known ones: [B, N, V], no guidance.
 
-        prompts: B texts, or their ids and mask [B, T] as :meth:`tokenize` and :meth:`drop` give
-        them. codes, known: [B, H, W] or [B, N], as for :meth:`logits`. Differentiable.
+        prompts: B texts, or their ids and mask [B, T] as :meth:`tokenize` gives them.
+        codes, known: [B, H, W] or [B, N], as for :meth:`logits`. Differentiable.
         """
         ids, mask = self.tokenize(prompts) if isinstance(prompts, list) else prompts
         block = self._block(codes, known)  # [B, N + 2, D]
@@ -161,7 +160,7 @@ class ShowoBackbone:
         rows = F.pad(causal_rows(mask), (0, block.shape[1]))
         seen = torch.cat([rows, image_rows(mask, block.shape[1])], dim=2)
         length = ids.shape[1]
-        self.slots = self._slots(len(ids), length)
+        self.spans = self._slots(len(ids), length)
         return self._head(self._hidden(inputs, seen, 0)[:, length + 1 : -1])
 
     def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
@@ -174,15 +173,17 @@ class ShowoBackbone:
         Raises ArragError for an empty prompt, one that holds a marker, or an unknown word.
         """
         check_prompts(self.tokenizer, prompts, MARKERS)
-        warn_of_cuts(self.overlong(prompts), self.text_length - 3)
+        warn_truncated(self.truncated_prompts(prompts), self.text_length - 3)
         return self._pad([self._ids(prompt) for prompt in prompts])
 
-    def overlong(self, prompts: Sequence[str]) -> list[str]:
+    def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
         """The prompts whose end is left out."""
         return [prompt for prompt in prompts if len(self._ids(prompt)) > self.text_length - 3]
 
-    def drop(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The unconditional rows of prompts ``ids`` [B, T], ids and mask: those of no text."""
+    def unconditional_ids(
+        self, ids: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask [B, T] of the unconditional rows of prompts: those of an empty text."""
         return self._pad([[]] * len(ids))
 
     def _ids(self, prompt: str) -> list[int]:
@@ -205,10 +206,10 @@ class ShowoBackbone:
         )
         return self.model.get_input_embeddings()(torch.cat([start, tokens, end], dim=1))
 
-    def _slots(self, rows: int, before: int) -> Slots:
+    def _slots(self, rows: int, before: int) -> ImageTokenSpans:
         """The image tokens' slots when the block begins at index ``before`` of the forward."""
-        tokens = Run(before + 1, 0, self.grid[0] * self.grid[1])
-        return Slots(rows, tokens, tokens)
+        tokens = TokenSpan(before + 1, 0, self.grid[0] * self.grid[1])
+        return ImageTokenSpans(rows, tokens, tokens)
 
     def _hidden(
         self, inputs: torch.Tensor, seen: torch.Tensor, first: int, cache: Any = None
@@ -231,3 +232,12 @@ class ShowoBackbone:
         first, head = self.vocabulary.first_code, self.model.lm_head
         rows = slice(first, first + self.codebook_size)
         return at_least_float32(F.linear(hidden, head.weight[rows], head.bias[rows]))
+
+
+def image_rows(mask: torch.Tensor, count: int) -> torch.Tensor:
+    """What ``count`` tokens of an image block look at: the block, and the text before it.
+
+    mask: bool [B, T], which text tokens are no pads -> bool [B, 1, count, T + count].
+    """
+    keys = F.pad(mask, (0, count), value=True)
+    return keys[:, None, None].expand(-1, 1, count, -1)

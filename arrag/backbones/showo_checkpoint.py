@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-from transformers import AutoTokenizer, PhiConfig, PhiForCausalLM
+from transformers import AutoTokenizer, PhiConfig
 
-from arrag.backbones.showo import MARKERS, ShowoBackbone, Vocabulary
-from arrag.utils.checkpoint import check_weights, read_tensors
 from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json
 
@@ -18,33 +15,41 @@ LLM = "llm"
 """Folder in a checkpoint with the text tokenizer and ``config.json`` of the language model."""
 
 
-def load_showo(checkpoint: str | Path, dtype: str = "float32", device: str = "cpu"):
-    """Load a checkpoint folder as :class:`ShowoBackbone`.
+MARKERS = (
+    "[PAD]", "<|soi|>", "<|eoi|>", "<|sov|>", "<|eov|>",
+    "<|t2i|>", "<|mmu|>", "<|t2v|>", "<|v2v|>", "<|lvg|>",
+)  # fmt: skip
+"""Tokens between the text's and the codes', in the order of their ids."""
 
-    The folder holds what the published repositories hold: ``config.json`` and weights of Show-o,
-    and in ``llm`` the ``config.json`` and tokenizer files of its language model (phi-1.5). Raises
-    ArragError for missing or damaged files, keys or shapes that differ (naming them), and a
-    tokenizer whose special ids are not the checkpoint's.
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Ids of a Show-o checkpoint: text, markers, codes, mask, in this order.
+
+    text: number of text ids (50295 in the published models); codes: V.
     """
-    checkpoint = Path(checkpoint)
-    raw = read_json(checkpoint / "config.json")
-    vocabulary = read_vocabulary(raw, checkpoint / "config.json")
-    config = language_model_config(checkpoint / LLM / "config.json", vocabulary)
-    state = read_tensors(checkpoint)
-    if raw.get("w_clip_vit"):  # the part that understands images; it takes no part in generation
-        state = {k: v for k, v in state.items() if not k.startswith("mm_projector.")}
-    with torch.device("meta"):
-        empty = nn.ModuleDict({"showo": PhiForCausalLM(config)})
-    check_weights(empty, state, checkpoint)
-    model = PhiForCausalLM.from_pretrained(
-        None,
-        config=config,
-        state_dict={name.removeprefix("showo."): value for name, value in state.items()},
-        dtype=getattr(torch, dtype),
-    )
-    tokenizer = load_tokenizer(checkpoint / LLM, vocabulary)
-    length = raw.get("max_text_length", 128) + 1  # the original's count leaves [t2i] out
-    return ShowoBackbone(model.to(device), tokenizer, vocabulary, raw["num_vq_tokens"], length)
+
+    text: int
+    codes: int
+
+    def marker(self, token: str) -> int:
+        """Id of one of MARKERS."""
+        return self.text + MARKERS.index(token)
+
+    @property
+    def first_code(self) -> int:
+        """Id of code 0."""
+        return self.text + len(MARKERS)
+
+    @property
+    def mask(self) -> int:
+        """Id that stands for a code not known yet; the last one."""
+        return self.first_code + self.codes
+
+    @property
+    def size(self) -> int:
+        """Number of ids."""
+        return self.mask + 1
 
 
 def read_vocabulary(raw: dict[str, Any], path: Path) -> Vocabulary:

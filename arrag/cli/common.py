@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from arrag.utils.sharding import Part
+from arrag.utils.shards import JobPart
 
 DEFAULT_CONFIG = Path("config/micro.yaml")
 Run = Callable[[argparse.Namespace], dict[str, Any]]
@@ -54,12 +54,12 @@ def count(text: str) -> int:
     return value
 
 
-def one_part(text: str) -> Part:
+def one_part(text: str) -> JobPart:
     """An argparse type: ``3/16``, the third of sixteen parts."""
     number, _, of = text.partition("/")
     if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
         raise argparse.ArgumentTypeError(f"found {text!r}, wanted I/N with 1 <= I <= N, as in 3/16")
-    return Part(int(number), int(of))
+    return JobPart(int(number), int(of))
 
 
 def seed(text: str) -> int:

@@ -83,7 +83,7 @@ def run_file(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_subset(args: argparse.Namespace) -> dict[str, Any]:
     """Write a part of a prompt file."""
-    from arrag.data.download import write_subset
+    from arrag.data.prompts import write_subset
 
     count = write_subset(args.source, args.out, args.every)
     write_record(args.out, made_of={"source": args.source})

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from arrag.config.root import Config
-    from arrag.methods.sampler import Sampler
+    from arrag.methods.generator import TokenGenerator
     from arrag.pipeline.layout import Layout
 
 CAPTIONS = {
@@ -87,8 +87,7 @@ def _loaded(args: argparse.Namespace, figure: str) -> tuple[Config, Layout]:
 
 def run_figure4(args: argparse.Namespace) -> dict[str, Any]:
     """Samples of the first prompts of each task."""
-    from arrag.cli.report import first_of_each_task
-    from arrag.data.prompts import load_prompt_set
+    from arrag.data.prompts import first_of_each_task, load_prompt_set
     from arrag.report.figures.samples import figure4
 
     config, layout = _loaded(args, "figure4")
@@ -107,9 +106,8 @@ def run_figure5(args: argparse.Namespace) -> dict[str, Any]:
     """
     import torch
 
-    from arrag.cli.report import first_of_each_task
     from arrag.cli.timing import opened
-    from arrag.data.prompts import load_prompt_set
+    from arrag.data.prompts import first_of_each_task, load_prompt_set
     from arrag.report.figures.copying import figure5, measure
 
     config, layout = _loaded(args, "figure5")
@@ -152,13 +150,13 @@ def _references(config: Config, layout: Layout, method: str, prompts: list[str])
     return references, other_images(references, len(store), config.seed), store
 
 
-def _codes(sampler: Sampler, prompts: list[str], config: Config) -> Any:
+def _codes(sampler: TokenGenerator, prompts: list[str], config: Config) -> Any:
     import torch
     from tqdm import tqdm
 
     from arrag.utils.batching import in_batches
 
-    draw = lambda some: sampler.draw_codes(some, [0] * len(some), config.seed).cpu()  # noqa: E731
+    draw = lambda some: sampler.generate_codes(some, [0] * len(some), config.seed).cpu()  # noqa: E731
     drawn = in_batches(draw, prompts, config.resources.batch_size)
     return torch.cat([codes for _, codes in tqdm(drawn, desc="codes", unit="batch")])
 
@@ -189,7 +187,7 @@ def run_figure6(args: argparse.Namespace) -> dict[str, Any]:
     codes = codec.encode(np.stack(images)).cpu()
     store = TokenStore.open(layout.codes(method))
     index = open_index(layout.index(method), store, codec.digest)
-    found = measure(index, torch.as_tensor(codes), min(config.figures.k, index.meta["entries"]))
+    found = measure(index, torch.as_tensor(codes), min(config.figures.k, index.meta.entries))
     about = f"{len(images)} held-out images, {len(store):,} stored"
     figure6(found, args.out.with_suffix(""), about)
     nearest = float(found.by_rank[:, 0].mean())
@@ -229,7 +227,8 @@ def run_page(args: argparse.Namespace) -> dict[str, Any]:
 
     from arrag.config.root import load_config
     from arrag.utils.errors import ArragError
-    from arrag.utils.files import atomic_path, write_text
+    from arrag.utils.files import write_text
+    from arrag.utils.outputs import atomic_path
 
     config = load_config(args.config)
     lines, files = ["# Figures", f"> {SCALES[config.scale]}"], []

@@ -12,7 +12,7 @@ from arrag.pipeline.records import write_record
 
 if TYPE_CHECKING:
     from arrag.config.root import Config
-    from arrag.methods.build import Sources
+    from arrag.methods.build import ArtifactPaths
 
 
 def add(commands: Any) -> None:
@@ -72,7 +72,7 @@ def run_generate(args: argparse.Namespace) -> dict[str, Any]:
         args.prompts,
         seed=args.seed,
         samples_per_prompt=args.images,
-        sources=sources_of(config, args),
+        paths=sources_of(config, args),
         batch_size=args.batch_size or config.resources.batch_size,
     )
     return {"images": [str(path) for path in _save(images, args.out)]}
@@ -81,7 +81,7 @@ def run_generate(args: argparse.Namespace) -> dict[str, Any]:
 def _save(images: list, out: Path) -> list[Path]:
     from PIL import Image
 
-    from arrag.utils.files import atomic_path
+    from arrag.utils.outputs import atomic_path
 
     numbers = [""] if len(images) == 1 else [f"-{i:04d}" for i in range(len(images))]
     paths = [out.with_name(f"{out.stem}{number}{out.suffix}") for number in numbers]
@@ -126,7 +126,7 @@ def run_sample(args: argparse.Namespace) -> dict[str, Any]:
         args.method,
         out,
         benchmark=args.benchmark,
-        sources=sources,
+        paths=sources,
         batch_size=args.batch_size or config.resources.batch_size,
         part=args.part,
     )
@@ -154,12 +154,12 @@ def _refuse_foreign_folder(out: Path | None) -> None:
         raise ArragError(f"--out: {out} holds other files than samples; name a new folder")
 
 
-def sources_of(config: Config, args: argparse.Namespace) -> Sources:
+def sources_of(config: Config, args: argparse.Namespace) -> ArtifactPaths:
     """The folders that a method needs, where the workflow has them or where ``args`` says.
 
     Raises ArragError with the command that makes them when they are not there.
     """
-    from arrag.methods.build import Sources
+    from arrag.methods.build import ArtifactPaths
     from arrag.pipeline.layout import LAST_FILES, RETRIEVES, Layout
     from arrag.utils.errors import ArragError
 
@@ -183,7 +183,7 @@ def sources_of(config: Config, args: argparse.Namespace) -> Sources:
                 f"make it with `snakemake --cores all {target} --configfile {args.config}`, or "
                 f"name another with --{option}"
             )
-    return Sources(
+    return ArtifactPaths(
         store=found.get("codes"),
         index=found.get("index"),
         image_index=found.get("image_index"),

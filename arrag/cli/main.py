@@ -18,8 +18,8 @@ from typing import Any
 
 from arrag import __version__
 from arrag.utils.errors import ArragError
-from arrag.utils.faults import translate_resource_errors
-from arrag.utils.locks import alone
+from arrag.utils.locks import output_lock
+from arrag.utils.resource_errors import translate_resource_errors
 
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     bound_threads()
     try:
         # Whatever a library prints belongs to the progress, not to the result.
-        with contextlib.redirect_stdout(sys.stderr), translate_resource_errors(args), _turn(args):
+        what = getattr(args, "out", None) or getattr(args, "stage", "arrag")
+        resources = translate_resource_errors(what, _memory_hint(args))
+        with contextlib.redirect_stdout(sys.stderr), resources, _turn(args):
             result = args.run(args)
     except ArragError as error:
         message = " ".join(str(error).split())
@@ -86,6 +88,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _memory_hint(args: argparse.Namespace) -> str:
+    """What to lower when memory runs out."""
+    if not hasattr(args, "batch_size"):
+        return "give it more memory, and run it again"
+    now = f", now {args.batch_size}" if args.batch_size else ""
+    field = getattr(args, "batch_field", None)
+    where = f" or resources.{field} of the configuration" if field else ""
+    return f"take fewer images at a time (--batch-size{now}{where}) or give more memory"
+
+
 def _turn(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
     """Keep other processes from writing the same result, but for a training's and for parts."""
     out = getattr(args, "out", None)
@@ -93,7 +105,7 @@ def _turn(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
         _check_inputs(args, Path(out))
     if out is None or getattr(args, "part", None) or os.environ.get("RANK", "0") != "0":
         return contextlib.nullcontext()
-    return alone(out)
+    return output_lock(out)
 
 
 def _check_inputs(args: argparse.Namespace, out: Path) -> None:

@@ -72,7 +72,7 @@ def redraw_with(config: Config, path: Path, method: str) -> Redraw:
 
     def redraw(jobs: list[tuple[str, int]]) -> list[Drawing]:
         from arrag.cli.generate import sources_of
-        from arrag.methods.sampler import open_method
+        from arrag.methods.generator import open_method
         from arrag.report.page.redraw import draw_again
 
         given = dict.fromkeys(("codes", "index", "image_index", "adapter"))

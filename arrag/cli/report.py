@@ -92,8 +92,8 @@ def run_table(args: argparse.Namespace) -> dict[str, Any]:
 def run_gallery(args: argparse.Namespace) -> dict[str, Any]:
     """Every method and the real images, for the first prompts of each task."""
     from arrag.config.root import load_config
-    from arrag.data.prompts import load_prompt_set
-    from arrag.data.samples import load_image
+    from arrag.data.prompts import first_of_each_task, load_prompt_set
+    from arrag.data.sample_dir import load_image
     from arrag.pipeline.layout import Layout
     from arrag.report.gallery import contact_sheet
 
@@ -110,15 +110,3 @@ def run_gallery(args: argparse.Namespace) -> dict[str, Any]:
     contact_sheet(columns, shown, args.out, images, scale)
     write_record(args.out, made_of={f"samples of {k}": p for k, p in columns.items()})
     return {"sheet": args.out, "prompts": shown}
-
-
-def first_of_each_task(prompts: list[dict[str, Any]], per_task: int) -> list[int]:
-    """Indices of the first ``per_task`` prompts of every task, in the file's order."""
-    taken: dict[str, int] = {}
-    chosen = []
-    for i, prompt in enumerate(prompts):
-        tag = prompt.get("tag", "")
-        taken[tag] = taken.get(tag, 0) + 1
-        if taken[tag] <= per_task:
-            chosen.append(i)
-    return chosen

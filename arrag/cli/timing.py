@@ -13,7 +13,7 @@ from arrag.pipeline.reports import timed_methods
 if TYPE_CHECKING:
     from arrag.config.grids import Timing
     from arrag.config.root import Config
-    from arrag.methods.sampler import Drawer
+    from arrag.methods.generator import ImageGenerator
     from arrag.methods.timing import Draw
 
 UPSTREAM = "upstream"
@@ -86,7 +86,8 @@ def run_time(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.config.root import load_config
     from arrag.data.prompts import load_prompt_set
     from arrag.methods.runner import package_versions
-    from arrag.utils.files import sha256_json, write_json
+    from arrag.utils.files import write_json
+    from arrag.utils.hashing import sha256_json
 
     config = load_config(args.config)
     settings = _settings(config, args)
@@ -147,14 +148,14 @@ def opened(config: Config, method: str, path: Path) -> Any:
     path: of the configuration, for messages. ArragError if something is not there.
     """
     from arrag.cli.generate import sources_of
-    from arrag.methods.sampler import open_method
+    from arrag.methods.generator import open_method
 
     given = dict.fromkeys(("codes", "index", "image_index", "adapter"))
     args = argparse.Namespace(method=method, config=path, **given)
     return open_method(config, method, sources_of(config, args))
 
 
-def _rows(config: Config, drawers: dict[str, Drawer]) -> dict[str, dict[str, Any]]:
+def _rows(config: Config, drawers: dict[str, ImageGenerator]) -> dict[str, dict[str, Any]]:
     """What the file says of each row, and how it draws; upstream's loop behind its bare row."""
     rows: dict[str, dict[str, Any]] = {}
     bare: dict[str, str] = {}
@@ -180,8 +181,8 @@ def _rows(config: Config, drawers: dict[str, Drawer]) -> dict[str, dict[str, Any
     return rows
 
 
-def _ours(drawer: Drawer, seed: int) -> Draw:
-    return lambda prompts: drawer.draw(list(prompts), [0] * len(prompts), seed)
+def _ours(drawer: ImageGenerator, seed: int) -> Draw:
+    return lambda prompts: drawer.generate(list(prompts), [0] * len(prompts), seed)
 
 
 def upstream(drawer: Any) -> Draw:
@@ -245,7 +246,7 @@ def _in_turn(
     }
 
 
-def _machine(drawer: Drawer) -> dict[str, Any]:
+def _machine(drawer: ImageGenerator) -> dict[str, Any]:
     """Where the weights are, which is where this runs, and how busy it was."""
     import os
     import platform

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from arrag.cli.common import command, config_option, count, group, one_part
 from arrag.pipeline.layout import MICRO, MICRO_ASSETS
 from arrag.pipeline.records import write_record
-from arrag.utils import gpus
+from arrag.utils.device import acquire_gpus
 
 if TYPE_CHECKING:
     from arrag.config.root import Config
@@ -209,7 +209,7 @@ def run_kind(args: argparse.Namespace) -> dict[str, Any]:
 
 def take_gpus(count: int) -> None:
     """Take GPUs to train on; more than one: become ``accelerate launch`` of this very command."""
-    gpus.take(max(1, count))
+    acquire_gpus(max(1, count))
     if count <= 1 or "LOCAL_RANK" in os.environ:  # alone, or already launched
         return
     options = {"num_processes": count, "num_machines": 1, "mixed_precision": "no"}

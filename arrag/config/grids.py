@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from arrag.config.base import Model, Name
-from arrag.utils.files import sha256_json
+from arrag.utils.hashing import sha256_json
 
 if TYPE_CHECKING:
     from arrag.config.methods import Method

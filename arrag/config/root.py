@@ -23,7 +23,7 @@ from arrag.config.grids import Derived, Figures, Grid, Timing, derive
 from arrag.config.methods import CEILING_LABELS, Method
 from arrag.config.resolve import Resolved, resolve
 from arrag.config.training import Training
-from arrag.utils.files import sha256_json
+from arrag.utils.hashing import sha256_json
 
 
 class Resources(Model):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from arrag.utils.device import default_device
 from arrag.utils.errors import ArragError
-from arrag.utils.files import tree_digest
+from arrag.utils.hashing import tree_digest
 
 
 class OpenClip:

@@ -19,8 +19,10 @@ from arrag.data.fingerprint import Fingerprint, fingerprint, perceptual_hash
 from arrag.data.images import open_rgb
 from arrag.data.sources import open_source
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, disk_space, sha256_json
+from arrag.utils.hashing import sha256_json
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import UNREADABLE, read_npz
+from arrag.utils.resource_errors import disk_space
 
 NEAR = 6
 """Bits of 64 in which the perceptual hashes of copies may differ; strangers differ in about 32."""

@@ -19,8 +19,10 @@ from arrag.data.token_store import StoreWriter
 from arrag.tokenizers.base import Codec, load_codec
 from arrag.utils.device import default_device
 from arrag.utils.errors import ArragError
-from arrag.utils.files import disk_space, read_json, sha256_json, write_json
+from arrag.utils.files import read_json, write_json
 from arrag.utils.globs import is_tars
+from arrag.utils.hashing import sha256_json
+from arrag.utils.resource_errors import disk_space
 
 
 def encode_source(

@@ -32,16 +32,11 @@ from huggingface_hub.errors import (
 
 from arrag.config.hub import Reference, wanted
 from arrag.utils.errors import ArragError
-from arrag.utils.files import (
-    NO_ROOM,
-    atomic_path,
-    disk_space,
-    link,
-    sha256_file,
-    sha256_json,
-    write_json,
-)
+from arrag.utils.files import write_json
+from arrag.utils.hashing import sha256_file, sha256_json
+from arrag.utils.outputs import atomic_path, link
 from arrag.utils.readers import check_zip_bomb, outside, short_message
+from arrag.utils.resource_errors import NO_SPACE, disk_space
 
 MANIFEST = ".fetched.json"  # appended to the folder's name: beside it, for it says whence, not what
 
@@ -192,7 +187,7 @@ def unpack(archive: Path) -> None:
             inside = all(m.split("/")[0] == out.name for m in members)
             os.replace(fresh / out.name if inside and members else fresh, out)
     except Exception as error:  # zipfile and its decompressors raise a dozen types
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise
         raise ArragError(
             f"{archive.name}: broken zip ({short_message(error)}); fetch it again"

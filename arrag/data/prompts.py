@@ -1,74 +1,216 @@
-"""The prompts of a benchmark, whatever file they come in."""
+"""Prompts of the benchmarks: GenEval's metadata, captions, the items of question tables.
+
+A GenEval prompt file holds one JSON object a line (djghosh13/geneval, evaluation_metadata.jsonl):
+``{"tag": ..., "include": [{"class", "count", "color"?, "position"?}], "exclude"?, "prompt": ...}``.
+"""
 
 from __future__ import annotations
 
 import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from arrag.config.benchmarks import Benchmark
-from arrag.data.samples import load_prompts
-from arrag.utils.errors import ArragError
+from arrag.data.questions import read_rows
+from arrag.utils.errors import ArragError, FormatError
+from arrag.utils.files import write_text
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import numbered_lines, parse_json, read_text, short_message
+
+# GenEval's six tasks in the order of its prompt file and of the paper's Table 1.
+TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+RELATIONS = ("left of", "right of", "above", "below")
+# GenEval's ten colours, in its order: the argmax of the colour classifier runs over them.
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+MAX_COUNT = 1_000_000  # objects of a clause, prompts of a set, images of a prompt
+
+
+class _Clause(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    class_: str = Field(alias="class")
+    count: int = Field(ge=1, le=MAX_COUNT)
+    color: Literal[COLORS] = COLORS[0]
+    position: tuple[Literal[RELATIONS], int] = Field(None, strict=False)
+
+
+class _GenEvalPrompt(BaseModel):
+    """Form of one prompt's metadata; further fields are allowed."""
+
+    model_config = ConfigDict(strict=True)
+
+    tag: Literal[TASKS]
+    prompt: str = Field(pattern=r"\S")
+    include: list[_Clause] = Field(min_length=1)
+    exclude: list[_Clause] = []
+
+    @model_validator(mode="after")
+    def _positions_refer_back(self) -> _GenEvalPrompt:
+        for clauses in (self.include, self.exclude):
+            for i, clause in enumerate(clauses):
+                if clause.position and not 0 <= clause.position[1] < i:
+                    raise ValueError(f"position {clause.position} names no earlier clause")
+        return self
+
+
+def prompt_problem(prompt: Any) -> str | None:
+    """Say what is wrong with one prompt's GenEval metadata; None if it is valid."""
+    try:
+        _GenEvalPrompt.model_validate(prompt)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "metadata"
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{where}: {message}, found {str(first['input'])[:40]!r}"
+    return None
+
+
+def load_geneval_prompts(path: str | Path) -> list[dict[str, Any]]:
+    """Read and check a GenEval prompt file; blank lines are allowed.
+
+    Raises:
+        FormatError: A line is invalid (``field`` gives its number), or the file has no prompt.
+    """
+    prompts = []
+    for number, line in numbered_lines(read_text(path, "the prompt file")):
+        try:
+            prompt = parse_json(line)
+            problem = prompt_problem(prompt)
+        except ValueError as error:
+            problem = f"not a JSON object ({error})"
+        if problem:
+            raise FormatError(problem, path=path, field=f"line {number}", hint="correct that line")
+        prompts.append(prompt)
+    return _not_empty(prompts, path, "give a file in GenEval's metadata format")
+
+
+def _not_empty(prompts: list, path: str | Path, hint: str) -> list:
+    if not prompts:
+        raise FormatError("contains no prompt", path=path, hint=hint)
+    return prompts
 
 
 def load_prompt_set(benchmark: Benchmark) -> list[dict[str, Any]]:
-    """One mapping a prompt, in the file's order; ``prompt`` is the text to draw.
+    """Read the prompts of a benchmark of any kind.
 
-    The rest is what the kind's scorer needs: GenEval's metadata, DPG's ``item_id``, or ``id`` and
-    ``category`` of a distribution's prompt. Raises ArragError that names the first mistake.
+    Returns:
+        One mapping a prompt in the file's order. ``prompt`` is the text to generate from; the rest
+        is what the scorer needs: GenEval's metadata, DPG's ``item_id``, or ``id`` and ``category``
+        of a caption.
+
+    Raises:
+        FormatError: The file has a mistake; the first one is named.
     """
     if benchmark.kind == "geneval":
-        return load_prompts(benchmark.prompts)
+        return load_geneval_prompts(benchmark.prompts)
     if benchmark.kind == "dpg":
-        return question_prompts(benchmark.questions)
-    return captions(benchmark.prompts)
+        return load_question_prompts(benchmark.questions)
+    return load_captions(benchmark.prompts)
 
 
-def question_prompts(path: str | Path) -> list[dict[str, Any]]:
-    """``{"item_id", "prompt"}`` of every item of a question table, in order of appearance."""
+def load_question_prompts(path: str | Path) -> list[dict[str, Any]]:
+    """Read ``{"item_id", "prompt"}`` of every item of a question table, in order of appearance."""
     found: dict[str, str] = {}
-    for number, row in enumerate(_rows(Path(path)), 2):
-        item, text = (row.get("item_id") or "").strip(), (row.get("text") or "").strip()
-        if not item or not text:
-            raise ArragError(f"{path}:{number}: item_id or text is missing; correct that line")
-        if found.setdefault(item, text) != text:
-            raise ArragError(
-                f"{path}:{number}: item {item} has another text than before; give one text an item"
+    for number, row in enumerate(read_rows(path, ("item_id", "text")), 1):
+        item, text = row["item_id"].strip(), row["text"].strip()
+        if not item or not text or found.setdefault(item, text) != text:
+            raise FormatError(
+                "item_id or text is missing, or the item had another text before",
+                path=path,
+                field=f"data row {number}",
+                hint="correct that row",
             )
-    if not found:
-        raise ArragError(f"{path}: holds no question; give a table in dpg_bench.csv's format")
+    _not_empty(list(found), path, "give a table in dpg_bench.csv's format")
     return [{"item_id": item, "prompt": text} for item, text in found.items()]
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as handle:
-            return list(csv.DictReader(handle))
-    except (OSError, ValueError, csv.Error) as error:
-        raise ArragError(f"{path}: the question table cannot be read ({error})") from None
-
-
-def captions(path: str | Path) -> list[dict[str, Any]]:
-    """``{"id", "category", "prompt", ...}`` of JSON lines, or of MJHQ-30K's meta_data.json."""
+def load_captions(path: str | Path) -> list[dict[str, Any]]:
+    """Read ``{"id", "category", "prompt", ...}`` from JSON lines or MJHQ-30K's meta_data.json."""
     path = Path(path)
+    text = read_text(path, "the prompt file")
     try:
-        text = read_text(path, "the file of prompts")
         if path.suffix == ".json":
-            lines = [{"id": name, **entry} for name, entry in parse_json(text).items()]
+            entries = [{"id": name, **entry} for name, entry in parse_json(text).items()]
         else:
-            lines = [parse_json(line) for _, line in numbered_lines(text)]
+            entries = [parse_json(line) for _, line in numbered_lines(text)]
     except (ValueError, AttributeError, TypeError) as error:
-        raise ArragError(f"{path}: the prompts cannot be read ({short_message(error)})") from None
+        raise FormatError(
+            f"not JSON lines, nor a mapping of ids to entries ({short_message(error)})",
+            path=path,
+            hint="give another file",
+        ) from None
     seen: set[str] = set()
-    for number, line in enumerate(lines, 1):
-        if not isinstance(line, dict) or not isinstance(line.get("prompt"), str):
-            raise ArragError(f"{path}: entry {number} has no text under `prompt`; correct it")
-        if not line["prompt"].strip():
-            raise ArragError(f"{path}: entry {number}: `prompt` is empty; correct it")
-        if (name := str(line.get("id", number))) in seen:
-            raise ArragError(f"{path}: entry {number}: id {name} is given twice; name each once")
+    for number, entry in enumerate(entries, 1):
+        where = {"path": path, "field": f"entry {number}"}
+        prompt = entry.get("prompt") if isinstance(entry, dict) else None
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise FormatError("`prompt` is no text, or is empty", **where, hint="correct it")
+        if (name := str(entry.get("id", number))) in seen:
+            raise FormatError(f"id {name} is given twice", **where, hint="use each id once")
         seen.add(name)
-    if not lines:
-        raise ArragError(f"{path}: holds no prompt; give JSON lines with `prompt`")
-    return lines
+    return _not_empty(entries, path, "give JSON lines with `prompt`")
+
+
+def first_of_each_task(
+    prompts: Sequence[Mapping[str, Any]],
+    per_task: int | None,
+    task: Callable[[Mapping[str, Any]], Hashable] = lambda prompt: prompt.get("tag", ""),
+) -> list[int]:
+    """Indices of the first ``per_task`` prompts of every task (None: of all), in order."""
+    seen: Counter[Hashable] = Counter()
+    chosen = []
+    for i, prompt in enumerate(prompts):
+        seen[task(prompt)] += 1
+        if per_task is None or seen[task(prompt)] <= per_task:
+            chosen.append(i)
+    return chosen
+
+
+def write_subset(source: str | Path, out: str | Path, every: int) -> int:
+    """Write every ``every``-th prompt of a prompt file in the file's own format.
+
+    Regular steps keep tasks and categories in proportion.
+
+    Args:
+        source: JSON lines, MJHQ-30K's meta_data.json or a question table (taken by ``item_id``).
+        out: The file to write.
+        every: Step.
+
+    Returns:
+        The number of prompts written.
+
+    Raises:
+        ArragError: ``source`` cannot be read or is no prompt file.
+    """
+    source, out = Path(source), Path(out)
+    if source.suffix == ".csv":
+        return _write_items(read_rows(source, ("item_id",)), out, every)
+    text = read_text(source, "the prompt file", "fetch it first")
+    if source.suffix == ".json":
+        try:
+            kept = dict(list(parse_json(text).items())[::every])
+        except (ValueError, AttributeError) as error:
+            raise FormatError(
+                f"not a prompt file ({short_message(error)})", path=source, hint="give another"
+            ) from None
+        write_text(out, json.dumps(kept, ensure_ascii=False))
+        return len(kept)
+    lines = [line for _, line in numbered_lines(text)][::every]
+    write_text(out, "\n".join(lines) + "\n")
+    return len(lines)
+
+
+def _write_items(rows: list[dict[str, str]], out: Path, every: int) -> int:
+    items = list(dict.fromkeys(row["item_id"] for row in rows))[::every]
+    if not items:
+        raise ArragError("the question table has no row", path=out, hint="give another table")
+    with atomic_path(out) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(row for row in rows if row["item_id"] in set(items))
+    return len(items)

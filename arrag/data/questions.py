@@ -13,11 +13,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import FormatError
+from arrag.utils.readers import short_message
 
 REQUIRED = ("item_id", "proposition_id", "dependency", "tuple", "question_natural_language")
 NO_PARENT = 0
-NAMED = 5  # how many offenders a message or a report names
+NAMED = 5  # offenders that a message or a report names
 
 NOT_INTEGER = "dependency is not a list of whole numbers"
 OWN_PARENT = "a proposition depends on itself"
@@ -60,7 +61,14 @@ Items = dict[str, dict[int, Question]]  # prompt -> proposition -> question, in 
 
 
 def read_rows(path: str | Path, required: Iterable[str] = ()) -> list[dict[str, str]]:
-    """The rows of a CSV file as texts, nothing converted. ArragError when it cannot be read."""
+    """Read the rows of a CSV file as texts, without converting anything.
+
+    Not by pandas, which fills up rows that are too short.
+
+    Raises:
+        FormatError: The file cannot be parsed, lacks a column of ``required``, or has a row with
+            another number of fields than the header.
+    """
     path = Path(path)
     try:
         with open(path, encoding="utf-8-sig", newline="") as handle:
@@ -68,39 +76,46 @@ def read_rows(path: str | Path, required: Iterable[str] = ()) -> list[dict[str, 
             rows = list(reader)
             columns = reader.fieldnames or []
     except (OSError, ValueError, csv.Error) as error:
-        raise ArragError(f"{path}: not a readable CSV file ({error}); give another file") from None
+        raise FormatError(
+            f"not a readable CSV file ({short_message(error)})", path=path, hint="give another file"
+        ) from None
     if absent := [name for name in required if name not in columns]:
-        raise ArragError(
-            f"{path}: columns {', '.join(absent)} are missing; found {', '.join(columns) or 'none'}"
+        raise FormatError(
+            f"columns {', '.join(absent)} are missing; found {', '.join(columns) or 'none'}",
+            path=path,
+            hint="give a table like dpg_bench.csv",
         )
     for number, row in enumerate(rows, 1):
         if None in row or None in row.values():
-            raise ArragError(
-                f"{path}: data row {number} does not have {len(columns)} fields; correct that row"
+            raise FormatError(
+                f"expected {len(columns)} fields", path=path, field=f"data row {number}"
             )
     return rows
 
 
 def read_questions(path: str | Path) -> list[Question]:
-    """All rows of a question table, in its order. ArragError when a row cannot be used at all."""
+    """Read all rows of a question table in its order.
+
+    Raises:
+        FormatError: The table is empty, or a row lacks its item or proposition number.
+    """
     rows = read_rows(path, REQUIRED)
     if not rows:
-        raise ArragError(f"{path}: holds no question; give a table like dpg_bench.csv")
+        raise FormatError("holds no question", path=path, hint="give a table like dpg_bench.csv")
     questions = []
     for number, row in enumerate(rows, 1):
         item, proposition = row["item_id"], _whole(row["proposition_id"])
         if not item or proposition is None:
-            field = "proposition_id" if item else "item_id"
-            raise ArragError(
-                f"{path}: data row {number}: field {field} is {row[field]!r}; "
-                "wanted the prompt's name and a whole number"
+            name = "proposition_id" if item else "item_id"
+            raise FormatError(
+                f"{name} is {row[name]!r}, expected the prompt's name and a whole number",
+                path=path,
+                field=f"data row {number}",
             )
         parents = _parents(row["dependency"])
-        text = row.get("text", "")
+        text = row["question_natural_language"]
         questions.append(
-            Question(
-                item, proposition, parents, row["tuple"], row["question_natural_language"], text
-            )
+            Question(item, proposition, parents, row["tuple"], text, row.get("text", ""))
         )
     return questions
 
@@ -114,9 +129,7 @@ def _whole(text: str) -> int | None:
 
 def _parents(text: str) -> tuple[int, ...] | None:
     numbers = [_whole(part) for part in text.split(",")]
-    if None in numbers:
-        return None
-    return tuple(n for n in numbers if n != NO_PARENT)
+    return None if None in numbers else tuple(n for n in numbers if n != NO_PARENT)
 
 
 def by_item(questions: list[Question]) -> Items:
@@ -178,11 +191,11 @@ def _in_circle(start: Question, item: dict[int, Question]) -> bool:
 
 
 def counted(names: list[str]) -> dict[str, object]:
-    """Offenders for a report: how many, and the first few."""
+    """Summarise offenders for a report: how many, and the first few."""
     return {"count": len(names), "first": names[:NAMED]}
 
 
 def listed(names: list[str]) -> str:
-    """Offenders for a message: how many, and the first few."""
+    """Summarise offenders for a message: how many, and the first few."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{len(names)} ({', '.join(names[:NAMED])}{more})"

@@ -14,7 +14,8 @@ import torch
 from safetensors.numpy import load_file
 
 from arrag.utils.errors import ArragError
-from arrag.utils.files import check_file, read_json
+from arrag.utils.files import read_json
+from arrag.utils.hashing import check_file
 from arrag.utils.readers import FileName, read_npy
 
 FORMAT = 1

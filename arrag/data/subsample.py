@@ -26,9 +26,11 @@ from arrag.data.sources import open_source
 from arrag.data.store_format import EXCLUDED, SKIPPED, Names
 from arrag.data.token_store import TokenStore, merge_stores
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, disk_space, read_json, write_json
+from arrag.utils.files import read_json, write_json
 from arrag.utils.globs import is_tars
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import misfit, read_npz
+from arrag.utils.resource_errors import disk_space
 
 FORMAT = 1
 CHOICE = {"seed": int, "largest": int, "whole_names": bool, "images": int, "of": int}

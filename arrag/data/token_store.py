@@ -39,10 +39,12 @@ from arrag.data.store_format import (
     open_shard,
     read_names,
 )
-from arrag.utils.digests import store_digest
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, disk_space, read_json, sha256_file, write_json
+from arrag.utils.files import read_json, write_json
+from arrag.utils.hashing import sha256_file, store_digest
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import misfit
+from arrag.utils.resource_errors import disk_space
 
 
 class StoreWriter:

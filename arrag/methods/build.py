@@ -10,19 +10,19 @@ from arrag.backbones.janus import JanusBackbone
 from arrag.config.root import Config
 from arrag.data.clip import OpenClip
 from arrag.data.token_store import TokenStore
-from arrag.methods.adapter import DELTA, MODULES, merge_delta, read_adapter
-from arrag.methods.augmentation import Augment
+from arrag.methods.adapter_folder import DELTA, MODULES, merge_delta, read_adapter
+from arrag.methods.augmentation import Augmentation
 from arrag.methods.daid import DAiD
-from arrag.methods.faid.adapter import FAiD, FAiDAugment
-from arrag.methods.racm3 import WithReference
+from arrag.methods.faid.adapter import FAiD, FAiDAugmentation
+from arrag.methods.racm3 import RetrievalPrefixBackbone
 from arrag.retrieval.image_index import ImageIndex
 from arrag.retrieval.index import open_index
 from arrag.utils.errors import ArragError
-from arrag.utils.files import tree_digest
+from arrag.utils.hashing import tree_digest
 
 
 @dataclass(frozen=True)
-class Sources:
+class ArtifactPaths:
     """Folders that a method may need; adapter: instead of the one its settings name."""
 
     store: Path | None = None
@@ -40,14 +40,18 @@ class Equipped:
     """
 
     backbone: Any
-    augment: Augment | None = None
+    augment: Augmentation | None = None
     index: str | None = None
     weights: dict[str, str] | None = None
     parameters: int = 0
 
 
 def equip(
-    config: Config, method: str, backbone: JanusBackbone, tokenizer_digest: str, sources: Sources
+    config: Config,
+    method: str,
+    backbone: JanusBackbone,
+    tokenizer_digest: str,
+    paths: ArtifactPaths,
 ) -> Equipped:
     """Load what a method adds to ``backbone``, whose weights an adapter changes in place.
 
@@ -60,15 +64,15 @@ def equip(
         return Equipped(backbone)
     store = None
     if augment.needs:
-        beside = sources.image_index if augment.kind == "racm3" else sources.index
-        if sources.store is None or beside is None:
+        beside = paths.image_index if augment.kind == "racm3" else paths.index
+        if paths.store is None or beside is None:
             raise ArragError(f"method '{method}' retrieves: give its store and its index")
-        store = TokenStore.open(sources.store)
+        store = TokenStore.open(paths.store)
     if augment.kind == "daid":
-        index = open_index(sources.index, store, tokenizer_digest)
+        index = open_index(paths.index, store, tokenizer_digest)
         daid = DAiD(index, k=augment.k, lam=augment.lam, tau=augment.tau)
         return Equipped(backbone, daid, index.digest)
-    folder = sources.adapter or augment.adapter
+    folder = paths.adapter or augment.adapter
     if folder is None:
         raise ArragError(
             f"method '{method}': give the folder of its adapter, which `training` makes"
@@ -78,21 +82,21 @@ def equip(
     if augment.kind == "finetune":
         return tuned
     if augment.kind == "faid":
-        index = open_index(sources.index, store, tokenizer_digest)
+        index = open_index(paths.index, store, tokenizer_digest)
         adapter = FAiD.load(folder / MODULES, backbone_digest=digest).to(backbone.model.dtype)
         adapter.attach(backbone)
         size = sum(p.numel() for p in adapter.parameters())
-        faid = FAiDAugment(adapter, index, augment.k)
+        faid = FAiDAugmentation(adapter, index, augment.k)
         return replace(tuned, augment=faid, index=index.digest, parameters=size)
     if store.tokenizer_digest != tokenizer_digest:
         raise ArragError(
-            f"{sources.store}: its tokenizer is {store.tokenizer_digest}, the generator's "
+            f"{paths.store}: its tokenizer is {store.tokenizer_digest}, the generator's "
             f"{tokenizer_digest}; encode the database with the generator's tokenizer"
         )
     clip = OpenClip(augment.clip)
-    images = ImageIndex(sources.image_index, store, clip.digest)
+    images = ImageIndex(paths.image_index, store, clip.digest)
     weights = {**tuned.weights, "clip": clip.digest}
-    referring = WithReference(backbone, images, clip)
+    referring = RetrievalPrefixBackbone(backbone, images, clip)
     return replace(tuned, backbone=referring, index=store.digest, weights=weights)
 
 

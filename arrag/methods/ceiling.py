@@ -13,11 +13,13 @@ from tqdm import tqdm
 from arrag.config.root import Config
 from arrag.data.micro.prompts import metadata_of
 from arrag.data.micro.world import World
-from arrag.data.prompts import captions, load_prompt_set
+from arrag.data.prompts import load_captions, load_prompt_set
 from arrag.methods.runner import finish, image_path, is_whole, prepare, save_png
 from arrag.tokenizers.base import load_codec
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, read_json, sha256_file, sha256_json, write_json
+from arrag.utils.files import read_json, write_json
+from arrag.utils.hashing import sha256_file, sha256_json
+from arrag.utils.outputs import atomic_path
 
 
 def write_real(
@@ -73,7 +75,7 @@ def write_reference(prompts: str | Path, out: str | Path, assets: str | Path) ->
     ``prompts`` comes from ``arrag.data.micro.prompts.caption_lines``: each line names its scene.
     ``meta_data.json`` beside the folders is in MJHQ-30K's format. All or nothing; returns how many.
     """
-    lines = captions(prompts)
+    lines = load_captions(prompts)
     if missing := [line for line in lines if not {"id", "category", "scene"} <= line.keys()]:
         raise ArragError(
             f"{prompts}: {len(missing)} lines lack id, category or scene, first {missing[0]}; "

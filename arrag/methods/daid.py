@@ -12,9 +12,9 @@ from numbers import Real
 
 import torch
 
-from arrag.methods.augmentation import Augment
+from arrag.methods.augmentation import Augmentation
 from arrag.methods.search_cache import SearchCache
-from arrag.retrieval.index import PatchIndex
+from arrag.retrieval.base import PatchIndex
 from arrag.utils.errors import ArragError
 
 DEDUPE = ("nearest", "none")
@@ -53,7 +53,7 @@ def retrieval_distribution(
     return probs.div_(weights.sum(dim=-1, keepdim=True).clamp(min=1.0))  # 0 if nothing was found
 
 
-class DAiD(Augment):
+class DAiD(Augmentation):
     """Distribution-level augmentation of a decoding step.
 
     index: where to search. k: patches retrieved. lam: weight of the retrieved distribution, in
@@ -77,7 +77,9 @@ class DAiD(Augment):
         self._pool = ThreadPoolExecutor(1, "daid")
         self._begun: tuple[torch.Tensor, Future] | None = None
 
-    def before(self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor) -> None:
+    def on_step_start(
+        self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
+    ) -> None:
         """Search beside the forward, which needs nothing of it, if a second thread is allowed.
 
         Not in masked decoding: what its forward predicts is less than the positions here.
@@ -87,7 +89,7 @@ class DAiD(Augment):
             begun = self._pool.submit(self._retrieve, codes, known, positions)
             self._begun = positions, begun
 
-    def after(
+    def on_probs(
         self,
         probs: torch.Tensor,
         codes: torch.Tensor,

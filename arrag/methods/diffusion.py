@@ -16,9 +16,9 @@ import transformers
 from diffusers.utils import logging
 
 from arrag.config.pipelines import Diffusers, Pipeline
-from arrag.methods.decoding import uniforms
+from arrag.methods.decoding import seeded_uniforms
 from arrag.methods.pipeline_folder import INDEX, first_line, load_parts, read_index
-from arrag.methods.retrieved_images import Retrieved
+from arrag.methods.retrieved_images import RetrievedImages
 from arrag.utils.device import default_device
 from arrag.utils.errors import ArragError
 
@@ -104,11 +104,11 @@ class Diffusion:
     def check(self, prompts: Sequence[str], samples: int) -> None:
         """Any prompt can be drawn."""
 
-    def retrieved(self, prompt: str, sample: int) -> Retrieved | None:
+    def retrieved(self, prompt: str, sample: int) -> RetrievedImages | None:
         """Nothing."""
         return None
 
-    def overlong(self, prompts: Sequence[str]) -> list[str]:
+    def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of which no text encoder reads all."""
         reads = {name: getattr(self.pipeline, name) for name in self.kind.reads}
         limits = {
@@ -123,7 +123,7 @@ class Diffusion:
             if all(len(_tokens(reads[name], prompt)) > limit for name, limit in limits.items())
         ]
 
-    def draw(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> np.ndarray:
+    def generate(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> np.ndarray:
         """One image for each pair of prompt and sample number: uint8 [B, S, S, 3].
 
         Raises ArragError when a number in an image is not finite (a dtype too narrow).
@@ -172,7 +172,7 @@ class Diffusion:
 
 def generator_of(seed: int, prompt: str, sample: int) -> torch.Generator:
     """The random stream of one image, on the CPU: noise is the same for any device."""
-    word = int(uniforms(seed, prompt, sample, 1)[0] * 2**53)  # all the bits that a float64 has
+    word = int(seeded_uniforms(seed, prompt, sample, 1)[0] * 2**53)  # all bits of a float64
     return torch.Generator().manual_seed(word)
 
 

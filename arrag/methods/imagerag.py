@@ -22,8 +22,8 @@ from arrag.config.pipelines import ImageRag
 from arrag.data.clip import OpenClip
 from arrag.methods.diffusion import KINDS, Diffusion, load_pipeline
 from arrag.methods.pipeline_folder import first_line, load_model, read_index
-from arrag.methods.relevance import Judge
-from arrag.methods.retrieved_images import ImageRetriever, Retrieved
+from arrag.methods.retrieval_gate import RetrievalGate
+from arrag.methods.retrieved_images import ImageRetriever, RetrievedImages
 from arrag.retrieval.image_index import ImageIndex
 from arrag.tokenizers.base import Codec
 from arrag.utils.errors import ArragError
@@ -44,7 +44,7 @@ class ImageRagPipeline(Diffusion):
         self,
         pipeline: Any,
         settings: ImageRag,
-        judge: Judge,
+        judge: RetrievalGate,
         index: ImageIndex,
         clip: OpenClip,
         codec: Codec,
@@ -62,9 +62,11 @@ class ImageRagPipeline(Diffusion):
         """ArragError unless the judge can say something of each image."""
         self.judge.check(prompts, samples)
 
-    def overlong(self, prompts: Sequence[str]) -> list[str]:
+    def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of which, as they are told to the pipeline, no encoder reads all."""
-        return [p for p in prompts if super(ImageRagPipeline, self).overlong(self._texts(p))]
+        return [
+            p for p in prompts if super(ImageRagPipeline, self).truncated_prompts(self._texts(p))
+        ]
 
     def _texts(self, prompt: str) -> list[str]:
         captions = self.judge.captions(prompt)
@@ -74,12 +76,12 @@ class ImageRagPipeline(Diffusion):
         """The prompt of an image whose reference shows ``caption``."""
         return self.settings.prompt.replace("{caption}", caption).replace("{prompt}", prompt)
 
-    def retrieved(self, prompt: str, sample: int) -> Retrieved | None:
+    def retrieved(self, prompt: str, sample: int) -> RetrievedImages | None:
         """The reference of an image; None if it is drawn without."""
         caption = self.judge.caption(prompt, sample)
         return None if caption is None else self._retrieve(caption)
 
-    def reference(self, found: Retrieved) -> Image.Image:
+    def reference(self, found: RetrievedImages) -> Image.Image:
         """The picture of a retrieved image."""
         grids = self._retrieve.index.store.grids(np.array(found.images))
         return Image.fromarray(self.codec.decode(torch.from_numpy(grids.astype(np.int64)))[0])
@@ -99,7 +101,7 @@ class ImageRagPipeline(Diffusion):
 
 def load_imagerag(
     settings: ImageRag,
-    judge: Judge,
+    judge: RetrievalGate,
     index: ImageIndex,
     clip: OpenClip,
     codec: Codec,

@@ -16,7 +16,9 @@ from safetensors.torch import save_file
 from arrag.methods.pipeline_folder import INDEX
 from arrag.utils.checkpoint import read_file
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, disk_space, read_json, remove_output
+from arrag.utils.files import read_json
+from arrag.utils.outputs import atomic_path, remove_output
+from arrag.utils.resource_errors import disk_space
 
 WEIGHTS = re.compile(r"(diffusion_)?pytorch_model(-\d+-of-\d+)?\.bin")
 """Files of weights; others are of another precision, or of what training keeps beside them."""

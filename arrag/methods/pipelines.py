@@ -6,19 +6,19 @@ from __future__ import annotations
 from arrag.config.root import Config
 from arrag.data.clip import OpenClip
 from arrag.data.token_store import TokenStore
-from arrag.methods.build import Sources
+from arrag.methods.build import ArtifactPaths
 from arrag.methods.diffusion import Diffusion, load_diffusion
 from arrag.methods.imagerag import load_imagerag
 from arrag.methods.rdm import load_rdm
-from arrag.methods.relevance import open_judge
+from arrag.methods.retrieval_gate import open_gate
 from arrag.retrieval.image_index import ImageIndex
 from arrag.tokenizers.base import load_codec
 from arrag.utils.device import default_device
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_file, tree_digest
+from arrag.utils.hashing import sha256_file, tree_digest
 
 
-def open_pipeline(config: Config, method: str, sources: Sources) -> Diffusion:
+def open_pipeline(config: Config, method: str, paths: ArtifactPaths) -> Diffusion:
     """Load the pipeline of a method, and what it retrieves from.
 
     Raises ArragError for a source that is missing, or was made with another tokenizer or model.
@@ -28,15 +28,15 @@ def open_pipeline(config: Config, method: str, sources: Sources) -> Diffusion:
         pipeline = load_diffusion(settings)
         pipeline.weights = {"backbone": tree_digest(settings.checkpoint)}
         return pipeline
-    if sources.store is None or sources.image_index is None:
+    if paths.store is None or paths.image_index is None:
         raise ArragError(f"method '{method}' retrieves: give its store and its image index")
-    store, clip = TokenStore.open(sources.store), OpenClip(settings.clip)
-    index = ImageIndex(sources.image_index, store, clip.digest)
+    store, clip = TokenStore.open(paths.store), OpenClip(settings.clip)
+    index = ImageIndex(paths.image_index, store, clip.digest)
     weights = {"backbone": tree_digest(settings.checkpoint), "clip": clip.digest}
     if settings.kind == "rdm":
         pipeline = load_rdm(settings, index, clip)
     else:
-        judge, codec = open_judge(settings.judge), load_codec(settings.tokenizer, default_device())
+        judge, codec = open_gate(settings.judge), load_codec(settings.tokenizer, default_device())
         pipeline = load_imagerag(settings, judge, index, clip, codec)
         weights |= {
             "tokenizer": codec.digest,

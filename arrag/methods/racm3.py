@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from arrag.data.clip import OpenClip
-from arrag.methods.retrieved_images import ImageRetriever, Retrieved
+from arrag.methods.retrieved_images import ImageRetriever, RetrievedImages
 from arrag.retrieval.image_index import ImageIndex
 from arrag.utils.errors import ArragError
 
 
-class WithReference:
+class RetrievalPrefixBackbone:
     """A backbone whose prompts are preceded by the image that they retrieve.
 
     index: over ``index.store``, whose codes are the generator's; clip: the model it was made with.
@@ -36,7 +36,7 @@ class WithReference:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
 
-    def retrieved(self, prompt: str) -> Retrieved:
+    def retrieved(self, prompt: str) -> RetrievedImages:
         """The image that a prompt retrieves."""
         return self._retrieve(prompt)
 

@@ -18,7 +18,7 @@ from arrag.config.pipelines import Rdm
 from arrag.data.clip import OpenClip
 from arrag.methods.diffusion import Diffusion, Kind, load_pipeline
 from arrag.methods.pipeline_folder import read_index
-from arrag.methods.retrieved_images import ImageRetriever, Retrieved
+from arrag.methods.retrieved_images import ImageRetriever, RetrievedImages
 from arrag.retrieval.image_index import ImageIndex
 from arrag.utils.errors import ArragError
 
@@ -53,13 +53,13 @@ class RdmPipeline(Diffusion):
                 f"{clip.name} have {found}; set `clip` to the model it was trained with"
             )
 
-    def overlong(self, prompts: Sequence[str]) -> list[str]:
+    def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of which the CLIP text encoder reads only the beginning."""
         tokenizer = self.clip.tokenizer
         encode, limit = getattr(tokenizer, "encode", None), tokenizer.context_length
         return [p for p in prompts if encode and len(encode(p)) + 2 > limit]  # with start and end
 
-    def retrieved(self, prompt: str, sample: int) -> Retrieved:
+    def retrieved(self, prompt: str, sample: int) -> RetrievedImages:
         """The images that a prompt retrieves, for any sample."""
         return self._retrieve(prompt)
 

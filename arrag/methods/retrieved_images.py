@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from arrag.data.clip import OpenClip
 from arrag.retrieval.image_index import ImageIndex
 from arrag.utils.files import write_text
-from arrag.utils.sharding import Part
+from arrag.utils.shards import JobPart
 
 
-class Retrieved(NamedTuple):
+class RetrievedImages(NamedTuple):
     """The images most like a text, best first. keys: their names in the store."""
 
     query: str
@@ -35,29 +35,29 @@ class ImageRetriever:
 
     def __init__(self, index: ImageIndex, clip: OpenClip, k: int) -> None:
         self.index, self.clip, self.k = index, clip, k
-        self._answers: dict[str, Retrieved] = {}
+        self._answers: dict[str, RetrievedImages] = {}
 
-    def __call__(self, query: str) -> Retrieved:
+    def __call__(self, query: str) -> RetrievedImages:
         """What a text retrieves."""
         if query not in self._answers:
             self._answers[query] = self._search(query)
         return self._answers[query]
 
-    def _search(self, query: str) -> Retrieved:
+    def _search(self, query: str) -> RetrievedImages:
         if not self.k:
-            return Retrieved(query, [], [], [])
+            return RetrievedImages(query, [], [], [])
         cosines, images = self.index.search(self.clip.encode_texts([query]), self.k)
         numbers = images[0].tolist()
         keys = [self.index.store.keys(image) for image in numbers]
-        return Retrieved(query, numbers, keys, cosines[0].tolist())
+        return RetrievedImages(query, numbers, keys, cosines[0].tolist())
 
 
-def record_name(part: Part | None = None) -> str:
+def record_name(part: JobPart | None = None) -> str:
     """Name of the record beside the samples; a part's own is there until all are drawn."""
     return f"retrieved-{part}.jsonl" if part else "retrieved.jsonl"
 
 
-def record_retrieved(path: Path, found: Iterable[tuple[int, int, Retrieved | None]]) -> None:
+def record_retrieved(path: Path, found: Iterable[tuple[int, int, RetrievedImages | None]]) -> None:
     """Write which whole images each sample was drawn with, one a line; no file if none has any.
 
     found: prompt, sample, and what it retrieved. A line: ``prompt`` and ``sample``, numbers as in

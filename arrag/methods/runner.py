@@ -20,15 +20,16 @@ from tqdm import tqdm
 
 from arrag.config.root import Config
 from arrag.data.prompts import load_prompt_set
-from arrag.data.sample_codes import codes_chunk
-from arrag.data.samples import image_size, read_metadata
-from arrag.methods.build import Sources
+from arrag.data.sample_dir import codes_chunk, image_size, read_metadata
+from arrag.methods.build import ArtifactPaths
+from arrag.methods.generator import NO_SOURCES, ImageGenerator, TokenGenerator, open_method
 from arrag.methods.retrieved_images import join_records, record_name, record_retrieved
-from arrag.methods.sampler import NO_SOURCES, Drawer, Sampler, open_method
 from arrag.utils.batching import ON_CPU, bucket, in_batches
 from arrag.utils.errors import ArragError
-from arrag.utils.files import disk_space, read_json, sha256_file, write_json, write_text
-from arrag.utils.sharding import Part
+from arrag.utils.files import read_json, write_json, write_text
+from arrag.utils.hashing import sha256_file
+from arrag.utils.resource_errors import disk_space
+from arrag.utils.shards import JobPart
 
 PACKAGES = ("arrag", "torch", "transformers", "diffusers", "numpy", "numba", "pillow")
 
@@ -40,19 +41,19 @@ def generate_images(
     *,
     seed: int,
     samples_per_prompt: int = 1,
-    sources: Sources = NO_SOURCES,
+    paths: ArtifactPaths = NO_SOURCES,
     batch_size: int | None = None,
 ) -> list[np.ndarray]:
     """Draw ``samples_per_prompt`` images of each prompt: uint8 [S, S, 3], prompt by prompt.
 
     ``batch_size``: see ``arrag.utils.batching.in_batches``.
     """
-    sampler = open_method(config, method, sources)
+    sampler = open_method(config, method, paths)
     sampler.check(prompts, samples_per_prompt)
     jobs = [(p, i) for p in prompts for i in range(samples_per_prompt)]
     images: list[np.ndarray] = []
     with tqdm(total=len(jobs), desc=method, unit="image") as bar:
-        draw = lambda batch: sampler.draw(*zip(*batch, strict=True), seed)  # noqa: E731
+        draw = lambda batch: sampler.generate(*zip(*batch, strict=True), seed)  # noqa: E731
         for batch, drawn in in_batches(draw, jobs, batch_size):
             images += list(drawn)
             bar.update(len(batch))
@@ -65,10 +66,10 @@ def sample_benchmark(
     out: str | Path,
     *,
     benchmark: str | None = None,
-    sources: Sources = NO_SOURCES,
+    paths: ArtifactPaths = NO_SOURCES,
     batch_size: int | None = None,
     progress: bool = True,
-    part: Part | None = None,
+    part: JobPart | None = None,
 ) -> dict:
     """Draw every image of a benchmark in GenEval's layout below ``out``; ``run.json`` is last.
 
@@ -85,22 +86,22 @@ def sample_benchmark(
     out = Path(out)
     drawn = config.benchmark(benchmark)
     prompts = load_prompt_set(drawn)
-    sampler = open_method(config, method, sources)
+    sampler = open_method(config, method, paths)
     texts = [prompt["prompt"] for prompt in prompts]
     sampler.check(texts, drawn.images_per_prompt)
     run = {
-        **known_run(config, method, benchmark, prompts),
+        **expected_run(config, method, benchmark, prompts),
         "weights": sampler.weights,
         "parameters": sampler.parameters,
         "index": sampler.index,
     }
-    if overlong := sampler.overlong(texts):
-        run["prompts_cut_short"] = overlong
+    if truncated_prompts := sampler.truncated_prompts(texts):
+        run["prompts_cut_short"] = truncated_prompts
     wanted = [(i, k) for i in range(len(prompts)) for k in range(drawn.images_per_prompt)]
     if part:
         size = batch_size or ON_CPU
         batches = [wanted[at : at + size] for at in range(0, len(wanted), size)]
-        wanted = [job for batch in part.share(batches) for job in batch]
+        wanted = [job for batch in part.slice(batches) for job in batch]
     prepare(out, run, prompts, {i for i, _ in wanted} if part else None)
     jobs = [job for job in wanted if not is_whole(image_path(out, *job))]
     jobs.sort(key=lambda job: bucket(texts[job[0]]))
@@ -123,7 +124,7 @@ def sample_benchmark(
     return finish(out, run)
 
 
-def known_run(
+def expected_run(
     config: Config, method: str, benchmark: str | None, prompts: list[dict]
 ) -> dict[str, Any]:
     """What run.json says that is known before the method is loaded."""
@@ -139,12 +140,12 @@ def known_run(
 
 
 def _drawn(
-    sampler: Drawer, prompts: Sequence[str], samples: Sequence[int], seed: int
+    sampler: ImageGenerator, prompts: Sequence[str], samples: Sequence[int], seed: int
 ) -> tuple[np.ndarray, Sequence[np.ndarray | None]]:
-    """Images as of ``Drawer.draw``, and the codes [H, W] of each if the generator has codes."""
-    if not isinstance(sampler, Sampler):
-        return sampler.draw(prompts, samples, seed), [None] * len(prompts)
-    codes = sampler.draw_codes(prompts, samples, seed)
+    """The images, and the codes [H, W] of each if the generator has codes."""
+    if not isinstance(sampler, TokenGenerator):
+        return sampler.generate(prompts, samples, seed), [None] * len(prompts)
+    codes = sampler.generate_codes(prompts, samples, seed)
     return sampler.codec.decode(codes), list(codes.cpu().numpy())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from arrag.config.root import Config
 from arrag.data.prompts import load_prompt_set
 from arrag.methods.retrieved_images import join_records
-from arrag.methods.runner import finish, image_path, is_whole, known_run, prepare
+from arrag.methods.runner import expected_run, finish, image_path, is_whole, prepare
 from arrag.utils.files import read_json
 
 
@@ -24,7 +24,7 @@ def complete(config: Config, method: str, out: str | Path, benchmark: str | None
     if not (out / "begun.json").is_file():
         return None
     run = read_json(out / "begun.json")
-    known = known_run(config, method, benchmark, prompts)
+    known = expected_run(config, method, benchmark, prompts)
     if known != {field: run.get(field) for field in known}:
         return None
     samples = range(drawn.images_per_prompt)

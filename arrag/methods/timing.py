@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from arrag.metrics.bootstrap import LEVEL, Estimate
-from arrag.utils.batching import out_of_memory
 from arrag.utils.errors import ArragError
+from arrag.utils.resource_errors import is_out_of_memory
 
 Draw = Callable[[Sequence[str]], Any]
 """Draws one image for each of some prompts, from texts to pixels."""
@@ -61,7 +61,7 @@ def best_batch(draw: Draw, prompts: Sequence[str], most: int) -> Batches:
             draw(some[: min(batch, 2)])  # what a new shape sets up is outside the clock
             took = seconds_of(draw, some) / batch
         except Exception as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from arrag.data.clip import OpenClip
-from arrag.data.samples import COLORS
+from arrag.data.prompts import COLORS
 
 TEMPLATES = (
     "a photo of a {color} {name}",

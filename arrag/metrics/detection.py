@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from arrag.metrics.objects import GENEVAL_NAMES, Detection, Detector
 from arrag.utils.device import default_device
 from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, tree_digest
+from arrag.utils.files import read_json
+from arrag.utils.hashing import tree_digest
 
 # mmdetection 2.x, mask2former_*_lsj_8x2_50e_coco, test pipeline: keep-ratio resize, pad, normalise.
 SHORT_SIDE, LONG_SIDE = 800, 1333  # pixels

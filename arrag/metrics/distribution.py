@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from arrag import __version__
-from arrag.data.samples import read_run
+from arrag.data.sample_dir import read_run
 from arrag.metrics import kernel
 from arrag.metrics.extractors import CLIP_FOLDER, INCEPTION
 from arrag.metrics.frechet import Gaussian, frechet_distance, resampled_distances

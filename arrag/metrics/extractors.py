@@ -19,7 +19,8 @@ from arrag.metrics import mobilenet
 from arrag.metrics.preprocess import ClipSquare, Preparation, Resize299
 from arrag.utils.device import default_device
 from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, sha256_file, sha256_json, tree_digest
+from arrag.utils.files import read_json
+from arrag.utils.hashing import sha256_file, sha256_json, tree_digest
 
 if TYPE_CHECKING:
     import torch

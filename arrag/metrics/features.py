@@ -23,16 +23,18 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from arrag.data.samples import read_run
+from arrag.data.sample_dir import read_run
 from arrag.data.sources import open_source
 from arrag.metrics.extractors import Extractor
 from arrag.pipeline.records import write_record
 from arrag.utils.device import default_device
-from arrag.utils.digests import images_digest
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, disk_space, sha256_json, write_json
+from arrag.utils.files import write_json
 from arrag.utils.globs import TARS
+from arrag.utils.hashing import images_digest, sha256_json
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import UNREADABLE, open_picture
+from arrag.utils.resource_errors import disk_space
 
 SHARD = 1024  # newly computed images that are written together
 # On a CPU a large batch only makes the system hand out fresh memory for every layer.

@@ -24,8 +24,10 @@ from arrag.metrics.pixel_buffer import Pixels, Spool
 from arrag.metrics.preprocess import center_square
 from arrag.metrics.references import is_stored, read_stored
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, disk_space, sha256_json
+from arrag.utils.hashing import sha256_json
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import UNREADABLE
+from arrag.utils.resource_errors import disk_space
 
 CHEAP_DIM = 128  # up to so many coefficients a packet, resampling takes seconds
 RESAMPLES = 100

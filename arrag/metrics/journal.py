@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from arrag.utils.files import disk_space
 from arrag.utils.readers import parse_json
+from arrag.utils.resource_errors import disk_space
 
 
 class Journal:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from arrag.data.micro.assets import Wheel, download_wheels
 from arrag.utils.device import default_device
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, sha256_file, write_json
+from arrag.utils.files import write_json
+from arrag.utils.hashing import sha256_file
+from arrag.utils.outputs import atomic_path
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 
 from arrag.utils.errors import ArragError
-from arrag.utils.files import disk_space
+from arrag.utils.resource_errors import disk_space
 
 IN_MEMORY = 64 << 20  # bytes of images kept in memory before they go to a temporary file
 BLOCK_BYTES = 3 << 20  # bytes of images in a block: small enough for a cache

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, disk_space, sha256_file
+from arrag.utils.hashing import sha256_file
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import (
     check_zip_bomb,
     misfit,
@@ -28,6 +29,7 @@ from arrag.utils.readers import (
     read_npz,
     short_message,
 )
+from arrag.utils.resource_errors import disk_space
 
 FEATURE_KEYS = ("feats", "features", "embeddings", "arr_0")
 AGAIN = "make it again"

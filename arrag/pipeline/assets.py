@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from arrag.config.assets import Assembled, ConvertedLlamaGen, Prepared
-from arrag.data.download import fetch_file, write_subset
+from arrag.data.download import fetch_file
+from arrag.data.prompts import write_subset
 from arrag.utils.errors import ArragError
-from arrag.utils.files import OWNER, atomic_path, disk_space, link, remove_output
+from arrag.utils.outputs import OWNER, atomic_path, link, remove_output
+from arrag.utils.resource_errors import disk_space
 
 
 def make(path: Path, settings: Prepared) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from arrag.pipeline.layout_digests import (
     prompts_digest,
 )
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_json
+from arrag.utils.hashing import sha256_json
 
 RESULTS = Path("results")
 MICRO_ASSETS = Path("data/micro")

@@ -8,8 +8,8 @@ from pathlib import Path
 from arrag.config.base import Model
 from arrag.config.benchmarks import Benchmark
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_file, sha256_json, tree_digest
 from arrag.utils.globs import files_of
+from arrag.utils.hashing import sha256_file, sha256_json, tree_digest
 
 
 def prompts_digest(benchmark: Benchmark, name: str) -> str:

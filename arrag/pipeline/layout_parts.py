@@ -11,8 +11,8 @@ from pathlib import Path
 
 from arrag.config.database import Database, Sample
 from arrag.pipeline.layout import KEY_LENGTH, Layout
-from arrag.utils.files import sha256_json
 from arrag.utils.globs import part_of, parts_for
+from arrag.utils.hashing import sha256_json
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from arrag.utils.digests import digest_of
 from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, sha256_file, sha256_json, write_json
+from arrag.utils.files import read_json, write_json
+from arrag.utils.hashing import digest_of, sha256_file, sha256_json
 
 SUFFIX = ".record.json"
 FORMAT = 1

@@ -15,9 +15,8 @@ from typing import Any
 
 from arrag.pipeline.layout import LAST_FILES
 from arrag.pipeline.records import SUFFIX, files_of, read_record, write_record
-from arrag.utils.digests import digest_of
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_file
+from arrag.utils.hashing import digest_of, sha256_file
 
 BESIDE = ("data", "reports")
 AGAIN = "delete it with its record and make it again with snakemake"

@@ -23,7 +23,9 @@ from arrag.config.yaml_loader import read_yaml
 from arrag.pipeline.layout import LAST_FILES
 from arrag.pipeline.records import read_record, record_of
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, read_json, sha256_file
+from arrag.utils.files import read_json
+from arrag.utils.hashing import sha256_file
+from arrag.utils.outputs import atomic_path
 
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",

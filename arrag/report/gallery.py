@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from arrag.data.samples import load_image, prompt_text
+from arrag.data.sample_dir import load_image, prompt_text
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path
+from arrag.utils.outputs import atomic_path
 
 FONT_SIZE = 15  # pixels
 CAPTION_WIDTH = 190  # pixels of the prompts' column

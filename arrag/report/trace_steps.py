@@ -10,9 +10,9 @@ from typing import Any
 from arrag.pipeline.records import SUFFIX, read_record
 from arrag.pipeline.verify import differences
 from arrag.report.measures import MEASURES, Scores
-from arrag.utils.digests import digest_of
 from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, sha256_file, sha256_json
+from arrag.utils.files import read_json
+from arrag.utils.hashing import digest_of, sha256_file, sha256_json
 
 TIMED = ("one", "best")
 """Blocks of Table 4's CSV."""

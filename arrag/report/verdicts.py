@@ -8,11 +8,12 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from arrag.data.samples import load_image
+from arrag.data.prompts import first_of_each_task
+from arrag.data.sample_dir import load_image
 from arrag.metrics.geneval.results import NUMBERS
 from arrag.report.gallery import FONT_SIZE, INK, MARGIN, PAPER, wrap
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import parse_json, short_message
 
 TILE = 240  # pixels of an image's longer side on the sheet, at least
@@ -50,13 +51,8 @@ def verdict_sheet(
 
 def choose(records: Sequence[dict[str, Any]], per_task: int) -> list[dict[str, Any]]:
     """Up to ``per_task`` right and as many wrong records of every task, in the file's order."""
-    taken: dict[tuple[str, bool], int] = {}
-    chosen = []
-    for record in records:
-        kind = record["tag"], bool(record["correct"])
-        taken[kind] = taken.get(kind, 0) + 1
-        if taken[kind] <= per_task:
-            chosen.append(record)
+    kinds = first_of_each_task(records, per_task, lambda r: (r["tag"], bool(r["correct"])))
+    chosen = [records[i] for i in kinds]
     return sorted(chosen, key=lambda r: (_first(records, r["tag"]), not r["correct"]))
 
 

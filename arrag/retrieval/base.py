@@ -23,8 +23,8 @@ from arrag.retrieval.distances import (
 )
 from arrag.retrieval.meta import REBUILD, IndexMeta, check_files
 from arrag.retrieval.neighborhood import MISSING
-from arrag.utils.digests import index_digest
 from arrag.utils.errors import MismatchError, UsageError
+from arrag.utils.hashing import index_digest
 
 ROW_CACHE_BYTES = 2**26
 """Of rows of bounds kept between searches; more if one search needs more."""

@@ -28,8 +28,8 @@ from arrag.retrieval.distances import Heap
 from arrag.retrieval.keys import KeyExtractor, key_vectors
 from arrag.retrieval.meta import IndexMeta, describe_files
 from arrag.utils.errors import FormatError, MismatchError, MissingError, UsageError
-from arrag.utils.files import NO_ROOM
 from arrag.utils.readers import read_npy
+from arrag.utils.resource_errors import NO_SPACE
 
 VERSION = faiss.__version__
 FILE = "index.faiss"
@@ -273,7 +273,7 @@ def _write_index(index: Any, path: Path) -> None:
     try:
         faiss.write_index(index, str(path))
     except RuntimeError as error:
-        for number in NO_ROOM:
+        for number in NO_SPACE:
             if os.strerror(number) in str(error):
                 raise OSError(number, os.strerror(number), str(path)) from None
         raise

@@ -28,7 +28,9 @@ from arrag.data.sources import Items, open_source
 from arrag.data.token_store import TokenStore
 from arrag.retrieval.meta import META, REBUILD, FileInfo, check_files, describe_files
 from arrag.utils.errors import FormatError, MismatchError, UsageError
-from arrag.utils.files import atomic_path, disk_space, read_model
+from arrag.utils.files import read_model
+from arrag.utils.outputs import atomic_path
+from arrag.utils.resource_errors import disk_space
 from arrag.utils.shards import FileName, ShardWriter
 
 FORMAT = 1

@@ -25,8 +25,10 @@ from arrag.retrieval.keys import release
 from arrag.retrieval.meta import FORMAT, META, REBUILD, IndexMeta
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.utils.errors import MismatchError, UsageError
-from arrag.utils.files import atomic_path, clear_leftovers, disk_space, read_model, write_json
+from arrag.utils.files import read_model, write_json
+from arrag.utils.outputs import atomic_path, clear_leftovers
 from arrag.utils.registry import Registry
+from arrag.utils.resource_errors import disk_space
 
 MODES: Registry[type[PatchIndex]] = Registry(
     "index mode",

@@ -21,7 +21,7 @@ from pydantic import (
 
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.utils.errors import ArragError
-from arrag.utils.files import check_file, sha256_file
+from arrag.utils.hashing import check_file, sha256_file
 from arrag.utils.shards import FileName
 
 META = "meta.json"

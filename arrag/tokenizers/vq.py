@@ -21,6 +21,10 @@ EMU3_PREFIXES = ("vqmodel.", "model.vqmodel.")
 """Where it is in a checkpoint: as published and as transformers saves it, or as in its class."""
 
 
+EMU3_IMAGE_AREA = 720 * 720
+"""Pixels of an image of the published checkpoints."""
+
+
 class AmusedCodec(Codec):
     """diffusers' ``VQModel`` of aMUSEd; its pixels are in [0, 1]."""
 
@@ -87,8 +91,6 @@ def load_emu3_codec(checkpoint: Path, raw: dict[str, Any], device: str = "cpu") 
 
     Raises ArragError for missing or damaged files and keys or shapes that differ.
     """
-    from arrag.backbones.emu3 import grid_side
-
     config = Emu3Config.from_dict(raw)
     parts = [read_tensors(checkpoint, prefix) for prefix in EMU3_PREFIXES]
     state = next((part for part in parts if part), {})
@@ -103,3 +105,12 @@ def load_emu3_codec(checkpoint: Path, raw: dict[str, Any], device: str = "cpu") 
     mean, std = torch.tensor(pixels.image_mean), torch.tensor(pixels.image_std)
     side = grid_side(config.to_dict())
     return Emu3Codec(model.to(device), side, mean, std, digest_tensors(state))
+
+
+def grid_side(raw: dict[str, Any]) -> int:
+    """Codes a side of the images that a checkpoint's ``config.json`` draws: 90 if it is silent.
+
+    ``image_area`` is in pixels, as in the original's own configuration.
+    """
+    patch = 2 ** (len(raw["vq_config"]["channel_multiplier"]) - 1)
+    return round((raw.get("image_area") or EMU3_IMAGE_AREA) ** 0.5) // patch

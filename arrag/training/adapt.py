@@ -17,14 +17,24 @@ from accelerate import Accelerator
 
 from arrag.config.backbones import Generator
 from arrag.config.root import Training
-from arrag.methods.adapter import CONFIG, DELTA, LOG, MODULES, merge_delta, save_config, save_delta
+from arrag.methods.adapter_folder import (
+    CONFIG,
+    DELTA,
+    LOG,
+    MODULES,
+    merge_delta,
+    save_config,
+    save_delta,
+)
 from arrag.methods.faid.adapter import FAiD
 from arrag.metrics.bootstrap import bootstrap
 from arrag.training import loop
 from arrag.training.adapted import Adapted
-from arrag.training.trainer import Data, Trainer
+from arrag.training.trainer import Data, Trainer, load_trainable
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, read_json, tree_digest
+from arrag.utils.files import read_json
+from arrag.utils.hashing import tree_digest
+from arrag.utils.outputs import atomic_path
 
 
 def train(
@@ -120,8 +130,7 @@ def _write(trainer: Trainer, out: Path, work_dir: Path, about: dict[str, Any]) -
 
 def as_loaded(trainer: Trainer, folder: Path) -> Adapted:
     """What a user of the adapter in ``folder`` will have."""
-    checkpoint, device = trainer.generator.checkpoint, trainer.accelerator.device
-    backbone = trainer.trained.load(checkpoint, device=str(device))
+    backbone = load_trainable(trainer.generator, str(trainer.accelerator.device))
     if (folder / DELTA).is_file():
         merge_delta(folder / DELTA, backbone.model)
     faid = FAiD.load(folder / MODULES) if trainer.model.faid is not None else None

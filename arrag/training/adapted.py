@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from arrag.methods.adapter import LORA_A, LORA_B
+from arrag.methods.adapter_folder import LORA_A, LORA_B
 from arrag.methods.faid.adapter import FAiD
 from arrag.training.masked import unknown_losses
 
@@ -45,7 +45,7 @@ class Adapted(nn.Module):
                 target_modules=list(TARGETS),
                 bias="none",
             )
-            for layer in backbone.sites:
+            for layer in backbone.decoder_layers:
                 inject_adapter_in_model(config, layer)
         self._head = head
         if head is not None:
@@ -70,7 +70,7 @@ class Adapted(nn.Module):
         """
         if self.faid is not None:
             grids = None if known is None else known.unflatten(1, self.backbone.grid)
-            self.faid.hand(retrieved, known=grids)
+            self.faid.set_retrieved(retrieved, known=grids)
         if known is None:
             logits = self.backbone.teacher_forced((ids, mask), codes, prefix)  # [B, N, V]
             return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").mean(1)
@@ -78,7 +78,7 @@ class Adapted(nn.Module):
         return unknown_losses(logits, codes, known).sum(1) / (~known).sum(1)
 
     def delta(self) -> dict[str, torch.Tensor]:
-        """What was trained of the backbone, as :mod:`arrag.methods.adapter` names it."""
+        """What was trained of the backbone, as :mod:`arrag.methods.adapter_folder` names it."""
         changes = {}
         for name, module in self.model.named_modules():
             if hasattr(module, "lora_A") and "default" in module.lora_A:

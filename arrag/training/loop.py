@@ -17,7 +17,9 @@ from torch import nn
 from tqdm import tqdm
 
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, clear_leftovers, disk_space, write_text
+from arrag.utils.files import write_text
+from arrag.utils.outputs import atomic_path, clear_leftovers
+from arrag.utils.resource_errors import disk_space
 
 STATE, LOG, PLOT = "state.pt", "log.jsonl", "loss.png"
 TIMING = {"steps_per_second", "images_per_second"}

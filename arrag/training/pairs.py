@@ -21,15 +21,9 @@ from arrag.data.encode import encode_source
 from arrag.data.sources import members, open_source
 from arrag.data.token_store import TokenStore
 from arrag.utils.errors import ArragError
-from arrag.utils.files import (
-    check_file,
-    read_json,
-    sha256_file,
-    sha256_json,
-    write_json,
-    write_text,
-)
+from arrag.utils.files import read_json, write_json, write_text
 from arrag.utils.globs import TARS, files_of
+from arrag.utils.hashing import check_file, sha256_file, sha256_json
 from arrag.utils.readers import misfit, numbered_lines, parse_json, read_text, short_message
 
 FORMAT = 1

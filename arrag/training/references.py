@@ -18,7 +18,7 @@ from arrag.retrieval.image_index import ImageIndex
 from arrag.training.pairs import Pairs
 from arrag.training.shards import Shards, write_shards
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_json
+from arrag.utils.hashing import sha256_json
 
 FORMAT = 1
 CAPTIONS_AT_ONCE = 1024
@@ -61,7 +61,7 @@ def _header(pairs: Pairs, index: ImageIndex) -> dict[str, Any]:
         "format": FORMAT,
         "pairs_digest": pairs.digest,
         "database_digest": index.store.digest,
-        "clip_digest": index.meta["model_digest"],
+        "clip_digest": index.meta.model_digest,
     }
 
 

@@ -18,8 +18,7 @@ from tqdm import tqdm
 from arrag.utils.errors import MismatchError, MissingError
 from arrag.utils.files import read_model
 from arrag.utils.readers import read_npy
-from arrag.utils.sharding import Part
-from arrag.utils.shards import FINAL, PARTIAL, ShardFile, ShardWriter
+from arrag.utils.shards import FINAL, PARTIAL, JobPart, ShardFile, ShardWriter
 
 KINDS = "biuf"  # of numpy.dtype.kind
 
@@ -46,7 +45,7 @@ def write_shards(
     rows_in_shard: int,
     rows_at_once: int,
     what: str,
-    part: Part | None = None,
+    part: JobPart | None = None,
 ) -> dict[str, Any]:
     """Compute the rows 0 ... total - 1 and write them; shards that are whole are kept.
 
@@ -76,7 +75,7 @@ def write_shards(
         writer.shard(i): range(first, min(first + rows_in_shard, total))
         for i, first in enumerate(range(0, total, rows_in_shard))
     }
-    own = part.share(list(ranges)) if part else list(ranges)
+    own = part.slice(list(ranges)) if part else list(ranges)
     hint = f"delete {out} and run the same command again"
     whole = {
         path

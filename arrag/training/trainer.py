@@ -9,17 +9,18 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from arrag.backbones.base import Backbone
+from arrag.backbones.registry import BACKBONES, load_backbone
 from arrag.config.backbones import Generator
 from arrag.config.root import Training
 from arrag.config.training import FaidTraining
 from arrag.methods.faid.adapter import FAiD, FaidSettings
 from arrag.training.adapted import Adapted, Lora
-from arrag.training.generators import trained
 from arrag.training.masked import StepNoise, seeded_noise
 from arrag.training.neighbours import Neighbours
 from arrag.training.pairs import Pairs
 from arrag.training.references import References
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ArragError, UsageError
 
 STREAMS = {"order": 1, "drop": 2, "noise": 3}
 """Random streams of a training; each number is drawn from (seed, stream, epoch or step)."""
@@ -61,8 +62,8 @@ class Trainer:
     ) -> None:
         self.kind, self.settings, self.seed, self.data = kind, training, seed, data
         self.accelerator, self.batch_size = accelerator, batch_size
-        self.generator, self.trained = generator, trained(generator)
-        self.backbone = self.trained.load(generator.checkpoint, device=str(accelerator.device))
+        self.generator = generator
+        self.backbone = load_trainable(generator, str(accelerator.device))
         _check_fit(self.backbone, data.pairs, generator.checkpoint)
         torch.manual_seed(seed)
         faid = new_faid(self.backbone, training.faid) if kind == "faid" else None
@@ -72,7 +73,7 @@ class Trainer:
                 f"training: lora is null and head false, so that '{kind}' would train nothing; set "
                 "one of them"
             )
-        head = self.trained.head if training.head else None
+        head = self.backbone.trainable_head if training.head else None
         self.model = Adapted(self.backbone, lora=lora, head=head, faid=faid)
         self.parallel = accelerator.prepare(self.model)
         self.slices = _slices(training.global_batch, batch_size, accelerator.num_processes)
@@ -132,7 +133,7 @@ class Trainer:
         """Arguments of ``Adapted.forward``, but for the noise."""
         backbone, data, device = self.backbone, self.data, self.accelerator.device
         text = backbone.tokenize([data.pairs.captions[i] for i in pairs])
-        empty = self.trained.empty(backbone, text)
+        empty = backbone.unconditional_ids(*text)
         gone = torch.from_numpy(dropped).to(device)
         ids, mask = (torch.where(gone[:, None], *both) for both in zip(empty, text, strict=True))
         codes = torch.from_numpy(data.pairs.store.grids(pairs).astype(np.int64)).flatten(1)
@@ -144,8 +145,23 @@ class Trainer:
             with torch.no_grad():
                 prefix = backbone.embed_codes(data.references.codes(pairs).to(device))
                 gone = gone[:, None, None]
-                batch["prefix"] = torch.where(gone, backbone.blank(prefix), prefix)
+                batch["prefix"] = torch.where(gone, backbone.null_prefix(prefix), prefix)
         return batch
+
+
+def load_trainable(generator: Generator, device: str) -> Backbone:
+    """Load a generator's backbone in float32.
+
+    Raises:
+        UsageError: No adapter can be trained for generators of that kind.
+    """
+    if generator.kind not in BACKBONES or BACKBONES.get(generator.kind).trainable_head is None:
+        raise UsageError(
+            f"no adapter can be trained for a {generator.kind} generator",
+            path=generator.checkpoint,
+            hint="train one for a janus or showo generator",
+        )
+    return load_backbone(generator.kind, generator.checkpoint, device=device)
 
 
 def new_faid(backbone, wanted: FaidTraining) -> FAiD:
@@ -153,7 +169,7 @@ def new_faid(backbone, wanted: FaidTraining) -> FAiD:
     settings = FaidSettings(
         hops=tuple(wanted.hops), modules=wanted.modules, k=wanted.k, context=backbone.context
     )
-    size, layers = backbone.hidden_size, len(backbone.sites)
+    size, layers = backbone.hidden_size, len(backbone.decoder_layers)
     return FAiD(size, layers, settings, init_gain=wanted.init_gain)
 
 

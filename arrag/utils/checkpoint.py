@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,32 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ArragError, FormatError
 from arrag.utils.readers import short_message
 
 SHOWN = 5
 """Keys named in an error; a wrong checkpoint has thousands."""
+
+
+@contextmanager
+def loading(path: str | Path, what: str, hint: str = "download its files again") -> Iterator[None]:
+    """Turn whatever a library raises at a file it cannot load into a FormatError.
+
+    transformers, diffusers, torch and safetensors raise a dozen types at damaged files. An
+    ArragError passes through.
+
+    Args:
+        path: The file or folder that is loaded.
+        what: What it should be: "a Janus checkpoint".
+        hint: What the user can do.
+    """
+    try:
+        yield
+    except ArragError:
+        raise
+    except Exception as error:
+        message = f"cannot be read as {what} ({short_message(error)})"
+        raise FormatError(message, path=path, hint=hint) from error
 
 
 def read_tensors(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:

@@ -1,12 +1,12 @@
-"""Taking turns: commands that write one result, and runs of the workflow in one folder.
+"""Locks between processes: one writer for each result, one workflow run in each folder.
 
-The kernel keeps these locks and ends them with their holder, also when that is killed: nobody has
-to unlock anything. A file system without locks has none, and nobody waits there. No torch here.
+The operating system keeps these locks and ends them with their holder, also when it is killed:
+nobody has to unlock anything. On a file system without locks there are none, and nobody waits. No
+torch here.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import time
@@ -14,88 +14,78 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from arrag.utils.files import clear_leftovers
+from filelock import FileLock, Timeout
+
+from arrag.utils.outputs import clear_leftovers
+
+
+def _acquire(path: Path, message: str) -> FileLock | None:
+    """Take the lock file ``path``, printing ``message`` before waiting; None where there is none.
+
+    That is: the folder cannot be written, or the file system has no locks.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, fallback_to_soft=False)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            print(f"arrag: {message}", file=sys.stderr, flush=True)
+            lock.acquire()
+    except OSError:
+        return None
+    return lock
 
 
 @contextmanager
-def alone(path: str | Path) -> Iterator[None]:
-    """Write a result as its only writer: wait for another process that writes it.
+def output_lock(path: str | Path) -> Iterator[None]:
+    """Be the only writer of a result: wait for another process that writes it.
 
-    Whoever waited finds what the other made. What killed writers left beside ``path`` is removed.
+    The one that waited finds what the other made. Temporary files that killed writers left are
+    removed.
     """
     path = Path(os.path.abspath(path))
-    lock = path.with_name(f".{path.name}.lock")
-    handle = _held(lock, f"{path} is being written by another process; waiting for its end")
+    file = path.with_name(f".{path.name}.lock")
+    lock = _acquire(file, f"{path} is being written by another process; waiting for its end")
     try:
         clear_leftovers(path)
         yield
     finally:
-        if handle is not None:
-            lock.unlink(missing_ok=True)
-            os.close(handle)
+        if lock is not None:
+            file.unlink(missing_ok=True)  # those that wait notice, and lock a new one
+            lock.release()
 
 
-def _held(lock: Path, why: str) -> int | None:
-    """A descriptor that holds the lock on a file; None where there can be none."""
-    while True:
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError:
-            return None  # not to be written: the command itself says what is wrong
-        try:
-            _wait_for(handle, why)
-            if os.path.samestat(os.fstat(handle), os.stat(lock)):
-                return handle
-        except FileNotFoundError:
-            pass  # removed by the holder that was waited for
-        except OSError:
-            os.close(handle)
-            return None
-        os.close(handle)
-
-
-def _wait_for(handle: int, why: str) -> None:
-    """Lock an open file; ``why`` is said if another process holds it."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f"arrag: {why}", file=sys.stderr, flush=True)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-
-
-class Turn:
-    """A run's turn in a folder of results: one run works there, another waits, then plans anew.
+class RunLock:
+    """One workflow run at a time in a folder of results; the next one plans anew.
 
     Two runs at once would make the same results, and each delete what the other is reading.
-    Snakemake's own lock outlives a killed run, and somebody has to remove it. Make a Turn before
-    the run is planned, ``take`` it before the first job.
+    Snakemake's own lock outlives a killed run, and somebody has to remove it.
+
+    Create it before the workflow is planned, ``acquire`` it before the first job.
+
+    Args:
+        path: A file that holds the process and time of the last run.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._planned_after = self._last()
+        self._last_when_planned = self._last_run()
 
-    def take(self) -> None:
-        """Wait until no other run works; start anew if one has worked since this was planned."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            _wait_for(self._handle, f"{self._another()} works in this folder; waiting")
-        except OSError:  # a file system without locks
+    def acquire(self) -> None:
+        """Wait until no other run works; restart if one has worked since this one was planned."""
+        other = f"another run (process {self._last_run().partition(' ')[0]})"
+        lock_file = self.path.with_name(f"{self.path.name}.lock")
+        self._lock = _acquire(lock_file, f"{other} works in this folder; waiting")
+        if self._lock is None:
             return
-        if self._last() != self._planned_after:
+        if self._last_run() != self._last_when_planned:
             sys.stdout.flush()
             sys.stderr.flush()
             os.execv(sys.executable, sys.orig_argv)  # the lock ends here
-        os.truncate(self._handle, 0)
-        os.pwrite(self._handle, f"{os.getpid()} {time.time_ns()}".encode(), 0)
+        self.path.write_text(f"{os.getpid()} {time.time_ns()}")
 
-    def _another(self) -> str:
-        return f"another run (process {self._last().partition(' ')[0]})"
-
-    def _last(self) -> str:
-        """Who worked here last, and since when."""
+    def _last_run(self) -> str:
         try:
             return self.path.read_text()
         except OSError:

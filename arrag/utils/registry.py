@@ -38,7 +38,9 @@ class Registry(Generic[T]):
         """
 
         def add(implementation: T) -> T:
-            if name in self and self._loaded.get(name) is not implementation:
+            module = getattr(implementation, "__module__", None)
+            lazy = self._lazy.get(name, f"{module}:").partition(":")[0]
+            if self._loaded.get(name, implementation) is not implementation or lazy != module:
                 raise ValueError(f"{self.kind} {name!r} is registered already")
             self._loaded[name] = implementation
             return implementation

@@ -16,28 +16,38 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, BaseModel, JsonValue, NonNegativeInt
 
 from arrag.utils.errors import MismatchError, OutputError
-from arrag.utils.files import (
-    atomic_path,
-    check_file,
-    clear_leftovers,
-    disk_space,
-    is_temporary,
-    read_model,
-    sha256_file,
-    write_json,
-)
-from arrag.utils.locks import alone
+from arrag.utils.files import read_model, write_json
+from arrag.utils.hashing import check_file, sha256_file
+from arrag.utils.locks import output_lock
+from arrag.utils.outputs import atomic_path, clear_leftovers, is_temporary
+from arrag.utils.resource_errors import disk_space
 
+Items = TypeVar("Items", bound=Sequence)
 PARTIAL, FINAL = "manifest.partial.json", "manifest.json"
+
+
+class JobPart(NamedTuple):
+    """The share of one of several jobs that work on the same items: ``2-of-3``, from 1."""
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.number}-of-{self.count}"
+
+    def slice(self, items: Items) -> Items:
+        """The items of this job: parts are contiguous, and differ by one item at most."""
+        first, last = (len(items) * i // self.count for i in (self.number - 1, self.number))
+        return items[first:last]
 
 
 def _plain_name(name: str) -> str:
@@ -107,7 +117,7 @@ class ShardWriter:
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))  # as it is read back
         self.partial, self.final = self.folder / partial, self.folder / final
         # Several jobs may begin the folder at the same time.
-        with disk_space(self.folder), alone(self.partial):
+        with disk_space(self.folder), output_lock(self.partial):
             clear_leftovers(self.folder)
             begun = self._begun_with()
             if begun is not None and begun != self.identity:

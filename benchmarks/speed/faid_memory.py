@@ -61,7 +61,7 @@ def one_step(images: int, with_adapter: bool, k: int, device: str) -> float:
     if with_adapter:
         adapter = FAiD(HIDDEN, LAYERS, FaidSettings(k=k)).to(device)
         adapter.attach(generator)
-        adapter.hand(torch.randint(0, CODES, (images, SIDE * SIDE, k), device=device))
+        adapter.set_retrieved(torch.randint(0, CODES, (images, SIDE * SIDE, k), device=device))
     else:  # something must ask for a gradient: the head, as in the authors' training
         generator.model.model.generation_head.requires_grad_(True)
     with torch.autocast(device, torch.bfloat16):

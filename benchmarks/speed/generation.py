@@ -25,12 +25,12 @@ import torch
 from arrag.backbones.janus import TEMPLATE
 from arrag.config.root import Config, load_config
 from arrag.data.encode import encode_source
-from arrag.data.samples import load_prompts
+from arrag.data.prompts import load_geneval_prompts
 from arrag.data.token_store import TokenStore
-from arrag.methods.build import Sources
-from arrag.methods.decoding import decode_raster, uniforms
-from arrag.methods.faid.adapter import FAiD, FAiDAugment, FaidSettings
-from arrag.methods.sampler import Sampler
+from arrag.methods.build import ArtifactPaths
+from arrag.methods.decoding import decode_raster, seeded_uniforms
+from arrag.methods.faid.adapter import FAiD, FAiDAugmentation, FaidSettings
+from arrag.methods.generator import TokenGenerator
 from arrag.pipeline.layout import MICRO_ASSETS, Layout
 from arrag.retrieval.index import build_index
 from arrag.retrieval.neighborhood import Neighborhood
@@ -46,26 +46,28 @@ BARS = {  # (batch, method): what, the least times faster than ALONE, or the mos
 }
 
 
-def ours(sampler: Sampler, prompts: list[str], augment, seed: int = 0) -> None:
+def ours(sampler: TokenGenerator, prompts: list[str], augment, seed: int = 0) -> None:
     """One batch through our loop."""
     settings = sampler.settings
     count = sampler.backbone.grid[0] * sampler.backbone.grid[1]
     decode_raster(
         sampler.backbone,
         prompts,
-        np.stack([uniforms(seed, prompt, 0, count) for prompt in prompts]),
+        np.stack([seeded_uniforms(seed, prompt, 0, count) for prompt in prompts]),
         guidance_scale=settings.guidance_scale,
         temperature=settings.temperature,
-        augment=augment,
+        augmentation=augment,
     )
 
 
-def with_adapter(sampler: Sampler) -> Callable[[list[str], int], None]:
+def with_adapter(sampler: TokenGenerator) -> Callable[[list[str], int], None]:
     """One batch through our loop with a FAiD adapter attached for its length."""
     backbone = sampler.backbone
     settings = FaidSettings(context=backbone.context)
-    adapter = FAiD(backbone.hidden_size, len(backbone.sites), settings).to(backbone.model.dtype)
-    augment = FAiDAugment(adapter, sampler.augment.index)
+    adapter = FAiD(backbone.hidden_size, len(backbone.decoder_layers), settings).to(
+        backbone.model.dtype
+    )
+    augment = FAiDAugmentation(adapter, sampler.augmentation.index)
 
     def run(prompts: list[str], seed: int) -> None:
         with adapter.attached(backbone):
@@ -74,7 +76,7 @@ def with_adapter(sampler: Sampler) -> Callable[[list[str], int], None]:
     return run
 
 
-def upstream(sampler: Sampler, prompts: list[str]) -> None:
+def upstream(sampler: TokenGenerator, prompts: list[str]) -> None:
     """One batch through transformers' loop (sampling, same guidance, same arithmetic)."""
     backbone = sampler.backbone
     text = backbone.tokenizer(
@@ -153,17 +155,19 @@ def main() -> None:
     if args.patches:
         codes, index = database(config, args.patches, args.work)
     retrieves = (index / "meta.json").is_file()
-    sampler = Sampler(config, "daid" if retrieves else "vanilla", Sources(codes, index))
+    sampler = TokenGenerator(
+        config, "daid" if retrieves else "vanilla", ArtifactPaths(codes, index)
+    )
     runs = {
         ALONE: lambda prompts, seed: upstream(sampler, prompts),
         "vanilla": lambda prompts, seed: ours(sampler, prompts, None, seed),
     }
     result = {"threads": torch.get_num_threads(), "dtype": sampler.settings.dtype}
     if retrieves:
-        runs["daid"] = lambda prompts, seed: ours(sampler, prompts, sampler.augment, seed)
+        runs["daid"] = lambda prompts, seed: ours(sampler, prompts, sampler.augmentation, seed)
         runs["faid"] = with_adapter(sampler)
-        result["patches"] = sampler.augment.index.meta["entries"]
-    texts = [prompt["prompt"] for prompt in load_prompts(config.benchmark().prompts)]
+        result["patches"] = sampler.augmentation.index.meta.entries
+    texts = [prompt["prompt"] for prompt in load_geneval_prompts(config.benchmark().prompts)]
     rows = [row for n in sorted(args.batches) for row in timed(runs, texts, n, args.repeats)]
     result["rows"] = compared(rows)
     if args.json:

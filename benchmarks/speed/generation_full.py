@@ -24,13 +24,14 @@ from transformers import JanusForConditionalGeneration
 from arrag.backbones import micro_janus as janus
 from arrag.config.root import load_config
 from arrag.data.token_store import StoreWriter, TokenStore
-from arrag.methods.adapter import MODULES, save_config
+from arrag.methods.adapter_folder import MODULES, save_config
 from arrag.methods.faid.adapter import FAiD, FaidSettings
 from arrag.pipeline.layout import Layout
 from arrag.retrieval.index import build_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.tokenizers.base import load_codec
-from arrag.utils.files import tree_digest, write_text
+from arrag.utils.files import write_text
+from arrag.utils.hashing import tree_digest
 
 # What shapes the time of a forward; the first is config.json of deepseek-community/Janus-Pro-1B.
 SIZES = {

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from arrag.data.micro.assets import load_assets
 from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path
+from arrag.utils.outputs import atomic_path
 
 GRID, STRIDE, WINDOW = 24, 16, 24  # codes a side; pixels
 SIDE = GRID * STRIDE

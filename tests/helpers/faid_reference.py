@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from arrag.backbones import micro_janus as micro
-from arrag.backbones.base import Run, Slots
+from arrag.backbones.base import ImageTokenSpans, TokenSpan
 from arrag.backbones.janus import JanusBackbone
 
 SIDE, CODES, HIDDEN = 5, 30, 16
@@ -70,8 +70,8 @@ class TinyShowo:
         )  # fmt: skip
         self.model = PhiForCausalLM(config).double().eval().requires_grad_(False)
         _shake(self.model)
-        self.hidden_size, self.device, self.slots = HIDDEN, torch.device("cpu"), None
-        self.sites = list(self.model.model.layers)
+        self.hidden_size, self.device, self.spans = HIDDEN, torch.device("cpu"), None
+        self.decoder_layers = list(self.model.model.layers)
 
     def embed_codes(self, codes):
         return self.model.get_input_embeddings()(codes + self.text)
@@ -84,7 +84,7 @@ class TinyShowo:
         length = ids.shape[1]
         sees = torch.ones(length, length, dtype=torch.bool).tril()
         sees[-count:, -count:] = True
-        self.slots = Slots(batch, *[Run(length - count, 0, count)] * 2)
+        self.spans = ImageTokenSpans(batch, *[TokenSpan(length - count, 0, count)] * 2)
         logits = self.model(ids, attention_mask=sees[None, None].expand(len(ids), 1, -1, -1)).logits
         return logits[:, -count:, self.text : self.text + CODES]
 
@@ -102,7 +102,7 @@ class Reference:
 
     def __enter__(self):
         for layer, block in self.adapter.blocks.items():
-            site = self.backbone.sites[int(layer)]
+            site = self.backbone.decoder_layers[int(layer)]
 
             def hook(attention, args, kwargs, output, block=block, layer=int(layer)):
                 self.added = self.contributions(block, layer, kwargs["hidden_states"])
@@ -120,10 +120,12 @@ class Reference:
 
     def contributions(self, block, layer, hidden):
         settings, (height, width) = self.adapter.settings, self.backbone.grid
-        rows, held, predicted = self.backbone.slots
+        rows, inputs, targets = self.backbone.spans
         added = torch.zeros_like(hidden)
         for image in range(rows):
-            state = {held.position + i: hidden[image, held.index + i] for i in range(held.count)}
+            state = {
+                inputs.position + i: hidden[image, inputs.index + i] for i in range(inputs.count)
+            }
             for p, t in enumerate(self.positions):
                 total, counted = torch.zeros(HIDDEN, dtype=hidden.dtype), 0
                 for k in range(settings.k):
@@ -157,7 +159,7 @@ class Reference:
                     total, counted = total + self.carried[image, t, k], counted + 1
                 if counted and settings.pool == "mean":
                     total = total / counted
-                added[image, predicted.index + t - predicted.position] += total
+                added[image, targets.index + t - targets.position] += total
         return added
 
     def is_known(self, image, position, t):

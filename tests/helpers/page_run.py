@@ -11,10 +11,11 @@ from PIL import Image
 from test_tables import make_score
 
 from arrag.config.root import Config, load_config
-from arrag.data.sample_codes import codes_chunk
+from arrag.data.sample_dir import codes_chunk
 from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.pipeline.layout import Layout
-from arrag.retrieval.index import PatchIndex, build_index, open_index
+from arrag.retrieval.base import PatchIndex
+from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.tokenizers.base import Codec, load_codec
 from arrag.utils.files import write_json, write_text

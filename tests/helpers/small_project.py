@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from background import Background
 
-from arrag.utils.files import sha256_file
+from arrag.utils.hashing import sha256_file
 
 TRAINING = {
     "pairs": 24, "held_out": 8, "global_batch": 4, "source": "micro", "epochs": 1.0,

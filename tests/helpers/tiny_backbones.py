@@ -5,6 +5,7 @@ All draw 6 x 6 codes of 40 from text of any kind: their tokenizers are byte-leve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,12 +29,11 @@ from transformers import (
 )
 
 from arrag.backbones import emu3
+from arrag.backbones.base import Backbone
 from arrag.backbones.convert.janus import BOS, EOS, IMAGE, PAD
-from arrag.backbones.janus import load_janus
 from arrag.backbones.llamagen.gpt import Gpt, GptConfig
-from arrag.backbones.llamagen.model import load_llamagen
-from arrag.backbones.showo import Vocabulary
-from arrag.backbones.showo_checkpoint import load_showo
+from arrag.backbones.registry import BACKBONES, load_backbone
+from arrag.backbones.showo_checkpoint import Vocabulary
 from arrag.methods.decoding import decode_masked, decode_raster
 from arrag.tokenizers.janus_vq import published_name
 from arrag.tokenizers.magvit2 import Magvit, MagvitConfig
@@ -276,34 +276,37 @@ def save(path: Path, state: dict[str, torch.Tensor]) -> None:
     save_file({name: value.clone().contiguous() for name, value in state.items()}, path)
 
 
-def load_amused(folder, dtype="float32"):
-    """diffusers is imported only where it is needed."""
-    from arrag.backbones import amused
-
-    return amused.load_amused(folder, dtype)
-
-
 class Kind(NamedTuple):
-    """How a kind is made, loaded and drawn with.
+    """How a kind's checkpoint is written.
 
-    weights: folder of the generator's weights in the checkpoint; tokenizer: of its tokenizer;
-    cuts: whether the end of a long prompt is left out, else it is refused.
+    weights: folder of the generator's weights in the checkpoint; tokenizer: of its text tokenizer;
+    truncates: whether a long prompt is truncated, else it is refused.
     """
 
-    write: object
-    load: object
-    decode: object
+    name: str
+    write: Callable[[Path], None]
     weights: str = "."
     tokenizer: str = "."
-    cuts: bool = False
+    truncates: bool = False
+
+    def load(self, folder: Path, dtype: str = "float32") -> Backbone:
+        """Load the checkpoint in ``folder``."""
+        return load_backbone(self.name, folder, dtype)
+
+    @property
+    def decode(self) -> Callable[..., torch.Tensor]:
+        """The decoding loop."""
+        raster = BACKBONES.get(self.name).decoding == "raster"
+        return decode_raster if raster else decode_masked
 
 
 KINDS = {
-    "janus": Kind(write_janus, load_janus, decode_raster),
-    "showo": Kind(write_showo, load_showo, decode_masked, tokenizer="llm", cuts=True),
-    "llamagen": Kind(write_llamagen, load_llamagen, decode_raster, tokenizer="t5", cuts=True),
-    "amused": Kind(
-        write_amused, load_amused, decode_masked, "transformer", tokenizer="tokenizer", cuts=True
-    ),
-    "emu3": Kind(write_emu3, emu3.load_emu3, decode_raster),
+    kind.name: kind
+    for kind in (
+        Kind("janus", write_janus),
+        Kind("showo", write_showo, tokenizer="llm", truncates=True),
+        Kind("llamagen", write_llamagen, tokenizer="t5", truncates=True),
+        Kind("amused", write_amused, "transformer", tokenizer="tokenizer", truncates=True),
+        Kind("emu3", write_emu3),
+    )
 }

@@ -5,10 +5,10 @@ import importlib.util
 import pytest
 import torch
 
-from arrag.backbones.janus import load_janus
+from arrag.backbones.janus import JanusBackbone
 from arrag.config.root import load_config
 from arrag.data.encode import encode_source
-from arrag.data.samples import load_prompts
+from arrag.data.prompts import load_geneval_prompts
 from arrag.data.token_store import TokenStore
 
 
@@ -28,9 +28,11 @@ def place(root, micro_janus, assets, script, tmp_path_factory):
     store = TokenStore.open(path / "codes")
     indexes = {n: script.both_indexes(store, path / str(n), nprobe=n) for n in (1, 12, 10**6)}
     config = load_config(root / "config/micro.yaml")
-    prompts = [prompt["prompt"] for prompt in load_prompts(root / config.benchmark().prompts)]
+    prompts = [
+        prompt["prompt"] for prompt in load_geneval_prompts(root / config.benchmark().prompts)
+    ]
     return (
-        load_janus(micro_janus, config.generators["janus"].dtype),
+        JanusBackbone.load(micro_janus, config.generators["janus"].dtype),
         indexes,
         prompts[::40][:4],
         config,
@@ -44,7 +46,7 @@ def measured(script, place, nprobe, lam, images=4):
 
 
 def test_a_tenth_of_the_lists_gives_the_same_token_on_98_percent_of_the_steps(script, place):
-    assert place[1][12][1].meta["nlist"] >= 120
+    assert place[1][12][1].meta.nlist >= 120
     found = measured(script, place, nprobe=12, lam=0.1)
     assert found["steps"] == 4 * 110  # of 144: the border is not augmented
     assert 0.98 <= found["same_token"] <= 1
@@ -60,14 +62,14 @@ def test_the_comparison_tells_lists_apart(script, place):
 
 def test_the_leading_run_is_that_of_its_own_method(script, place):
     from arrag.methods.daid import DAiD
-    from arrag.methods.decoding import decode_raster, uniforms
+    from arrag.methods.decoding import decode_raster, seeded_uniforms
 
     backbone, indexes, prompts, config = place
-    draws = torch.tensor(uniforms(0, prompts[0], 0, 144))[None].numpy()
+    draws = torch.tensor(seeded_uniforms(0, prompts[0], 0, 144))[None].numpy()
     methods = [DAiD(index, k=50, lam=0.9, tau=0.2) for index in indexes[1]]
     options = {"guidance_scale": 2.0, "temperature": 1.0}
     alone, beside = (
-        decode_raster(backbone, prompts[:1], draws, augment=augment, **options)
+        decode_raster(backbone, prompts[:1], draws, augmentation=augment, **options)
         for augment in (methods[0], script.Beside(*methods, draws))
     )
     assert torch.equal(alone, beside)

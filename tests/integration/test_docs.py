@@ -9,7 +9,7 @@ from transformers import ImageGPTConfig, ImageGPTForCausalImageModeling
 
 from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.methods.daid import DAiD
-from arrag.methods.decoding import decode_raster, uniforms
+from arrag.methods.decoding import decode_raster, seeded_uniforms
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 
@@ -53,7 +53,7 @@ def test_greedy_equals_transformers_token_for_token(backbone):
 def test_images_are_their_own_and_retrieval_plugs_in(example, backbone, tmp_path):
     colours = torch.rand(COLOURS, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
     codec = example["ColourCodec"](colours, SIDE, "by hand")
-    draws = np.stack([uniforms(0, "", i, SIDE * SIDE) for i in range(3)])
+    draws = np.stack([seeded_uniforms(0, "", i, SIDE * SIDE) for i in range(3)])
     images = decode_raster(backbone, [""] * 3, draws, guidance_scale=1.0)
     assert torch.equal(codec.encode(codec.decode(images)), images)
     alone = decode_raster(backbone, [""], draws[2:], guidance_scale=1.0)
@@ -68,7 +68,7 @@ def test_images_are_their_own_and_retrieval_plugs_in(example, backbone, tmp_path
     index = open_index(tmp_path / "index", store, codec.digest)
     for lam, same in ((0.0, True), (1.0, False)):
         daid = DAiD(index, k=2, lam=lam, tau=0.1)
-        got = decode_raster(backbone, [""] * 3, draws, guidance_scale=1.0, augment=daid)
+        got = decode_raster(backbone, [""] * 3, draws, guidance_scale=1.0, augmentation=daid)
         assert torch.equal(got[2], images[2]) == same
     known = torch.ones_like(images, dtype=torch.bool)
     inside = Neighborhood("causal").valid_positions(SIDE, SIDE).flatten().nonzero()[:, 0]

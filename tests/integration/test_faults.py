@@ -28,9 +28,10 @@ from arrag.data.encode import encode_source
 from arrag.data.token_store import TokenStore
 from arrag.pipeline.layout import Layout
 from arrag.training import loop
-from arrag.utils.faults import is_out_of_memory
-from arrag.utils.files import disk_space, sha256_file, write_text
-from arrag.utils.locks import alone
+from arrag.utils.files import write_text
+from arrag.utils.hashing import sha256_file
+from arrag.utils.locks import output_lock
+from arrag.utils.resource_errors import disk_space, is_out_of_memory
 
 IMAGES = 40
 
@@ -118,7 +119,7 @@ def test_without_memory_it_is_said_what_to_lower_and_that_helps(config, drawn, t
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     with limited(resource.RLIMIT_AS, pages * resource.getpagesize() + 200 * 2**20):
         line = refused(capsys, *sampling(tmp_path / "many.yaml", out)[:-1], 4000)
-        assert line.startswith(f"arrag: error: {out}: out of memory in `arrag sample` (")
+        assert line.startswith(f"arrag: error: {out}: out of memory (")
         assert "fewer images at a time (--batch-size, now 4000 or resources.batch_size of" in line
         done(*sampling(config, out))
     assert pictures(out) == pictures(drawn)
@@ -164,7 +165,7 @@ def little_disk(tmp_path):
 def test_sampling_on_a_full_disk_goes_on_once_there_is_room(config, drawn, little_disk, capsys):
     out = little_disk / "run"
     (little_disk / "filler").write_bytes(bytes(24 * 1024))
-    assert ": no room: the disk is full" in refused(capsys, *sampling(config, out))
+    assert ": the disk is full" in refused(capsys, *sampling(config, out))
     first = {path: path.stat().st_ino for path in out.rglob("*.png")}
     assert 0 < len(first) < 4 and not (out / "run.json").exists()
     assert pictures(out).items() < pictures(drawn).items()
@@ -179,7 +180,7 @@ def test_no_command_writes_half_a_file(tmp_path, capsys):
     out.write_text("before")
     with limited(resource.RLIMIT_FSIZE, 4096):
         line = refused(capsys, "config", "schema", "--out", out)
-    assert line.startswith(f"arrag: error: {out}: no room: the disk is full")
+    assert line.startswith(f"arrag: error: {out}: the disk is full")
     assert out.read_text() == "before" and os.listdir(tmp_path) == ["schema.json"]
 
 
@@ -205,7 +206,7 @@ def test_training_on_a_full_disk_keeps_the_last_state(tmp_path):
         trained(tmp_path / "full", stop=3)
     before = sha256_file(tmp_path / "full/state.pt")
     limit = limited(resource.RLIMIT_FSIZE, 32 * 1024)
-    with limit, pytest.raises(Exception, match="state.pt: no room: the disk is full"):
+    with limit, pytest.raises(Exception, match="state.pt: the disk is full"):
         trained(tmp_path / "full")
     assert sha256_file(tmp_path / "full/state.pt") == before
     with open(tmp_path / "full/log.jsonl", "a") as log:
@@ -227,7 +228,7 @@ def test_training_on_a_full_disk_keeps_the_last_state(tmp_path):
 )
 def test_every_library_s_full_disk_is_known(write, tmp_path):
     limit, path = limited(resource.RLIMIT_FSIZE, 4096), tmp_path / "file.npy"
-    with limit, pytest.raises(Exception, match="file.npy: no room"), disk_space(path):
+    with limit, pytest.raises(Exception, match="file.npy: the disk"), disk_space(path):
         write(path)
 
 
@@ -338,8 +339,8 @@ def test_two_commands_with_the_same_output_take_turns(
 
 HOLD = """
 import sys, time
-from arrag.utils.locks import alone
-with alone(sys.argv[1]):
+from arrag.utils.locks import output_lock
+with output_lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -349,7 +350,7 @@ def test_a_killed_holder_holds_nobody_up(root, tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
     holder = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE)
     holder.stdout.readline()
-    waiting = Thread(target=lambda: alone(tmp_path / "out").__enter__(), daemon=True)
+    waiting = Thread(target=lambda: output_lock(tmp_path / "out").__enter__(), daemon=True)
     waiting.start()
     waiting.join(0.5)
     assert waiting.is_alive()
@@ -361,11 +362,11 @@ def test_a_killed_holder_holds_nobody_up(root, tmp_path):
 
 RUN = """
 import sys, time
-from arrag.utils.locks import Turn
-turn = Turn("results/.run")
+from arrag.utils.locks import RunLock
+turn = RunLock("results/.run")
 print("planned", flush=True)
 sys.stdin.readline()
-turn.take()
+turn.acquire()
 print("works", flush=True)
 sys.stdin.readline()
 print("ends", flush=True)

@@ -16,17 +16,20 @@ from test_bad_files import write_store
 from arrag.config import hub
 from arrag.config.root import load_config
 from arrag.data.decontamination import TestImages
-from arrag.data.download import write_subset
 from arrag.data.images import decode
 from arrag.data.mjhq import load_mjhq
-from arrag.data.prompts import captions, question_prompts
+from arrag.data.prompts import (
+    load_captions,
+    load_geneval_prompts,
+    load_question_prompts,
+    write_subset,
+)
 from arrag.data.questions import problems, read_questions
-from arrag.data.sample_codes import codes_chunk, read_codes
-from arrag.data.samples import load_prompts
+from arrag.data.sample_dir import codes_chunk, read_codes
 from arrag.data.sources import open_source
 from arrag.data.subsample import Choice
 from arrag.data.token_store import TokenStore
-from arrag.methods.relevance import RecordedAnswers
+from arrag.methods.retrieval_gate import RecordedAnswers
 from arrag.metrics.geneval.results import read_results, rejudge_records
 from arrag.metrics.references import read_stored
 from arrag.retrieval.index import build_index, open_index
@@ -87,14 +90,14 @@ ANSWER = {"prompt": "a dog", "sample": 0, "caption": "a red dog"}
 CHOICE = {"format": 1, "seed": 0, "largest": 9, "whole_names": False, "images": 1, "of": 2}
 MJHQ = json.dumps({"0a": {"category": "animals", "prompt": "a dog"}}).encode()
 READERS = {
-    "prompts.jsonl": (load_prompts, lambda: bad_texts.lines(bad_texts.PROMPT)),
-    "captions.jsonl": (captions, lambda: bad_texts.lines(bad_texts.PROMPT)),
-    "captions.json": (captions, lambda: MJHQ),
+    "prompts.jsonl": (load_geneval_prompts, lambda: bad_texts.lines(bad_texts.PROMPT)),
+    "captions.jsonl": (load_captions, lambda: bad_texts.lines(bad_texts.PROMPT)),
+    "captions.json": (load_captions, lambda: MJHQ),
     "meta_data.json": (load_mjhq, lambda: MJHQ),
     "results.jsonl": (results, lambda: bad_texts.lines(bad_texts.RESULT)),
     "answers.jsonl": (lambda path: RecordedAnswers(path, "x"), lambda: bad_texts.lines(ANSWER)),
     "questions.csv": (lambda path: problems(read_questions(path)), lambda: TABLE),
-    "prompts.csv": (question_prompts, lambda: TABLE),
+    "prompts.csv": (load_question_prompts, lambda: TABLE),
     "any.json": (read_json, lambda: MJHQ),
     "choice.json": (Choice.read, lambda: json.dumps(CHOICE).encode()),
     "x.npz": (read_stored, lambda: bad_files.zipped({"feats.npy": bad_files.npy(np.eye(3))})),

@@ -17,7 +17,7 @@ from arrag.pipeline.layout import Layout
 from arrag.retrieval.index import open_index
 from arrag.training.neighbours import precompute
 from arrag.training.pairs import Pairs
-from arrag.utils.files import sha256_file
+from arrag.utils.hashing import sha256_file
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from arrag.pipeline.reports import (
     tables_of,
     timed_methods,
 )
-from arrag.utils.locks import Turn
+from arrag.utils.locks import RunLock
 
 # `arrag` is this environment's, whether it was activated or called by its path.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
@@ -73,14 +73,14 @@ def configuration_file():
 CONFIG_FILE = configuration_file()
 CONFIG = told_plainly(load_config, CONFIG_FILE)
 LAYOUT = Layout(CONFIG)
-TURN = Turn(RESULTS / ".run")
+RUN_LOCK = RunLock(RESULTS / ".run")
 CEILING_RUN = f"({'|'.join(CEILING_LABELS)})-[0-9a-f]+"
 
 
 # Two runs in one folder take turns: jobs of one would delete results that the other is reading.
 onstart:
     if workflow.is_main_process:
-        TURN.take()
+        RUN_LOCK.acquire()
 
 
 wildcard_constraints:

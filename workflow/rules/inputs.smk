@@ -1,5 +1,5 @@
 # What a job reads, and which settings its command gets, found by the name of its output.
-from arrag.utils.files import sha256_file
+from arrag.utils.hashing import sha256_file
 
 # The names of the authors' two files, those of arrag.retrieval.faiss_index, which needs FAISS.
 PUBLISHED = ("faiss_ivf_pq_opq.index", "next_codes.npy")

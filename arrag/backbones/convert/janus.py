@@ -30,7 +30,8 @@ from arrag.tokenizers.janus_vq import UNUSED as UNUSED_VQ
 from arrag.tokenizers.janus_vq import published_name
 from arrag.utils.checkpoint import check_tensors, read_tensors
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, read_json
+from arrag.utils.files import read_json
+from arrag.utils.outputs import atomic_path
 
 VQ = "model.vqmodel."
 UNUSED = ("vision_model.vision_tower.attn_pool.", *(f"gen_vision_model.{n}" for n in UNUSED_VQ))

@@ -20,7 +20,9 @@ from arrag.backbones.llamagen.gpt import Gpt, GptConfig
 from arrag.tokenizers.janus_vq import FOLDER, UNUSED, from_published
 from arrag.utils.checkpoint import check_weights
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, sha256_file, write_json
+from arrag.utils.files import write_json
+from arrag.utils.hashing import sha256_file
+from arrag.utils.outputs import atomic_path
 
 HEAD = 64
 """Width of a head in every published LlamaGen of this architecture up to XXXL."""

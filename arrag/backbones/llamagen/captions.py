@@ -13,7 +13,7 @@ import ftfy
 import torch
 from transformers import AutoTokenizer, T5EncoderModel
 
-from arrag.backbones.prompt_checks import check_prompts, warn_of_cuts
+from arrag.backbones.prompt_checks import check_prompts, warn_truncated
 from arrag.utils.checkpoint import load_pretrained
 from arrag.utils.errors import ArragError
 
@@ -113,7 +113,7 @@ class CaptionEncoder:
         self.tokenizer, self.length = tokenizer, length
         self.width: int = model.config.d_model
 
-    def overlong(self, prompts: Sequence[str]) -> list[str]:
+    def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
         """The prompts whose end is left out."""
         return [prompt for prompt in prompts if self._count(prompt) > self.length]
 
@@ -136,7 +136,7 @@ class CaptionEncoder:
                     "training captions were (addresses, file names, Chinese characters go); "
                     "write it in words"
                 )
-        warn_of_cuts(self.overlong(prompts), self.length)
+        warn_truncated(self.truncated_prompts(prompts), self.length)
         rows = [self._encode(text) for text in cleaned]
         features, masks = zip(*rows, strict=True)
         return torch.stack(features), torch.stack(masks)

@@ -16,24 +16,21 @@ import torch
 from torch import nn
 from transformers import Cache
 
-from arrag.backbones.attention_masks import causal_rows
-from arrag.backbones.causal import CausalBackbone, State
+from arrag.backbones.causal import CausalBackbone, State, causal_rows
 from arrag.backbones.llamagen.captions import CaptionEncoder, load_captions
 from arrag.backbones.llamagen.gpt import Gpt, GptConfig, rotations
+from arrag.backbones.registry import register_backbone
 from arrag.utils.checkpoint import load_assigned, read_tensors
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ArragError, MismatchError
 from arrag.utils.files import read_json
 
 TEXT = "t5"
 """Folder in a checkpoint with the text encoder and its tokenizer."""
 
 
+@register_backbone("llamagen")
 class LlamaGenBackbone(CausalBackbone):
-    """A LlamaGen checkpoint for generation; see :mod:`arrag.backbones.base` for what it states.
-
-    A prompt longer than the text encoder reads loses its end, as in the original; ``overlong``
-    tells which, and a warning says so.
-    """
+    """LlamaGen. A prompt longer than the text encoder reads is truncated, as in the original."""
 
     def __init__(self, model: Gpt, captions: CaptionEncoder | None):
         self.model = model.eval().requires_grad_(False)
@@ -44,20 +41,29 @@ class LlamaGenBackbone(CausalBackbone):
         wide = torch.promote_types(weight.dtype, torch.float32)
         self._turns = rotations(config).to(weight.device, wide)
 
-    @property
-    def parameters(self) -> int:
-        """Weights of the language model, the text encoder's left out; the paper's Params."""
-        return sum(p.numel() for p in self.model.parameters())
+    @classmethod
+    def load(
+        cls, checkpoint: str | Path, dtype: str = "float32", device: str = "cpu"
+    ) -> LlamaGenBackbone:
+        """Load a folder that ``arrag convert llamagen`` made, with google/flan-t5-xl in ``t5``."""
+        checkpoint = Path(checkpoint)
+        config = read_config(read_json(checkpoint / "config.json"), checkpoint / "config.json")
+        model = load_assigned(lambda: Gpt(config), read_tensors(checkpoint), checkpoint, dtype)
+        captions = load_captions(checkpoint / TEXT, dtype, config.text_length)
+        if captions.width != config.text_width:
+            raise MismatchError(
+                f"its features have {captions.width} numbers, the checkpoint takes "
+                f"{config.text_width}",
+                path=checkpoint / TEXT,
+                hint="use the encoder that the checkpoint was trained with (flan-t5-xl)",
+            )
+        captions.model.to(device)
+        return cls(model.to(device), captions)
 
     @property
-    def sites(self) -> list[nn.Module]:
+    def decoder_layers(self) -> list[nn.Module]:
         """The decoder layers, first to last."""
         return list(self.model.layers)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.output.weight.device
 
     def start(self, prompts: list[str], guidance_scale: float) -> State:
         """Encode B prompts into guidance pairs; the language model is not run yet.
@@ -65,7 +71,7 @@ class LlamaGenBackbone(CausalBackbone):
         Raises ArragError as :meth:`tokenize` does.
         """
         features, mask = self.tokenize(prompts)
-        features = torch.cat([features, self.drop(features)])
+        features = torch.cat([features, self._unconditional(features)])
         inputs = self.model.cls_embedding.cap_proj(features)  # [2B, T, D]
         return self._begin(inputs, mask.repeat(2, 1), guidance_scale)
 
@@ -78,11 +84,11 @@ class LlamaGenBackbone(CausalBackbone):
         weight = self.model.output.weight
         return features.to(weight), mask.to(weight.device)
 
-    def overlong(self, prompts: Sequence[str]) -> list[str]:
+    def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
         """The prompts whose end is left out."""
-        return self.captions.overlong(prompts)
+        return self.captions.truncated_prompts(prompts)
 
-    def drop(self, features: torch.Tensor) -> torch.Tensor:
+    def _unconditional(self, features: torch.Tensor) -> torch.Tensor:
         """The unconditional rows of prompts whose features are [B, T, text width]."""
         return self.model.cls_embedding.uncond_embedding.expand_as(features)
 
@@ -110,27 +116,6 @@ class LlamaGenBackbone(CausalBackbone):
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.model.output(hidden)
-
-
-def load_llamagen(checkpoint: str | Path, dtype: str = "float32", device: str = "cpu"):
-    """Load a checkpoint folder as :class:`LlamaGenBackbone`.
-
-    The folder is what ``arrag convert llamagen`` makes of the published files, and in ``t5`` the
-    text encoder (google/flan-t5-xl). Raises ArragError for missing or damaged files, keys or
-    shapes that differ (naming them), and an encoder of another width.
-    """
-    checkpoint = Path(checkpoint)
-    config = read_config(read_json(checkpoint / "config.json"), checkpoint / "config.json")
-    model = load_assigned(lambda: Gpt(config), read_tensors(checkpoint), checkpoint, dtype)
-    captions = load_captions(checkpoint / TEXT, dtype, config.text_length)
-    if captions.width != config.text_width:
-        raise ArragError(
-            f"{checkpoint / TEXT}: its features have {captions.width} numbers, the checkpoint "
-            f"takes {config.text_width}; put the encoder there that it was trained with "
-            "(flan-t5-xl)"
-        )
-    captions.model.to(device)
-    return LlamaGenBackbone(model.to(device), captions)
 
 
 def read_config(raw: dict[str, Any], path: Path) -> GptConfig:

@@ -20,7 +20,7 @@ from arrag.cli.micro_train import data
 from arrag.data.micro.world import CLASSES, COLORS, World
 from arrag.metrics.color import TEMPLATES, object_crop
 from arrag.training import loop
-from arrag.utils.files import atomic_path
+from arrag.utils.outputs import atomic_path
 
 BATCH = 64
 CONFIG = {

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from arrag.backbones import micro_janus as janus
-from arrag.backbones.janus import TEMPLATE, unconditional
+from arrag.backbones.janus import TEMPLATE, unconditional_row
 from arrag.cli.micro_train import data
 from arrag.cli.micro_train.tokenizer import load_codebook
 from arrag.data.micro.world import TASKS, Scene, World
 from arrag.training import loop
-from arrag.utils.files import atomic_path
+from arrag.utils.outputs import atomic_path
 
 BATCH = 32
 PROMPT_LENGTH = 16  # tokens of the longest prompt of the grammar, template included
@@ -76,7 +76,7 @@ def batch_of(scenes, tokenizer, coder, seed: int, drop: float):
 def drop_prompt(ids: torch.Tensor, tokenizer) -> torch.Tensor:
     """Prompts [B, T] -> their unconditional rows."""
     boi = tokenizer.convert_tokens_to_ids(janus.MARKERS["boi_token"])
-    return unconditional(ids, tokenizer.bos_token_id, boi, tokenizer.pad_token_id)
+    return unconditional_row(ids, tokenizer.bos_token_id, boi, tokenizer.pad_token_id)
 
 
 def train(assets: Path, codes: Path, out: Path, work_dir: Path, steps: int) -> None:

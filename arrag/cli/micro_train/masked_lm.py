@@ -18,7 +18,7 @@ from arrag.cli.micro_train.signs import SignCoder, load_signs
 from arrag.data.micro.world import GRID, World
 from arrag.tokenizers.magvit2 import Magvit
 from arrag.training.masked import noise, unknown_losses
-from arrag.utils.files import atomic_path
+from arrag.utils.outputs import atomic_path
 
 
 class Masked(nn.Module):
@@ -49,7 +49,7 @@ def batch_of(scenes, backbone: ShowoBackbone, coder: SignCoder, seed: int, drop:
     """Prompts [B, T] with mask, codes and known [B, N]; a share ``drop`` has no prompt."""
     generator = torch.Generator().manual_seed(seed)
     ids, mask = backbone.tokenize([scene.caption for scene in scenes])
-    empty, seen = backbone.drop(ids)
+    empty, seen = backbone.unconditional_ids(ids, mask)
     dropped = torch.rand(len(ids), 1, generator=generator) < drop
     codes = coder.encode(data.images_of(scenes)).flatten(1)
     known = noise(*codes.shape, generator)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from arrag.cli.micro_train import data
 from arrag.data.micro.world import SIZE, World
 from arrag.training import loop
-from arrag.utils.files import atomic_path
+from arrag.utils.outputs import atomic_path
 
 BATCH = 96
 CONFIG = {

@@ -23,7 +23,7 @@ from arrag.cli.micro_train.codebook import set_projection, to_patches
 from arrag.cli.micro_train.tokenizer import fit_decoder
 from arrag.data.micro.world import GRID, World
 from arrag.tokenizers.magvit2 import Magvit, codebook
-from arrag.utils.files import atomic_path
+from arrag.utils.outputs import atomic_path
 
 STEPS = 4000
 BATCH = 1024  # patches

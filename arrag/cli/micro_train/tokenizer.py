@@ -14,7 +14,7 @@ from arrag.backbones import micro_janus as janus
 from arrag.cli.micro_train import codebook, data
 from arrag.data.micro.world import World
 from arrag.training import loop
-from arrag.utils.files import atomic_path
+from arrag.utils.outputs import atomic_path
 
 BATCH = 16
 JITTERED = 4  # of each batch

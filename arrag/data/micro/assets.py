@@ -18,7 +18,9 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, sha256_file, write_json
+from arrag.utils.files import write_json
+from arrag.utils.hashing import sha256_file
+from arrag.utils.outputs import atomic_path
 
 SPRITE_PIXELS = 144  # sprites are stored this large (longest side) and scaled down when drawn
 TEXTURE_PIXELS = 96

@@ -17,7 +17,7 @@ from arrag.data.micro.world import (
     draw_metadata,
     plural,
 )
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import FormatError
 from arrag.utils.files import write_text
 
 PER_TASK = 40
@@ -62,9 +62,9 @@ def metadata_of(caption: str) -> dict:
     text = caption.removeprefix("a photo of ")
     objects = _objects(text)
     if objects is None or text == caption:
-        raise ArragError(
-            f"{caption!r}: no caption of the micro world, which speaks of its own classes, colours "
-            "and relations only; use prompts of `arrag micro prompts`"
+        raise FormatError(
+            f"{caption!r} is no caption of the micro world",
+            hint="use its own classes, colours and relations, as `arrag micro prompts` does",
         )
     tag, include = objects
     metadata = {"tag": tag, "include": include, "prompt": caption}

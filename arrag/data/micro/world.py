@@ -19,16 +19,14 @@ from PIL import Image
 
 from arrag.data.micro.assets import CODE_POINTS, load_assets
 from arrag.data.micro.recolor import recolor
+from arrag.data.prompts import COLORS, RELATIONS, TASKS
 
 PATCH = 4
 GRID = 12
 SIZE = PATCH * GRID
 LARGE, SMALL = 9, 5  # sprite sizes in patches: 36 and 20 pixels
 CLASSES = tuple(sorted(CODE_POINTS))
-COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-RELATIONS = ("left of", "right of", "above", "below")
 NUMBERS = {2: "two", 3: "three", 4: "four"}
-TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from arrag.methods.augmentation import Augment
+from arrag.methods.augmentation import Augmentation
 from arrag.methods.faid.files import check_weights, read_weights, write_weights
-from arrag.methods.faid.module import Block, Composed, FaidSettings, distinct
+from arrag.methods.faid.module import FaidModule, FaidSettings, FusedConv, distinct
 from arrag.methods.search_cache import SearchCache
-from arrag.retrieval.index import PatchIndex
+from arrag.retrieval.base import PatchIndex
 from arrag.utils.errors import ArragError
 
-__all__ = ["FAiD", "FAiDAugment", "FaidSettings"]
+__all__ = ["FAiD", "FAiDAugmentation", "FaidSettings"]
 
 
-class Handed(NamedTuple):
+class RetrievedBatch(NamedTuple):
     """Distinct retrieved codes [B, P, M], how often each was retrieved [B, P, M], the positions
     [P] they are for, and what is known [B, H, W]."""
 
@@ -62,7 +62,7 @@ class FAiD(nn.Module):
                 f"faid: modules is {settings.modules}, which does not divide the backbone's "
                 f"{layers} layers; use a divisor"
             )
-        self.blocks = nn.ModuleDict({str(layer): Block(hidden_size, settings) for layer in at})
+        self.blocks = nn.ModuleDict({str(layer): FaidModule(hidden_size, settings) for layer in at})
         for first, second in (pair for b in self.blocks.values() for pair in b.convs.values()):
             for conv, gain in ((first, 1.0), (second, init_gain)):
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
@@ -70,13 +70,13 @@ class FAiD(nn.Module):
                 with torch.no_grad():
                     conv.weight.mul_(gain)
         self._handles: list = []
-        self._handed: Handed | None = None
+        self._handed: RetrievedBatch | None = None
         self._states: dict[int, torch.Tensor] = {}
         self._carried: torch.Tensor | None = None
         self._pending: torch.Tensor | None = None
-        self._table: tuple[Composed, torch.Tensor] | None = None
+        self._table: tuple[FusedConv, torch.Tensor] | None = None
 
-    def hand(
+    def set_retrieved(
         self,
         codes: torch.Tensor | None,
         positions: torch.Tensor | None = None,
@@ -107,7 +107,7 @@ class FAiD(nn.Module):
                 return
         if positions is None:
             positions = torch.arange(codes.shape[1], device=codes.device)
-        self._handed = Handed(codes, counts, positions, known)
+        self._handed = RetrievedBatch(codes, counts, positions, known)
 
     def attach(self, backbone) -> None:
         """Add the adapter's contributions to every forward of ``backbone`` until :meth:`detach`.
@@ -119,7 +119,7 @@ class FAiD(nn.Module):
             raise ArragError("faid: the adapter is attached already; detach it first")
         for field, ours, theirs in (
             ("hidden_size", self.hidden_size, backbone.hidden_size),
-            ("layers", self.layers, len(backbone.sites)),
+            ("layers", self.layers, len(backbone.decoder_layers)),
             ("context", self.settings.context, backbone.context),
         ):
             if ours != theirs:
@@ -128,7 +128,7 @@ class FAiD(nn.Module):
                     f"one's is {theirs}; use the backbone it was trained with"
                 )
         self.to(backbone.device)
-        for layer, site in enumerate(backbone.sites):
+        for layer, site in enumerate(backbone.decoder_layers):
             if str(layer) not in self.blocks:
                 continue
             hook = partial(self._after_attention, backbone, layer)
@@ -159,7 +159,7 @@ class FAiD(nn.Module):
         if self._handed is None:
             return None
         contribution = self._contribution(backbone, layer, states).to(hidden.dtype)
-        placed = self._place(contribution, backbone.slots.predicted, hidden)
+        placed = self._place(contribution, backbone.spans.targets, hidden)
         if self.settings.site == "post_attention":
             return (output[0] + placed, *output[1:])
         self._pending = placed
@@ -171,25 +171,25 @@ class FAiD(nn.Module):
 
     def _remember(self, backbone, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         """The image's states in this layer by position: [B, N + 1, D], zero where not yet run."""
-        rows, held, predicted = backbone.slots
+        rows, inputs, targets = backbone.spans
         count = backbone.grid[0] * backbone.grid[1]
-        new = hidden[:rows, held.places].to(self.dtype)
-        if held.position == 0:  # an image begins
-            states = F.pad(new, (0, 0, 0, count + 1 - held.count))
+        new = hidden[:rows, inputs.indices].to(self.dtype)
+        if inputs.position == 0:  # an image begins
+            states = F.pad(new, (0, 0, 0, count + 1 - inputs.count))
         else:
             states = self._states[layer]
-            states[:, held.position : held.position + held.count] = new
-        if predicted.count < count:  # there will be further steps
+            states[:, inputs.position : inputs.position + inputs.count] = new
+        if targets.count < count:  # there will be further steps
             self._states[layer] = states
         return states
 
     def _contribution(self, backbone, layer: int, states: torch.Tensor) -> torch.Tensor:
         """What the module of this layer adds at the handed positions: [B, P, D]."""
         codes, counts, positions, known = self._handed
-        if codes.shape[0] != len(states) or len(positions) > backbone.slots.predicted.count:
+        if codes.shape[0] != len(states) or len(positions) > backbone.spans.targets.count:
             raise ValueError(
                 f"handed codes {list(codes.shape)} for {len(states)} images and "
-                f"{backbone.slots.predicted.count} predicted positions"
+                f"{backbone.spans.targets.count} predicted positions"
             )
         module = self.blocks[str(layer)]
         composed = module.composed()
@@ -204,7 +204,7 @@ class FAiD(nn.Module):
         total, self._carried = module(composed, states, positions, backbone.grid, projected, counts)
         return total
 
-    def _first(self, backbone, composed: Composed, codes: torch.Tensor) -> torch.Tensor:
+    def _first(self, backbone, composed: FusedConv, codes: torch.Tensor) -> torch.Tensor:
         """The first module's projection of codes [B, P, M]: [B, P, M, D].
 
         Without gradients it is a look-up in a table of all codes [V, D], made once.
@@ -218,15 +218,15 @@ class FAiD(nn.Module):
             self._table = (composed, project(backbone.embed_codes(every).to(self.dtype)))
         return self._table[1][codes]
 
-    def _place(self, contribution, predicted, hidden) -> torch.Tensor:
+    def _place(self, contribution, targets, hidden) -> torch.Tensor:
         """Contributions [B, P, D] at their slots of the sequence: [R, T, D], zero elsewhere."""
         rows = len(contribution)
-        if contribution.shape[1] < predicted.count:
-            at = self._handed.positions - predicted.position
-            whole = contribution.new_zeros(rows, predicted.count, contribution.shape[2])
+        if contribution.shape[1] < targets.count:
+            at = self._handed.positions - targets.position
+            whole = contribution.new_zeros(rows, targets.count, contribution.shape[2])
             contribution = whole.index_copy(1, at, contribution)
         placed = contribution.new_zeros(hidden.shape)
-        placed[:rows, predicted.places] = contribution
+        placed[:rows, targets.indices] = contribution
         return placed
 
     def save(
@@ -290,7 +290,7 @@ class FAiD(nn.Module):
         return next(self.parameters()).dtype
 
 
-class FAiDAugment(Augment):
+class FAiDAugmentation(Augmentation):
     """Retrieve before each step and hand the patches to an attached adapter.
 
     k: patches retrieved, at least the adapter's own. Raises ArragError for fewer.
@@ -305,11 +305,13 @@ class FAiDAugment(Augment):
             )
         self._search_cache = SearchCache(index, self.k)
 
-    def before(self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor) -> None:
+    def on_step_start(
+        self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
+    ) -> None:
         """Search the surroundings of ``positions``; with none, the bare model comes next."""
         if not len(positions):
-            self.adapter.hand(None)
+            self.adapter.set_retrieved(None)
             return
         _, found = self._search_cache.search(codes, known, positions)
         full = self.adapter.settings.context == "full"
-        self.adapter.hand(found, positions, known if full else None)
+        self.adapter.set_retrieved(found, positions, known if full else None)

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from arrag.backbones.janus import JanusBackbone, load_janus
-from arrag.methods.adapter import DELTA, LORA_A, LORA_B, MODULES, save_config, save_delta
+from arrag.backbones.janus import JanusBackbone
+from arrag.methods.adapter_folder import DELTA, LORA_A, LORA_B, MODULES, save_config, save_delta
 from arrag.methods.faid.adapter import FAiD, FaidSettings
 from arrag.methods.faid.files import check_weights
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, sha256_file, tree_digest
+from arrag.utils.hashing import sha256_file, tree_digest
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import short_message
 
 RENAMED = (
@@ -65,7 +66,7 @@ def import_faid(
     """
     files = _files(Path(source))
     weights = {_renamed(name): value for name, value in _tensors(files)}
-    backbone = load_janus(checkpoint)
+    backbone = JanusBackbone.load(checkpoint)
     adapter = _adapter(Path(source), weights, backbone, k, absent)
     delta = _delta(Path(source), weights, backbone, lora_alpha)
     dtype = adapter.dtype
@@ -151,7 +152,7 @@ def _adapter(
         eps=backbone.model.config.text_config.rms_norm_eps,
     )
     with torch.device("meta"):
-        adapter = FAiD(backbone.hidden_size, len(backbone.sites), settings)
+        adapter = FAiD(backbone.hidden_size, len(backbone.decoder_layers), settings)
     check_weights(source, found, adapter.state_dict())
     adapter.load_state_dict(found, assign=True)
     return adapter
@@ -168,7 +169,7 @@ def _ours(part: str, rest: str) -> str:
 def _delta(
     source: Path, weights: dict[str, torch.Tensor], backbone: JanusBackbone, alpha: float
 ) -> dict[str, torch.Tensor]:
-    """What their training changed of the generator, as :mod:`arrag.methods.adapter` names it."""
+    """What their training changed of the generator, by the names of ``adapter_folder``."""
     thin = {name: value for name, value in weights.items() if name.endswith((".lora_A", ".lora_B"))}
     plain = {name: value for name, value in weights.items() if name not in thin}
     own = {name: value.detach() for name, value in backbone.model.named_parameters()}

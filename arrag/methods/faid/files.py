@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import parse_json, short_message
 
 FORMAT = 1

@@ -70,7 +70,7 @@ class FaidSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Composed:
+class FusedConv:
     """A module's convolutions of all scales as one linear map of the largest window.
 
     kernel: [D_out, D_in, rows, columns], zero at the centre and where nothing can be known (a
@@ -127,7 +127,7 @@ class Composed:
         return (self.above["found"][:, column] + beside)[:, None]
 
 
-class Compose(torch.autograd.Function):
+class FuseConvs(torch.autograd.Function):
     """Two convolutions of kernel k without padding, one after the other, as one.
 
     first: [D_mid, D_in, k, k]; second: [D_out, D_mid, k, k]. Returns the taps [D_out, rows,
@@ -188,7 +188,7 @@ def _places(c: int, k: int, whole: int, n: int) -> Iterator[tuple[tuple, slice]]
         yield (every, row + whole, slice(column, column + rest)), slice(whole * k, n)
 
 
-class Block(nn.Module):
+class FaidModule(nn.Module):
     """One FAiD module: refine retrieved patches by their surroundings, weigh them, pool them."""
 
     def __init__(self, size: int, settings: FaidSettings) -> None:
@@ -210,9 +210,9 @@ class Block(nn.Module):
         else:
             self.score = nn.Linear(size, 1)
         self._window = Neighborhood(settings.context, max(settings.hops), "zero")
-        self._kept: tuple[tuple, Composed] | None = None
+        self._kept: tuple[tuple, FusedConv] | None = None
 
-    def composed(self) -> Composed:
+    def composed(self) -> FusedConv:
         """The linear map; kept from step to step when no gradient is asked for."""
         if torch.is_grad_enabled():
             return self._compose()
@@ -221,7 +221,7 @@ class Block(nn.Module):
             self._kept = (key, self._compose())
         return self._kept[1]
 
-    def _compose(self) -> Composed:
+    def _compose(self) -> FusedConv:
         reach, causal = self._window.hop, self._window.context == "causal"
         device = self.norm.device.type
         low = torch.is_autocast_enabled(device)
@@ -233,12 +233,12 @@ class Block(nn.Module):
             )
             more = reach + 1 - inner.shape[-1]
             around = (0, 0, more, more, more, 0 if causal else more)
-            taps = taps + share.to(dtype) * F.pad(Compose.apply(inner, outer, causal), around)
+            taps = taps + share.to(dtype) * F.pad(FuseConvs.apply(inner, outer, causal), around)
             bias = bias + share * (outer.sum((2, 3)) @ first_bias + second_bias)
         surroundings = taps.new_ones(taps.shape[1:3])
         surroundings[reach, reach] = 0
         kernel = (taps * surroundings[..., None]).permute(0, 3, 1, 2)
-        return Composed(kernel, taps[:, reach, reach], bias, self._window)
+        return FusedConv(kernel, taps[:, reach, reach], bias, self._window)
 
     def _shares(self) -> torch.Tensor:
         """The weight of each scale: [scales]."""
@@ -247,14 +247,14 @@ class Block(nn.Module):
             return self.norm.new_full((scales,), 1.0 / scales)
         return self.merge.softmax(0) if self.settings.merge == "softmax" else self.merge
 
-    def project(self, composed: Composed, patches: torch.Tensor) -> torch.Tensor:
+    def project(self, composed: FusedConv, patches: torch.Tensor) -> torch.Tensor:
         """Patches [..., D] -> their share of the refined patch, [..., D]; linear in the centre."""
         normed = F.rms_norm(patches, patches.shape[-1:], eps=self.settings.eps) * self.norm
         return F.linear(normed, composed.centre)
 
     def forward(
         self,
-        composed: Composed,
+        composed: FusedConv,
         states: torch.Tensor,
         positions: torch.Tensor,
         grid: tuple[int, int],

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, sha256_file, write_json
+from arrag.utils.files import write_json
+from arrag.utils.hashing import sha256_file
+from arrag.utils.outputs import atomic_path
 
 LEVELS, POINTS = 3, 4  # of the deformable attention, in mmdetection and in transformers
 # Of the target: buffers of the loss and a layer that the backbone never runs.

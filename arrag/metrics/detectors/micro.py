@@ -16,7 +16,9 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from arrag.metrics.detection import Detection
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, read_json, tree_digest, write_json
+from arrag.utils.files import read_json, write_json
+from arrag.utils.hashing import tree_digest
+from arrag.utils.outputs import atomic_path
 
 WIDTH = 64
 INPUT = 96  # scenes are scaled to this many pixels

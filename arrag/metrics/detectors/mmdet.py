@@ -12,7 +12,7 @@ from arrag.metrics.detectors.mask2former import read_checkpoint
 from arrag.metrics.objects import GENEVAL_NAMES, Detection
 from arrag.utils.device import default_device
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_file
+from arrag.utils.hashing import sha256_file
 
 
 class MMDetDetector:

@@ -2,7 +2,7 @@
 
 Official: one PNG a prompt, named by its item_id, with two by two images, top left, top right,
 bottom left, bottom right (or a single image). Own: ``NNNNN/metadata.jsonl`` whose ``item_id`` names
-the prompt, with its images in ``NNNNN/samples`` (the layout of arrag.data.samples).
+the prompt, with its images in ``NNNNN/samples`` (the layout of arrag.data.sample_dir).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from arrag.data.questions import listed
-from arrag.data.samples import image_size, load_image, numbered_images, read_metadata
+from arrag.data.sample_dir import image_size, load_image, numbered_images, read_metadata
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path
+from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import FileName, misfit
 
 SIDE = 2  # images a side of a grid

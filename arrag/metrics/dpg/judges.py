@@ -23,7 +23,8 @@ from arrag.metrics.geneval.judge import keep_detections, relations
 from arrag.metrics.objects import Colors, Detector
 from arrag.utils.device import default_device
 from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, tree_digest
+from arrag.utils.files import read_json
+from arrag.utils.hashing import tree_digest
 
 MPLUG = "damo/mplug_visual-question-answering_coco_large_en"  # the official judge
 MAX_NEW_TOKENS = 10  # of a generated answer

@@ -10,14 +10,14 @@ from tqdm import tqdm
 
 from arrag import __version__
 from arrag.data.questions import Items, by_item, counted, listed, read_questions
-from arrag.data.samples import read_run
+from arrag.data.sample_dir import read_run
 from arrag.metrics.dpg.answers import Answers, Judge, read_answers, write_answers
 from arrag.metrics.dpg.images import Picture, list_pictures
 from arrag.metrics.dpg.questions import score_answers
 from arrag.metrics.journal import Journal
-from arrag.utils.digests import images_digest
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_file, sha256_json, write_json
+from arrag.utils.files import write_json
+from arrag.utils.hashing import images_digest, sha256_file, sha256_json
 
 
 def score_recorded(

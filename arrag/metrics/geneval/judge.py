@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from arrag.data.samples import COLORS
+from arrag.data.prompts import COLORS
 from arrag.metrics.objects import Box, Colors, Detection
 
 SCORE_THRESHOLD = 0.3  # a detection counts strictly above this

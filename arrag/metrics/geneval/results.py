@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from arrag import __version__
+from arrag.data.prompts import MAX_COUNT, TASKS, load_geneval_prompts, prompt_problem
 from arrag.data.questions import counted, listed
-from arrag.data.samples import MOST, TASKS, load_prompts, prompt_problem
 from arrag.metrics.geneval.judge import judge
 from arrag.metrics.geneval.score import COMPAT, Gaps, Record, summarise
 from arrag.metrics.objects import Detection
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_file, sha256_json
+from arrag.utils.hashing import sha256_file, sha256_json
 from arrag.utils.readers import numbered_lines, parse_json, read_text
 
 # Of folder and sample in a filename.
@@ -90,7 +90,7 @@ def score_results(
     verdict = rejudge_records(path, records) if rejudge else None
     gaps = _gaps(records)
     if prompts_path is not None:
-        missing, foreign = _against(records, load_prompts(prompts_path))
+        missing, foreign = _against(records, load_geneval_prompts(prompts_path))
         for what, names in (
             ("prompts without a verdict", missing),
             ("verdicts on other prompts", foreign),
@@ -124,7 +124,7 @@ def _gaps(records: list[Record]) -> Gaps:
     places = [NUMBERS.search(record["filename"]) for record in records]
     if all(places):
         present = {int(place[1]) for place in places}
-        if max(present) <= MOST:  # beyond that they are names, not numbers from 0 on
+        if max(present) <= MAX_COUNT:  # beyond that they are names, not numbers from 0 on
             absent = [f"{i:05d}" for i in range(max(present)) if i not in present]
             gaps |= {"prompt folders are missing": absent} if absent else {}
     return gaps

@@ -16,22 +16,16 @@ from typing import Any
 from tqdm import tqdm
 
 from arrag import __version__
+from arrag.data.prompts import load_geneval_prompts
 from arrag.data.questions import counted
-from arrag.data.samples import (
-    Sample,
-    folder_prompts,
-    list_samples,
-    load_image,
-    load_prompts,
-    read_run,
-)
+from arrag.data.sample_dir import Sample, folder_prompts, list_samples, load_image, read_run
 from arrag.metrics import bootstrap as stats
 from arrag.metrics.geneval.judge import evaluate_image
 from arrag.metrics.journal import Journal
 from arrag.metrics.objects import Colors, Detector
-from arrag.utils.digests import images_digest
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_file, sha256_json, write_json, write_text
+from arrag.utils.files import write_json, write_text
+from arrag.utils.hashing import images_digest, sha256_file, sha256_json
 from arrag.utils.readers import open_picture
 
 COMPAT = "official"
@@ -61,7 +55,7 @@ def score_geneval(
         prompts = folder_prompts(images_dir)
         digest = sha256_json([prompts[i] for i in sorted(prompts)])
     else:
-        prompts = dict(enumerate(load_prompts(prompts_path)))
+        prompts = dict(enumerate(load_geneval_prompts(prompts_path)))
         digest = sha256_file(prompts_path)
     clauses = [c for p in prompts.values() for c in [*p["include"], *p.get("exclude", [])]]
     if unknown := sorted({c["class"] for c in clauses} - set(detector.classes)):

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from arrag.metrics.bootstrap import OVERALL, Estimate, bootstrap
 from arrag.report.figures.style import COLORS, WIDTH, look, panel, save, save_rows
-from arrag.retrieval.index import PatchIndex
+from arrag.retrieval.base import PatchIndex
 from arrag.utils.errors import ArragError
 
 IMAGES_AT_ONCE = 8

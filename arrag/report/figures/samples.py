@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from arrag.data.samples import load_image, prompt_text
+from arrag.data.sample_dir import load_image, prompt_text
 from arrag.report.figures.style import WIDTH, look, save, save_rows
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_file
+from arrag.utils.hashing import sha256_file
 
 CAPTION = 1.5  # inches
 LINE = 22  # letters of a prompt in a line

@@ -12,7 +12,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from arrag.utils.files import atomic_path, write_text
+from arrag.utils.files import write_text
+from arrag.utils.outputs import atomic_path
 
 WIDTH = 6.9  # inches: a page of two columns
 # Okabe and Ito's colours, told apart with any colour vision.

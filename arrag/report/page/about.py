@@ -8,7 +8,8 @@ import arrag
 from arrag.config.root import Config
 from arrag.report.page.gallery import Column
 from arrag.report.page.markup import element, text
-from arrag.utils.files import read_json, sha256_json
+from arrag.utils.files import read_json
+from arrag.utils.hashing import sha256_json
 
 LEAD = {
     "micro": "Patch-level retrieval inside autoregressive image generation: what it changes, in a "

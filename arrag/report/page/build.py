@@ -9,7 +9,7 @@ from typing import Any
 
 import arrag
 from arrag.config.root import Config
-from arrag.data.prompts import load_prompt_set
+from arrag.data.prompts import first_of_each_task, load_prompt_set
 from arrag.pipeline.layout import Layout
 from arrag.report.page import markup
 from arrag.report.page.about import LEAD, about_section, banner
@@ -68,7 +68,7 @@ def write_page(
     sections += read_sections(reports, {table for table, _ in tables})
     prompts = load_prompt_set(config.benchmark(run.benchmark))
     images = config.benchmark(run.benchmark).images_per_prompt
-    chosen = first_of_each_tag(prompts, options.followed)
+    chosen = first_of_each_task(prompts, options.followed)
     data = followed(
         run,
         shown,
@@ -81,7 +81,7 @@ def write_page(
         sections.append(("origins", "Origins of patches", _viewer(data)))
     if shown:
         traced = {(s["method"], s["prompt"], s["sample"]) for s in data["samples"]}
-        listed = first_of_each_tag(prompts, options.prompts)
+        listed = first_of_each_task(prompts, options.prompts)
         content = _gallery(shown, prompts, listed, min(options.images, images), traced, missing)
         sections.append(("gallery", "Gallery", content))
     sections.append(("run", "What was run", about_section(config, name, shown)))
@@ -94,18 +94,6 @@ def write_page(
         "missing": missing,
         "followed": len(data["samples"]),
     }
-
-
-def first_of_each_tag(prompts: list[dict[str, Any]], count: int | None) -> list[int]:
-    """Numbers of the first ``count`` prompts of every task, in the file's order; None: of all."""
-    taken: dict[str, int] = {}
-    chosen = []
-    for i, prompt in enumerate(prompts):
-        tag = prompt.get("tag", "")
-        taken[tag] = taken.get(tag, 0) + 1
-        if count is None or taken[tag] <= count:
-            chosen.append(i)
-    return chosen
 
 
 def _page(config: Config, sections: list[tuple[str, str, str]], data: dict[str, Any]) -> str:

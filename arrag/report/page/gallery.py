@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arrag.data.samples import load_image
+from arrag.data.sample_dir import load_image
 from arrag.metrics.geneval.results import NUMBERS, read_results
 from arrag.report.page.markup import element, picture, text
 from arrag.utils.errors import ArragError

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from arrag.data.sample_codes import read_codes
-from arrag.data.samples import load_image
+from arrag.data.sample_dir import load_image, read_codes
 from arrag.report.origins import Blend, Origins, trace
 from arrag.report.page.markup import picture
-from arrag.retrieval.index import PatchIndex
+from arrag.retrieval.base import PatchIndex
 from arrag.tokenizers.base import Codec
 from arrag.utils.errors import ArragError
 

@@ -5,24 +5,26 @@ from __future__ import annotations
 import torch
 from tqdm import tqdm
 
-from arrag.methods.augmentation import Augment
-from arrag.methods.sampler import Sampler
+from arrag.methods.augmentation import Augmentation
+from arrag.methods.generator import TokenGenerator
 from arrag.report.page.patches import Drawing
 from arrag.utils.batching import in_batches
 
 
-class Watched(Augment):
+class Watched(Augmentation):
     """An augmentation, and which codes were known at each step that it took part in."""
 
-    def __init__(self, augment: Augment) -> None:
+    def __init__(self, augment: Augmentation) -> None:
         self.augment = augment
         self.known: list[torch.Tensor] = []  # bool [B, H, W] each
 
-    def before(self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor) -> None:
+    def on_step_start(
+        self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
+    ) -> None:
         """As the augmentation itself."""
-        self.augment.before(codes, known, positions)
+        self.augment.on_step_start(codes, known, positions)
 
-    def after(
+    def on_probs(
         self,
         probs: torch.Tensor,
         codes: torch.Tensor,
@@ -31,7 +33,7 @@ class Watched(Augment):
     ) -> torch.Tensor:
         """As the augmentation itself."""
         self.known.append(known.clone())
-        return self.augment.after(probs, codes, known, positions)
+        return self.augment.on_probs(probs, codes, known, positions)
 
     def order(self) -> torch.Tensor:
         """The step that settled each code, counted from the first one watched: int64 [B, H, W].
@@ -42,17 +44,17 @@ class Watched(Augment):
 
 
 def draw_again(
-    sampler: Sampler, jobs: list[tuple[str, int]], seed: int, batch_size: int | None
+    sampler: TokenGenerator, jobs: list[tuple[str, int]], seed: int, batch_size: int | None
 ) -> list[Drawing]:
     """Draw (prompt, sample) again; the same randomness gives the same codes."""
-    augment = sampler.augment
+    augment = sampler.augmentation
 
     def draw(batch: list[tuple[str, int]]) -> list[Drawing]:
-        sampler.augment = watched = Watched(augment)
+        sampler.augmentation = watched = Watched(augment)
         try:
-            codes = sampler.draw_codes(*zip(*batch, strict=True), seed).cpu().numpy()
+            codes = sampler.generate_codes(*zip(*batch, strict=True), seed).cpu().numpy()
         finally:
-            sampler.augment = augment
+            sampler.augmentation = augment
         orders = watched.order().cpu().numpy()
         return [Drawing(c, o) for c, o in zip(codes, orders, strict=True)]
 

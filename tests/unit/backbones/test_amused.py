@@ -6,8 +6,8 @@ import torch
 from tiny_backbones import CODES, SIDE, N, amused_parts
 
 from arrag.backbones.amused import AmusedBackbone
-from arrag.methods.decoding import choice_temperatures, decode_masked, sample_codes, uniforms
-from arrag.utils.errors import ArragError
+from arrag.methods.decoding import choice_temperatures, decode_masked, sample_codes, seeded_uniforms
+from arrag.utils.errors import UsageError
 
 PROMPTS = ["a photo of a dog", "two red cats and a bus"]
 
@@ -55,7 +55,7 @@ def test_sampled_equals_the_pipeline_with_the_same_random_numbers(backbone, pipe
     from diffusers.schedulers import scheduling_amused
 
     steps, drawn = 7, []
-    u = np.stack([uniforms(0, p, 0, steps * 2 * N).reshape(steps, 2, N) for p in PROMPTS])
+    u = np.stack([seeded_uniforms(0, p, 0, steps * 2 * N).reshape(steps, 2, N) for p in PROMPTS])
 
     def multinomial(probs, count, generator):
         drawn.append(len(drawn))
@@ -81,14 +81,14 @@ def test_the_noise_of_both_annealings():
     assert choice_temperatures(3.0, 1, "linear") == [3.0]
 
 
-def test_a_model_that_halves_its_grid_has_no_sites():
+def test_a_model_that_halves_its_grid_has_no_layers_for_adapters():
     from diffusers import UVit2DModel
 
     with torch.device("meta"):
         model = UVit2DModel(sample_size=32, downsample=True, upsample=True)  # as amused-512
     halved = AmusedBackbone(model, None, None, 8255)
-    with pytest.raises(ArragError, match="one state for four codes.*amused-256"):
-        halved.sites  # noqa: B018
+    with pytest.raises(UsageError):
+        halved.decoder_layers  # noqa: B018
 
 
 def test_the_published_size():
@@ -99,4 +99,4 @@ def test_the_published_size():
         model = UVit2DModel(sample_size=16)
     backbone = AmusedBackbone(model, None, None, 8255)
     assert backbone.grid == (16, 16) and backbone.codebook_size == 8192
-    assert backbone.parameters == 603_537_664
+    assert backbone.num_parameters == 603_537_664

@@ -14,10 +14,10 @@ from tiny_backbones import CODES, KINDS, SIDE, N
 
 from arrag.config.root import load_config
 from arrag.data.token_store import StoreWriter, TokenStore
-from arrag.methods.build import Sources
+from arrag.methods.build import ArtifactPaths
 from arrag.methods.daid import DAiD
-from arrag.methods.decoding import uniforms
-from arrag.methods.faid.adapter import FAiD, FAiDAugment, FaidSettings
+from arrag.methods.decoding import seeded_uniforms
+from arrag.methods.faid.adapter import FAiD, FAiDAugmentation, FaidSettings
 from arrag.methods.runner import sample_benchmark
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
@@ -58,7 +58,7 @@ def draw(case, prompts=PROMPTS, samples=None, **more):
     """Codes of one image a prompt."""
     shape = (STEPS, 2, N) if case.masked else (N,)
     pairs = zip(prompts, samples or [0] * len(prompts), strict=True)
-    numbers = [uniforms(0, p, s, int(np.prod(shape))).reshape(shape) for p, s in pairs]
+    numbers = [seeded_uniforms(0, p, s, int(np.prod(shape))).reshape(shape) for p, s in pairs]
     more |= {"steps": STEPS} if case.masked else {}
     return case.kind.decode(
         case.backbone, prompts, np.stack(numbers), guidance_scale=2.0, temperature=2.0, **more
@@ -69,7 +69,11 @@ def adapter_of(backbone, **options):
     """An adapter of random weights, none left at a tidy value."""
     torch.manual_seed(5)
     settings = FaidSettings(k=3, hops=(1, 2), context=backbone.context)
-    adapter = FAiD(backbone.hidden_size, len(backbone.sites), settings, **options).double().eval()
+    adapter = (
+        FAiD(backbone.hidden_size, len(backbone.decoder_layers), settings, **options)
+        .double()
+        .eval()
+    )
     if not options:
         with torch.no_grad():
             for parameter in adapter.parameters():
@@ -83,13 +87,19 @@ def test_it_states_what_adapters_and_loops_need(case):
     assert backbone.codebook_size == len(case.codec.codebook)
     embedded = backbone.embed_codes(case.grids[:2])
     assert embedded.shape == (2, SIDE, SIDE, backbone.hidden_size)
-    assert backbone.parameters > 0 and backbone.device.type == "cpu" and len(backbone.sites) == 4
+    assert (
+        backbone.num_parameters > 0
+        and backbone.device.type == "cpu"
+        and len(backbone.decoder_layers) == 4
+    )
 
 
 def test_weight_zero_is_vanilla_bit_for_bit_and_one_is_not(case):
     vanilla = draw(case)
-    assert torch.equal(draw(case, augment=DAiD(case.index, k=5, lam=0.0, tau=0.1)), vanilla)
-    assert not torch.equal(draw(case, augment=DAiD(case.index, k=5, lam=1.0, tau=0.1)), vanilla)
+    assert torch.equal(draw(case, augmentation=DAiD(case.index, k=5, lam=0.0, tau=0.1)), vanilla)
+    assert not torch.equal(
+        draw(case, augmentation=DAiD(case.index, k=5, lam=1.0, tau=0.1)), vanilla
+    )
 
 
 def test_an_image_does_not_depend_on_its_batch(case):
@@ -98,7 +108,9 @@ def test_an_image_does_not_depend_on_its_batch(case):
     assert torch.equal(draw(case, PROMPTS[::-1]), together[:3].flip(0))
     assert not torch.equal(together[0], together[3])
     daid = DAiD(case.index, k=5, lam=0.5, tau=0.1)
-    assert torch.equal(draw(case, PROMPTS[1:2], augment=daid)[0], draw(case, augment=daid)[1])
+    assert torch.equal(
+        draw(case, PROMPTS[1:2], augmentation=daid)[0], draw(case, augmentation=daid)[1]
+    )
 
 
 def test_faid_with_zero_convolutions_is_vanilla_bit_for_bit(case):
@@ -106,7 +118,7 @@ def test_faid_with_zero_convolutions_is_vanilla_bit_for_bit(case):
     for gain, same in ((0.0, True), (1.0, False)):
         adapter = adapter_of(case.backbone, init_gain=gain)
         with adapter.attached(case.backbone):
-            drawn = draw(case, augment=FAiDAugment(adapter, case.index))
+            drawn = draw(case, augmentation=FAiDAugmentation(adapter, case.index))
         assert torch.equal(drawn, vanilla) == same
     assert torch.equal(draw(case), vanilla)  # nothing is left behind
 
@@ -116,11 +128,11 @@ def stepwise(case, adapter, codes, known, retrieved):
     backbone = case.backbone
     if case.masked:
         state = backbone.start(PROMPTS, 0.0 if case.name == "showo" else 1.0)
-        adapter.hand(retrieved, torch.arange(N), known)
+        adapter.set_retrieved(retrieved, torch.arange(N), known)
         return backbone.logits(state, codes, known, torch.arange(N))
     state, previous, logits = backbone.start(PROMPTS, 1.0), None, []
     for t in range(N):
-        adapter.hand(retrieved[:, t : t + 1], torch.tensor([t]))
+        adapter.set_retrieved(retrieved[:, t : t + 1], torch.tensor([t]))
         logits.append(backbone.logits(state, previous))
         previous = codes.flatten(1)[:, t]
     return torch.stack(logits, dim=1)
@@ -137,7 +149,7 @@ def test_teacher_forced_faid_equals_step_by_step(case):
     bare = backbone.teacher_forced(PROMPTS, codes, *more)
     with adapter.attached(backbone):
         stepped = stepwise(case, adapter, codes, known, retrieved)
-        adapter.hand(retrieved, None, known if case.masked else None)
+        adapter.set_retrieved(retrieved, None, known if case.masked else None)
         forced = backbone.teacher_forced(PROMPTS, codes, *more)
     assert (stepped - forced).abs().max() < 1e-9
     assert (forced - bare).abs().max() > 0.01
@@ -191,9 +203,9 @@ def test_any_text_is_taken(case, text):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         state = case.backbone.start([prompt, "a dog"], 2.0)
-    cut = case.kind.cuts and text == "long"
+    cut = case.kind.truncates and text == "long"
     assert any("its end is left out" in str(w.message) for w in said) == cut
-    assert case.backbone.overlong([prompt, "a dog"]) == ([prompt] if cut else [])
+    assert case.backbone.truncated_prompts([prompt, "a dog"]) == ([prompt] if cut else [])
     assert state is not None
     if text != "long":
         plain = draw(case, [prompt])
@@ -210,10 +222,10 @@ def test_prompts_that_are_refused(case):
 
 def test_a_prompt_longer_than_the_context(case):
     prompt = "zebra " * 4000
-    if case.kind.cuts:
-        assert case.backbone.overlong(["a dog", prompt]) == [prompt]
+    if case.kind.truncates:
+        assert case.backbone.truncated_prompts(["a dog", prompt]) == [prompt]
         return
-    for ask in (lambda: case.backbone.overlong(["a dog", prompt]),
+    for ask in (lambda: case.backbone.truncated_prompts(["a dog", prompt]),
                 lambda: case.backbone.start(["a dog", prompt], 2.0)):  # fmt: skip
         with pytest.raises(ArragError, match="zebra .* tokens, but the model's context of 6000 "):
             ask()
@@ -279,11 +291,11 @@ def test_from_configuration_to_images(case, root, tmp_path):
     document |= {"grids": {}, "figures": {}}
     write_text(tmp_path / "config.yaml", yaml.safe_dump(document))
     config = load_config(tmp_path / "config.yaml")
-    sources = Sources(store=case.folder.parent / "codes", index=case.folder.parent / "index")
+    sources = ArtifactPaths(store=case.folder.parent / "codes", index=case.folder.parent / "index")
     drawn = {}
-    for method, where in (("vanilla", Sources()), ("daid", sources)):
-        run = sample_benchmark(config, method, tmp_path / method, sources=where, progress=False)
-        assert run["parameters"] == case.backbone.parameters
+    for method, where in (("vanilla", ArtifactPaths()), ("daid", sources)):
+        run = sample_benchmark(config, method, tmp_path / method, paths=where, progress=False)
+        assert run["parameters"] == case.backbone.num_parameters
         drawn[method] = [p.read_bytes() for p in sorted((tmp_path / method).rglob("*.png"))]
     assert len(drawn["vanilla"]) == len(drawn["daid"]) == 4
     assert drawn["vanilla"] != drawn["daid"]

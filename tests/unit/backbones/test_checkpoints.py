@@ -101,8 +101,8 @@ def test_judge_rejects_scenes_of_another_prompt(root, scenes, images):
 
 
 def test_adapters_are_of_the_shipped_janus(root, micro_janus):
-    from arrag.methods.adapter import read_adapter
-    from arrag.utils.files import tree_digest
+    from arrag.methods.adapter_folder import read_adapter
+    from arrag.utils.hashing import tree_digest
 
     measured = {}
     for kind in ADAPTERS:

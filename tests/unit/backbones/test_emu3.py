@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_backbones import CODES, SIDE, N, emu3_parts
 
-from arrag.backbones.base import Run
+from arrag.backbones.base import TokenSpan
 from arrag.backbones.emu3 import BOI, BOS, CODE, IMAGE, NEGATIVE, ROW_END, Emu3Backbone, grid_side
 from arrag.methods.decoding import decode_raster
 
@@ -53,23 +53,23 @@ def test_greedy_equals_transformers_token_for_token(backbone, guidance):
     assert len(mine.unique()) > 3
 
 
-def test_places_leave_out_the_row_ends():
-    run = Run(index=5, position=0, count=9, row=4)
-    assert run.places == [5, 6, 7, 8, 10, 11, 12, 13, 15]
-    assert Run(5, 3, 3, row=4).places == [5, 7, 8]
-    assert Run(5, 3, 3).places == slice(5, 8)
+def test_indices_leave_out_the_row_ends():
+    span = TokenSpan(index=5, position=0, count=9, row_length=4)
+    assert span.indices == [5, 6, 7, 8, 10, 11, 12, 13, 15]
+    assert TokenSpan(5, 3, 3, row_length=4).indices == [5, 7, 8]
+    assert TokenSpan(5, 3, 3).indices == slice(5, 8)
 
 
-def test_slots_say_where_the_codes_are(backbone):
+def test_spans_say_where_the_codes_are(backbone):
     codes = torch.randint(0, CODES, (2, N), generator=torch.Generator().manual_seed(0))
-    layer, seen = backbone.sites[0], []
+    layer, seen = backbone.decoder_layers[0], []
 
     def look(module, args, kwargs, output):
-        rows, held, predicted = backbone.slots
+        rows, held, targets = backbone.spans
         inputs = layer.input_layernorm(backbone.embed_codes(codes))[:, : N - 1]
-        seen.append(torch.equal(kwargs["hidden_states"][:rows, held.places], inputs))
-        ends = layer.input_layernorm(backbone._between(2))
-        seen.append(torch.equal(kwargs["hidden_states"][:, predicted.places][:, SIDE::SIDE],
+        seen.append(torch.equal(kwargs["hidden_states"][:rows, held.indices], inputs))
+        ends = layer.input_layernorm(backbone._row_end(2))
+        seen.append(torch.equal(kwargs["hidden_states"][:, targets.indices][:, SIDE::SIDE],
                                 ends.expand(-1, SIDE - 1, -1)))  # fmt: skip
 
     hook = layer.self_attn.register_forward_hook(look, with_kwargs=True)
@@ -93,7 +93,7 @@ def test_the_published_grid_and_size():
     assert backbone.image_tokens == 90 * 91
     attention = 2 * 4096 * 4096 + 2 * 4096 * 1024
     layer = attention + 3 * 4096 * 14336 + 2 * 4096
-    assert backbone.parameters == 32 * layer + 2 * 184622 * 4096 + 4096
+    assert backbone.num_parameters == 32 * layer + 2 * 184622 * 4096 + 4096
     assert (
         grid_side({"vq_config": {"channel_multiplier": [1, 2, 2, 4]}, "image_area": 512**2}) == 64
     )

@@ -10,7 +10,7 @@ from tiny_backbones import HIDDEN, LAYERS, SIDE, VQ, N, janus_parts
 from transformers import JanusForConditionalGeneration
 
 from arrag.backbones.convert.janus import from_official, janus_config, official_name
-from arrag.backbones.janus import JanusBackbone, load_janus
+from arrag.backbones.janus import JanusBackbone
 from arrag.cli.main import main
 from arrag.methods.decoding import decode_raster
 from arrag.tokenizers.base import load_codec
@@ -131,7 +131,7 @@ def test_names_there_and_back(model_and_tokenizer):
 def test_a_converted_checkpoint_draws_the_same(model_and_tokenizer, official, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["convert", "janus", str(official), "--out", str(out)]) == 0
-    got, wanted = load_janus(out, "float64"), JanusBackbone(*model_and_tokenizer)
+    got, wanted = JanusBackbone.load(out, "float64"), JanusBackbone(*model_and_tokenizer)
     prompts = ["a photo of a dog", "כלב on a 🛹"]
     for mine, theirs in zip(got.tokenize(prompts), wanted.tokenize(prompts), strict=True):
         assert torch.equal(mine, theirs)
@@ -219,5 +219,5 @@ def test_the_published_sizes(size):
         convert_tokens_to_ids = staticmethod(lambda name: 1)
 
     backbone = JanusBackbone(model, Tokens())
-    assert backbone.parameters == language + generation
-    assert backbone.grid == (24, 24) and len(backbone.sites) == layers
+    assert backbone.num_parameters == language + generation
+    assert backbone.grid == (24, 24) and len(backbone.decoder_layers) == layers

@@ -23,10 +23,10 @@ from transformers import AutoTokenizer, T5EncoderModel
 
 from arrag.backbones.llamagen.captions import clean_caption
 from arrag.backbones.llamagen.gpt import Gpt, GptConfig
-from arrag.backbones.llamagen.model import LlamaGenBackbone, load_llamagen
+from arrag.backbones.llamagen.model import LlamaGenBackbone
 from arrag.cli.main import main
-from arrag.methods.augmentation import Augment
-from arrag.methods.decoding import decode_raster, probabilities, uniforms
+from arrag.methods.augmentation import Augmentation
+from arrag.methods.decoding import decode_raster, probabilities, seeded_uniforms
 from arrag.tokenizers.base import load_codec
 from arrag.utils.errors import ArragError
 
@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def backbone(checkpoint):
-    return load_llamagen(checkpoint, "float64")
+    return LlamaGenBackbone.load(checkpoint, "float64")
 
 
 def normed(x, weight):
@@ -159,8 +159,8 @@ def test_the_published_names_shapes_and_size():
     for grid in (16, 32):  # stage 1 and 2 differ in nothing else
         with torch.device("meta"):
             backbone = LlamaGenBackbone(Gpt(GptConfig(grid=grid)), None)
-        assert backbone.grid == (grid, grid) and len(backbone.sites) == 36
-        assert backbone.parameters == body + text == 777_923_840
+        assert backbone.grid == (grid, grid) and len(backbone.decoder_layers) == 36
+        assert backbone.num_parameters == body + text == 777_923_840
     assert round((body + 1001 * 1280) / 1e6) == 775
 
 
@@ -178,17 +178,17 @@ def test_top_k_leaves_the_most_likely():
 def test_top_k_is_of_the_model_alone(backbone):
     """For k = 1 the most likely code is drawn; what an augmentation merges in is not cut."""
 
-    class Certain(Augment):
-        def after(self, probs, codes, known, positions):
+    class Certain(Augmentation):
+        def on_probs(self, probs, codes, known, positions):
             assert ((probs > 0).sum(-1) == 1).all()
             return torch.eye(CODES, dtype=probs.dtype)[7].expand_as(probs)
 
-    draws = np.stack([uniforms(0, p, 0, N) for p in PROMPTS])
+    draws = np.stack([seeded_uniforms(0, p, 0, N) for p in PROMPTS])
     greedy = decode_raster(backbone, PROMPTS, None, guidance_scale=2.0)
     drawn = decode_raster(backbone, PROMPTS, draws, guidance_scale=2.0, top_k=1)
     assert torch.equal(drawn, greedy)
     certain = decode_raster(
-        backbone, PROMPTS, draws, guidance_scale=2.0, top_k=1, augment=Certain()
+        backbone, PROMPTS, draws, guidance_scale=2.0, top_k=1, augmentation=Certain()
     )
     assert (certain == 7).all()
 
@@ -214,7 +214,10 @@ def test_published_files_become_a_checkpoint(published, checkpoint, tmp_path, ca
     config["heads"] = 2  # of the tiny model; the published ones' are 64 wide
     (out / "config.json").write_text(json.dumps(config))
     write_t5(out / "t5")
-    converted, wanted = load_llamagen(out, "float64"), load_llamagen(checkpoint, "float64")
+    converted, wanted = (
+        LlamaGenBackbone.load(out, "float64"),
+        LlamaGenBackbone.load(checkpoint, "float64"),
+    )
     codes = torch.randint(0, CODES, (1, N), generator=torch.Generator().manual_seed(1))
     got = converted.teacher_forced(PROMPTS[:1], codes)
     assert torch.equal(got, wanted.teacher_forced(PROMPTS[:1], codes))

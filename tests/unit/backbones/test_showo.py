@@ -11,14 +11,14 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 
-from arrag.backbones.showo import ShowoBackbone, Vocabulary
-from arrag.backbones.showo_checkpoint import load_showo
+from arrag.backbones.showo import ShowoBackbone
+from arrag.backbones.showo_checkpoint import Vocabulary
 from arrag.config.root import load_config
 from arrag.data.encode import encode_source
 from arrag.data.token_store import TokenStore
-from arrag.methods.build import Sources
+from arrag.methods.build import ArtifactPaths
+from arrag.methods.generator import TokenGenerator
 from arrag.methods.runner import sample_benchmark
-from arrag.methods.sampler import Sampler
 from arrag.retrieval.index import build_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.utils.errors import ArragError
@@ -30,7 +30,7 @@ END = "<|endoftext|>"
 
 @pytest.fixture(scope="module")
 def backbone(tiny_showo):
-    return load_showo(tiny_showo, "float64")
+    return ShowoBackbone.load(tiny_showo, "float64")
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +57,10 @@ def test_the_published_model_s_ids_and_size():
     layers = 24 * (attention + mlp + 2 * 2048)
     total = layers + 2 * 58498 * 2048 + 58498 + 2 * 2048
     backbone = ShowoBackbone(model, None, ids, tokens=1024)
-    assert backbone.parameters == total == 1_448_176_770
-    assert backbone.grid == (32, 32) and len(backbone.sites) == 24
+    assert backbone.num_parameters == total == 1_448_176_770
+    assert backbone.grid == (32, 32) and len(backbone.decoder_layers) == 24
     smaller = ShowoBackbone(model, None, ids, tokens=256)  # showlab/show-o, 256 pixels
-    assert smaller.grid == (16, 16) and smaller.parameters == total
+    assert smaller.grid == (16, 16) and smaller.num_parameters == total
 
 
 def dense(backbone, prompt, codes, known):
@@ -116,8 +116,8 @@ def test_teacher_forced_is_the_same_and_differentiable(backbone, half_done):
     codes, known = half_done
     logits = backbone.teacher_forced(PROMPTS, codes, known)
     assert torch.allclose(logits[2], dense(backbone, PROMPTS[2], codes[2], known[2]), atol=1e-9)
-    ids, _ = backbone.tokenize(PROMPTS)
-    dropped = backbone.teacher_forced(backbone.drop(ids), codes.flatten(1), known.flatten(1))
+    dropped = backbone.unconditional_ids(*backbone.tokenize(PROMPTS))
+    dropped = backbone.teacher_forced(dropped, codes.flatten(1), known.flatten(1))
     assert torch.allclose(dropped[0], dense(backbone, None, codes[0], known[0]), atol=1e-9)
     weight = backbone.model.lm_head.weight.requires_grad_()
     try:
@@ -131,12 +131,12 @@ def test_teacher_forced_is_the_same_and_differentiable(backbone, half_done):
 def test_slots_say_where_the_codes_are(backbone, half_done):
     codes, known = half_done
     state = backbone.start(PROMPTS, 2.0)
-    layer, seen = backbone.sites[0], []
+    layer, seen = backbone.decoder_layers[0], []
 
     def look(module, args, kwargs, output):
-        rows, held, predicted = backbone.slots
-        assert held == predicted
-        states = kwargs["hidden_states"][:rows, held.index : held.index + held.count]
+        rows, inputs, targets = backbone.spans
+        assert inputs == targets
+        states = kwargs["hidden_states"][:rows, inputs.index : inputs.index + inputs.count]
         want = layer.input_layernorm(backbone.embed_codes(codes)).flatten(1, 2)
         seen.append(torch.equal(states[known.flatten(1)], want[known.flatten(1)]))
 
@@ -182,7 +182,7 @@ def with_bytes(tiny_showo, tmp_path_factory):
         if value.shape[0] == old:
             state[name] = torch.randn(size, *value.shape[1:]).half()
     save_file(state, path / "model.safetensors")
-    return load_showo(path)
+    return ShowoBackbone.load(path)
 
 
 @pytest.mark.parametrize("prompt", ["a dog\nand\ta cat", "🐕 on 🛹", "כלב אדום", "a  dog [PAD"])
@@ -203,7 +203,7 @@ def test_a_long_prompt_loses_its_end_and_that_is_said(with_bytes):
     whole = with_bytes.tokenizer(prompt, add_special_tokens=False).input_ids
     assert ids[0].tolist() == [with_bytes.vocabulary.marker("<|t2i|>"), 0, *whole[:38], 0]
     assert mask.all()
-    assert with_bytes.overlong(["a dog", prompt]) == [prompt]
+    assert with_bytes.truncated_prompts(["a dog", prompt]) == [prompt]
 
 
 def test_prompts_that_are_refused(with_bytes, backbone):
@@ -248,12 +248,12 @@ WEIGHTS = {
 @pytest.mark.parametrize("change, message", WEIGHTS.values(), ids=WEIGHTS)
 def test_other_weights_are_refused_by_name(tiny_showo, tmp_path, change, message):
     with pytest.raises(ArragError, match=message):
-        load_showo(copy(tiny_showo, tmp_path, weights=change))
+        ShowoBackbone.load(copy(tiny_showo, tmp_path, weights=change))
 
 
 def test_the_variant_that_understands_by_clip_loads(tiny_showo, tmp_path, backbone):
     change = WEIGHTS["understanding"][0]
-    other = load_showo(copy(tiny_showo, tmp_path, {"w_clip_vit": True}, change), "float64")
+    other = ShowoBackbone.load(copy(tiny_showo, tmp_path, {"w_clip_vit": True}, change), "float64")
     assert torch.equal(other.model.lm_head.weight, backbone.model.lm_head.weight)
 
 
@@ -272,17 +272,17 @@ CONFIGS = {
 @pytest.mark.parametrize("change, message", CONFIGS.values(), ids=CONFIGS)
 def test_configurations_that_contradict_themselves(tiny_showo, tmp_path, change, message):
     with pytest.raises(ArragError, match=message):
-        load_showo(copy(tiny_showo, tmp_path, change))
+        ShowoBackbone.load(copy(tiny_showo, tmp_path, change))
 
 
 def test_another_text_tokenizer_is_refused(tiny_showo, tmp_path):
     path = copy(tiny_showo, tmp_path)
     size = byte_level(path / "llm")
     with pytest.raises(ArragError, match=rf"\[PAD\] is {size}, expected 57.*<\|lvg\|>"):
-        load_showo(path)
+        ShowoBackbone.load(path)
     (path / "llm/tokenizer.json").write_text("{")
     with pytest.raises(ArragError, match="no tokenizer that can be read"):
-        load_showo(path)
+        ShowoBackbone.load(path)
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +295,7 @@ def settings(tmp_path_factory, tiny_showo, root):
     document["generators"] = {"showo": {
         "kind": "showo", "checkpoint": str(tiny_showo), "guidance_scale": 1.0, "steps": 4,
     }}  # fmt: skip
-    document["index"] = {"mode": "hamming"}
+    document["index"] = {"mode": "exact"}
     document["benchmarks"]["geneval"]["prompts"] = str(folder / "prompts.jsonl")
     document["methods"] = {name: document["methods"][name] for name in ("vanilla", "daid")}
     document.pop("training", None)
@@ -310,13 +310,13 @@ def test_from_configuration_to_images(settings, tiny_showo, assets, tmp_path):
     index = config.resolved("daid").index
     around = Neighborhood(index.context, border=index.border)
     store = TokenStore.open(tmp_path / "codes")
-    build_index(store, tmp_path / "index", neighborhood=around, mode="hamming", progress=False)
-    sources = Sources(store=tmp_path / "codes", index=tmp_path / "index")
-    run = sample_benchmark(config, "daid", tmp_path / "daid", sources=sources, progress=False)
-    assert run["parameters"] == load_showo(tiny_showo).parameters
+    build_index(store, tmp_path / "index", neighborhood=around, mode="exact", progress=False)
+    sources = ArtifactPaths(store=tmp_path / "codes", index=tmp_path / "index")
+    run = sample_benchmark(config, "daid", tmp_path / "daid", paths=sources, progress=False)
+    assert run["parameters"] == ShowoBackbone.load(tiny_showo).num_parameters
     assert len(list((tmp_path / "daid").rglob("*.png"))) == 4
-    sampler = Sampler(config, "vanilla")
-    image = sampler.draw(["a photo of a dog"], [0], config.seed)
+    sampler = TokenGenerator(config, "vanilla")
+    image = sampler.generate(["a photo of a dog"], [0], config.seed)
     assert image.shape == (1, 48, 48, 3) and image.dtype == np.uint8
 
 

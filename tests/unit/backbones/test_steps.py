@@ -8,8 +8,7 @@ from transformers import LlamaConfig, LlamaModel
 
 from arrag.backbones._cpu_decode import LlamaSteps, has_steps
 from arrag.backbones._cpu_kernels import multiply
-from arrag.backbones.causal import run_decoder
-from arrag.backbones.kv_cache import reserved_cache
+from arrag.backbones.causal import reserved_cache, run_decoder
 
 ROWS, PROMPT, MORE = 4, 5, 6
 SIZES = {"hidden_size": 32, "intermediate_size": 44, "vocab_size": 8}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from arrag.cli.main import bound_threads, build_parser, main
 from arrag.cli.micro import keep_first
-from arrag.cli.report import first_of_each_task
+from arrag.data.prompts import first_of_each_task
 
 
 def commands(parser, name="arrag"):

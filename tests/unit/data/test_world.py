@@ -12,7 +12,7 @@ from arrag.data.micro import assets as assets_module
 from arrag.data.micro.prompts import benchmark_prompts, write_prompts
 from arrag.data.micro.recolor import recolor
 from arrag.data.micro.world import COLORS, PATCH, SPLITS, TASKS, World, draw_metadata, place
-from arrag.data.samples import load_prompts
+from arrag.data.prompts import load_geneval_prompts
 from arrag.utils.errors import ArragError
 
 
@@ -83,7 +83,7 @@ def test_objects_cover_whole_patches_inside_the_grid():
 def test_benchmark_prompts_are_geneval_metadata(tmp_path):
     path = tmp_path / "prompts.jsonl"
     write_prompts(path)
-    prompts = load_prompts(path)
+    prompts = load_geneval_prompts(path)
     assert prompts == benchmark_prompts()
     texts = [prompt["prompt"] for prompt in prompts]
     assert len(texts) == len(set(texts)) == 216

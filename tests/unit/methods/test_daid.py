@@ -100,7 +100,7 @@ def test_rows_sum_to_one_or_are_zero(dedupe, data):
 
 def test_blending_by_hand(index, step):
     probs = torch.tensor([[[0.1, 0.2, 0.3, 0.4]]])
-    got = DAiD(index, k=2, lam=0.25, tau=0.5).after(probs, *step)
+    got = DAiD(index, k=2, lam=0.25, tau=0.5).on_probs(probs, *step)
     far = math.exp(-2.0) / (1 + math.exp(-2.0))
     want = [0.75 * 0.1, 0.75 * 0.2, 0.75 * 0.3 + 0.25 * far, 0.75 * 0.4 + 0.25 * (1 - far)]
     assert got.shape == (1, 1, 4)
@@ -109,12 +109,12 @@ def test_blending_by_hand(index, step):
 
 def test_lam_0_returns_the_same_tensor_without_searching(step):
     probs = torch.rand(1, 1, 4)
-    assert DAiD(Unsearchable(), k=2, lam=0, tau=1.0).after(probs, *step) is probs
+    assert DAiD(Unsearchable(), k=2, lam=0, tau=1.0).on_probs(probs, *step) is probs
 
 
 def test_lam_1_gives_the_retrieved_distribution(index, step):
     probs = torch.softmax(torch.arange(4.0), 0).view(1, 1, 4)
-    got = DAiD(index, k=2, lam=1, tau=0.5).after(probs, *step)
+    got = DAiD(index, k=2, lam=1, tau=0.5).on_probs(probs, *step)
     found = index.search(*step, 2)
     assert torch.equal(got, retrieval_distribution(found.distances, found.codes, 4, 0.5))
 
@@ -123,7 +123,7 @@ def test_lam_1_gives_the_retrieved_distribution(index, step):
 def test_rows_that_retrieve_nothing_are_unchanged(index, step, lam):
     codes, known, _ = step
     probs = torch.softmax(torch.randn(1, 2, 4, generator=torch.Generator().manual_seed(0)), -1)
-    got = DAiD(index, k=2, lam=lam, tau=0.5).after(probs, codes, known, torch.tensor([5, 4]))
+    got = DAiD(index, k=2, lam=lam, tau=0.5).on_probs(probs, codes, known, torch.tensor([5, 4]))
     assert torch.equal(got[:, 0], probs[:, 0])  # position 5 has no upper right neighbour
     assert not torch.equal(got[:, 1], probs[:, 1])
     assert torch.allclose(got.sum(-1), torch.ones(1, 2))
@@ -147,8 +147,8 @@ def test_values_out_of_range_are_named(option, values):
 
 def test_a_database_of_another_tokenizer_or_too_small_is_refused(index, step):
     with pytest.raises(ArragError, match="predicts 5 codes, the database has 4"):
-        DAiD(index, k=2, lam=0.5, tau=1.0).after(torch.rand(1, 1, 5), *step)
+        DAiD(index, k=2, lam=0.5, tau=1.0).on_probs(torch.rand(1, 1, 5), *step)
     with pytest.raises(ArragError, match="k is 3, it holds 2 entries"):
-        DAiD(index, k=3, lam=0.5, tau=1.0).after(torch.rand(1, 1, 4), *step)
+        DAiD(index, k=3, lam=0.5, tau=1.0).on_probs(torch.rand(1, 1, 4), *step)
     with pytest.raises(ArragError, match="dedupe is 'mean'"):
         retrieval_distribution(torch.zeros(1), torch.zeros(1, dtype=torch.long), 2, 1.0, "mean")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from arrag.backbones.janus import load_janus
+from arrag.backbones.janus import JanusBackbone
 from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.methods.daid import DAiD
-from arrag.methods.decoding import decode_raster, sample_codes, uniforms
+from arrag.methods.decoding import decode_raster, sample_codes, seeded_uniforms
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.utils.errors import ArragError
@@ -22,7 +22,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def backbone(tiny_janus):
-    return load_janus(tiny_janus, "float64")
+    return JanusBackbone.load(tiny_janus, "float64")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,9 @@ def patch_index(tiny_janus, tmp_path_factory):
 
 
 def draws(prompts, samples, seed=0):
-    return np.stack([uniforms(seed, p, s, 144) for p, s in zip(prompts, samples, strict=True)])
+    return np.stack(
+        [seeded_uniforms(seed, p, s, 144) for p, s in zip(prompts, samples, strict=True)]
+    )
 
 
 def decode(backbone, prompts, samples, **more):
@@ -52,7 +54,7 @@ def decode(backbone, prompts, samples, **more):
 
 @pytest.mark.parametrize("checkpoint", ["tiny_janus", "micro_janus"])
 def test_greedy_equals_transformers_token_for_token(checkpoint, request):
-    ours = load_janus(request.getfixturevalue(checkpoint), "float64")
+    ours = JanusBackbone.load(request.getfixturevalue(checkpoint), "float64")
     for prompt in PROMPTS[1:2]:
         mine = decode_raster(ours, [prompt], None, guidance_scale=3.0)
         text = f"<|User|>: {prompt}\n\n<|Assistant|>:<begin_of_image>"
@@ -77,7 +79,7 @@ def test_batch_of_mixed_lengths_equals_single_images(backbone):
 
 
 def test_threads_change_no_code(micro_janus):
-    shipped, before = load_janus(micro_janus, "float64"), torch.get_num_threads()
+    shipped, before = JanusBackbone.load(micro_janus, "float64"), torch.get_num_threads()
     codes = []
     try:
         for threads in (1, 2):
@@ -94,7 +96,7 @@ def test_a_search_beside_the_forward_changes_no_code(backbone, patch_index):
         for threads in (1, 2):  # with two, retrieval runs while the model does
             torch.set_num_threads(threads)
             daid = DAiD(patch_index, k=5, lam=0.5, tau=0.1)
-            drawn.append(decode(backbone, PROMPTS[:1], [0], augment=daid))
+            drawn.append(decode(backbone, PROMPTS[:1], [0], augmentation=daid))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*drawn)
@@ -102,7 +104,9 @@ def test_a_search_beside_the_forward_changes_no_code(backbone, patch_index):
 
 def test_weight_zero_is_vanilla_bit_for_bit(backbone, patch_index):
     vanilla = decode(backbone, PROMPTS, [0] * 4)
-    nothing = decode(backbone, PROMPTS, [0] * 4, augment=DAiD(patch_index, k=5, lam=0.0, tau=0.1))
+    nothing = decode(
+        backbone, PROMPTS, [0] * 4, augmentation=DAiD(patch_index, k=5, lam=0.0, tau=0.1)
+    )
     assert torch.equal(vanilla, nothing)
 
 
@@ -110,13 +114,13 @@ def test_weight_one_draws_only_retrieved_codes(backbone, patch_index):
     seen = []
 
     class Watched(DAiD):
-        def after(self, probs, codes, known, positions):
+        def on_probs(self, probs, codes, known, positions):
             found = patch_index.search(codes, known, positions, 5)
             seen.append((int(positions), found.codes[:, 0]))
-            return super().after(probs, codes, known, positions)
+            return super().on_probs(probs, codes, known, positions)
 
     augment = Watched(patch_index, k=5, lam=1.0, tau=0.1)
-    codes = decode(backbone, PROMPTS, [0] * 4, augment=augment).flatten(1)
+    codes = decode(backbone, PROMPTS, [0] * 4, augmentation=augment).flatten(1)
     augmented = [(t, c) for t, c in seen if (c >= 0).all()]
     assert len(augmented) == 11 * 10  # the border rule leaves the first row and both sides out
     for position, candidates in augmented:
@@ -125,20 +129,22 @@ def test_weight_one_draws_only_retrieved_codes(backbone, patch_index):
 
 def test_augmented_batch_equals_single_images(backbone, patch_index):
     augment = DAiD(patch_index, k=5, lam=0.5, tau=0.1)
-    together = decode(backbone, PROMPTS, [0] * 4, augment=augment)
+    together = decode(backbone, PROMPTS, [0] * 4, augmentation=augment)
     for i in (1,):
-        assert torch.equal(decode(backbone, [PROMPTS[i]], [0], augment=augment)[0], together[i])
+        assert torch.equal(
+            decode(backbone, [PROMPTS[i]], [0], augmentation=augment)[0], together[i]
+        )
 
 
 def test_uniforms_belong_to_seed_prompt_and_sample():
-    first = uniforms(0, "a photo of a dog", 0, 144)
-    assert np.array_equal(first[:10], uniforms(0, "a photo of a dog", 0, 10))
+    first = seeded_uniforms(0, "a photo of a dog", 0, 144)
+    assert np.array_equal(first[:10], seeded_uniforms(0, "a photo of a dog", 0, 10))
     for other in [
         (1, "a photo of a dog", 0),
         (0, "a photo of a cat", 0),
         (0, "a photo of a dog", 1),
     ]:
-        assert not np.array_equal(first, uniforms(*other, 144))
+        assert not np.array_equal(first, seeded_uniforms(*other, 144))
     assert 0 <= first.min() and first.max() < 1
 
 
@@ -156,7 +162,7 @@ def test_sampling_frequencies():
 
 
 def test_unknown_words_and_empty_prompts(micro_janus):
-    shipped = load_janus(micro_janus)
+    shipped = JanusBackbone.load(micro_janus)
     with pytest.raises(ArragError, match="does not know 'dragon'.*dog"):
         shipped.start(["a photo of a dragon"], 3.0)
     with pytest.raises(ArragError, match="empty"):
@@ -167,10 +173,10 @@ def test_missing_and_truncated_checkpoints(tiny_janus, tmp_path):
     import shutil
 
     with pytest.raises(ArragError, match="no config.json"):
-        load_janus(tmp_path / "nowhere")
+        JanusBackbone.load(tmp_path / "nowhere")
     broken = tmp_path / "broken"
     shutil.copytree(tiny_janus, broken)
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:50_000])
     with pytest.raises(ArragError, match="cannot be read as a Janus checkpoint"):
-        load_janus(broken)
+        JanusBackbone.load(broken)

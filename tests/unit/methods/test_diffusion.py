@@ -49,17 +49,17 @@ def difference(one, other):
 @pytest.mark.parametrize("name", PARTS)
 def test_an_image_depends_on_seed_prompt_and_sample_alone(loaded, name):
     pipeline = loaded[name]
-    together = pipeline.draw(PROMPTS, [0, 1, 2], 7)
+    together = pipeline.generate(PROMPTS, [0, 1, 2], 7)
     assert together.shape == (3, 32, 32, 3) and together.dtype == np.uint8
     order = [2, 0, 1]
-    moved = pipeline.draw([PROMPTS[i] for i in order], order, 7)
+    moved = pipeline.generate([PROMPTS[i] for i in order], order, 7)
     assert np.array_equal(moved, together[order])
-    alone = pipeline.draw(PROMPTS[1:2], [1], 7)
+    alone = pipeline.generate(PROMPTS[1:2], [1], 7)
     assert np.array_equal(alone, together[1:2])
     for other in (
-        pipeline.draw(PROMPTS[1:2], [1], 8),
-        pipeline.draw(PROMPTS[1:2], [2], 7),
-        pipeline.draw(["two red cups left of a very blue umbrellas"], [1], 7),
+        pipeline.generate(PROMPTS[1:2], [1], 8),
+        pipeline.generate(PROMPTS[1:2], [2], 7),
+        pipeline.generate(["two red cups left of a very blue umbrellas"], [1], 7),
     ):
         assert not np.array_equal(other, alone)
 
@@ -110,19 +110,19 @@ def test_images_computed_at_once_are_the_same_but_for_rounding(loaded, name, mon
 @pytest.mark.parametrize("name", PARTS)
 def test_any_text_is_a_prompt_and_what_is_cut_is_told(loaded, name, capfd, caplog):
     pipeline = loaded[name]
-    images = pipeline.draw(ODD, [0] * len(ODD), 7)
+    images = pipeline.generate(ODD, [0] * len(ODD), 7)
     assert len({image.tobytes() for image in images}) == len(ODD)
-    assert pipeline.overlong([*PROMPTS, *ODD]) == ODD[-1:]
+    assert pipeline.truncated_prompts([*PROMPTS, *ODD]) == ODD[-1:]
     told = capfd.readouterr()
     assert "truncated" not in told.out + told.err + caplog.text
 
 
 def test_a_prompt_is_cut_short_if_no_encoder_reads_it_all(loaded):
     hundred = "x" * 100  # more letters than CLIP reads, fewer than T5 does in SD3
-    assert loaded["StableDiffusionPipeline"].overlong([hundred]) == [hundred]
-    assert loaded["StableDiffusion3Pipeline"].overlong([hundred]) == []
+    assert loaded["StableDiffusionPipeline"].truncated_prompts([hundred]) == [hundred]
+    assert loaded["StableDiffusion3Pipeline"].truncated_prompts([hundred]) == []
     # With start and end, 77.
-    assert loaded["StableDiffusionXLPipeline"].overlong(["x" * 75, "x" * 76]) == ["x" * 76]
+    assert loaded["StableDiffusionXLPipeline"].truncated_prompts(["x" * 75, "x" * 76]) == ["x" * 76]
 
 
 def test_the_negative_prompt(folders, loaded):
@@ -137,7 +137,7 @@ def test_the_negative_prompt(folders, loaded):
 def test_size_and_arithmetic(folders):
     folder = folders["PixArtAlphaPipeline"]
     small = load_diffusion(settings(folder, size=16, dtype="bfloat16"))
-    assert small.draw(PROMPTS, [0, 0, 0], 7).shape == (3, 16, 16, 3)
+    assert small.generate(PROMPTS, [0, 0, 0], 7).shape == (3, 16, 16, 3)
     assert small.denoiser.dtype == torch.bfloat16
     with pytest.raises(ArragError, match="size: found 24; .* multiples of 16"):
         load_diffusion(settings(folder, size=24))
@@ -148,7 +148,7 @@ def test_numbers_that_are_not_finite_are_no_black_image(folders):
     with torch.no_grad():
         next(pipeline.pipeline.vae.decoder.parameters()).fill_(torch.nan)
     with pytest.raises(ArragError, match="not finite with dtype float32"):
-        pipeline.draw(PROMPTS[:1], [0], 7)
+        pipeline.generate(PROMPTS[:1], [0], 7)
 
 
 def test_another_pipeline(broken):

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from faid_reference import CODES, HIDDEN, SIDE, Reference, TinyShowo, tiny_janus
 from safetensors.torch import load_file, save_file
 
-from arrag.backbones.janus import load_janus
+from arrag.backbones.janus import JanusBackbone
 from arrag.data.token_store import StoreWriter, TokenStore
-from arrag.methods.decoding import decode_raster, uniforms
-from arrag.methods.faid.adapter import FAiD, FAiDAugment, FaidSettings
+from arrag.methods.decoding import decode_raster, seeded_uniforms
+from arrag.methods.faid.adapter import FAiD, FAiDAugmentation, FaidSettings
 from arrag.methods.faid.module import distinct
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
@@ -27,7 +27,7 @@ def build(backbone, **settings):
     torch.manual_seed(5)
     adapter = FAiD(
         backbone.hidden_size,
-        len(backbone.sites),
+        len(backbone.decoder_layers),
         FaidSettings(**{"k": 4, "context": backbone.context, **settings}),
     ).double()
     with torch.no_grad():
@@ -75,7 +75,7 @@ def test_equals_the_loops_over_its_definition(janus, options):
         with Reference(adapter, janus, retrieved):
             wanted = janus.teacher_forced(PROMPTS[:2], codes)
         with adapter.attached(janus):
-            adapter.hand(retrieved)
+            adapter.set_retrieved(retrieved)
             got = janus.teacher_forced(PROMPTS[:2], codes)
     assert (got - wanted).abs().max() < 1e-10
     assert (got - bare).abs().max() > 0.1
@@ -95,7 +95,7 @@ def test_equals_the_loops_in_the_full_context(showo, options, positions):
             wanted = showo.masked(ids, codes, known, unconditional=1)
         with adapter.attached(showo):
             at = None if positions is None else torch.tensor(positions)
-            adapter.hand(retrieved, at, known)
+            adapter.set_retrieved(retrieved, at, known)
             got = showo.masked(ids, codes, known, unconditional=1)
     assert (got - wanted).abs().max() < 1e-10
     assert torch.equal(got[2], bare[2]) and (got[:2] - bare[:2]).abs().max() > 0.1
@@ -106,7 +106,7 @@ def step_by_step(backbone, adapter, prompts, codes, retrieved, guidance):
     state, previous, logits = backbone.start(prompts, guidance), None, []
     for t in range(codes.shape[1]):
         if adapter is not None:
-            adapter.hand(retrieved[:, t : t + 1], torch.tensor([t]))
+            adapter.set_retrieved(retrieved[:, t : t + 1], torch.tensor([t]))
         logits.append(backbone.logits(state, previous))
         previous = codes[:, t]
     return torch.stack(logits, dim=1)
@@ -119,20 +119,20 @@ def test_teacher_forced_equals_step_by_step(janus, options):
     ids, mask = janus.tokenize(PROMPTS)
     with adapter.attached(janus):
         stepped = step_by_step(janus, adapter, PROMPTS, codes, retrieved, 3.0)
-        adapter.hand(retrieved)
+        adapter.set_retrieved(retrieved)
         conditional = janus.teacher_forced(PROMPTS, codes)
-        adapter.hand(None)
-        bare = janus.teacher_forced((janus.drop(ids), mask), codes)
+        adapter.set_retrieved(None)
+        bare = janus.teacher_forced(janus.unconditional_ids(ids, mask), codes)
     assert (stepped - (bare + 3.0 * (conditional - bare))).abs().max() < 1e-10
 
 
 @torch.inference_mode()
 def test_teacher_forced_equals_step_by_step_on_the_micro_model(micro_janus):
-    shipped = load_janus(micro_janus)  # float32
+    shipped = JanusBackbone.load(micro_janus)  # float32
     adapter, (codes, retrieved) = build(shipped, k=10).float(), inputs(2, 144, 10, 1024)
     with adapter.attached(shipped):
         stepped = step_by_step(shipped, adapter, PROMPTS[:2], codes, retrieved, 1.0)
-        adapter.hand(retrieved)
+        adapter.set_retrieved(retrieved)
         forced = shipped.teacher_forced(PROMPTS[:2], codes)
     assert (stepped - forced).abs().max() <= 1e-4 * forced.abs().max()
 
@@ -144,7 +144,7 @@ def test_unconditional_rows_and_positions_without_patches_get_nothing(janus):
         bare = janus.teacher_forced(PROMPTS, codes)
         with adapter.attached(janus):
             assert torch.equal(step_by_step(janus, adapter, PROMPTS, codes, retrieved, 0.0), alone)
-            adapter.hand(retrieved)
+            adapter.set_retrieved(retrieved)
             got = janus.teacher_forced(PROMPTS, codes)
     assert torch.equal(got[:, :3], bare[:, :3])  # nothing was retrieved there, nor before
     assert not torch.isclose(got[:, 3:], bare[:, 3:]).all(dim=-1).any()
@@ -154,7 +154,7 @@ def test_unconditional_rows_and_positions_without_patches_get_nothing(janus):
 @pytest.mark.parametrize("architecture", ["janus", "showo", "micro"])
 def test_zeroed_convolutions_are_the_bare_model_bit_for_bit(architecture, request, micro_janus):
     if architecture == "micro":
-        backbone = load_janus(micro_janus, "float64")
+        backbone = JanusBackbone.load(micro_janus, "float64")
     else:
         backbone = request.getfixturevalue(architecture)
     adapter, count = build(backbone), backbone.grid[0] * backbone.grid[1]
@@ -178,7 +178,7 @@ def test_zeroed_convolutions_are_the_bare_model_bit_for_bit(architecture, reques
     with torch.no_grad():
         bare = run()
         with adapter.attached(backbone):
-            adapter.hand(retrieved, known=known)
+            adapter.set_retrieved(retrieved, known=known)
             assert torch.equal(run(), bare)
 
 
@@ -188,7 +188,7 @@ def test_a_first_step_from_gain_0_is_the_bare_model_and_can_learn(janus):
     codes, retrieved = inputs()
     bare = janus.teacher_forced(PROMPTS, codes)
     with adapter.attached(janus):
-        adapter.hand(retrieved)
+        adapter.set_retrieved(retrieved)
         logits = janus.teacher_forced(PROMPTS, codes)
     assert torch.equal(logits, bare)
     F.cross_entropy(logits.flatten(0, 1), codes.flatten()).backward()
@@ -201,7 +201,7 @@ def test_gradients_reach_every_weight(janus, autocast):
     adapter, (codes, retrieved) = build(backbone).train(), inputs()
     adapter = adapter.float() if autocast else adapter
     with adapter.attached(backbone), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        adapter.hand(retrieved)
+        adapter.set_retrieved(retrieved)
         logits = backbone.teacher_forced(PROMPTS, codes)  # with padding on the left
         loss = F.cross_entropy(logits.flatten(0, 1), codes.flatten())
         loss.backward()
@@ -220,7 +220,7 @@ def test_the_gradient_is_that_of_the_loops(janus):
                 logits = janus.teacher_forced(PROMPTS[:1], codes)
         else:
             with adapter.attached(janus):
-                adapter.hand(retrieved)
+                adapter.set_retrieved(retrieved)
                 logits = janus.teacher_forced(PROMPTS[:1], codes)
         F.cross_entropy(logits.flatten(0, 1), codes.flatten()).backward()
         gradients.append([p.grad.clone() for p in adapter.parameters()])
@@ -231,14 +231,14 @@ def test_the_gradient_is_that_of_the_loops(janus):
 def test_new_weights_are_seen_between_steps(janus):
     adapter, (codes, retrieved) = build(janus), inputs()
     with adapter.attached(janus), torch.no_grad():
-        adapter.hand(retrieved)
+        adapter.set_retrieved(retrieved)
         before = janus.teacher_forced(PROMPTS, codes)
         adapter.blocks["0"].convs["hop2"][0].weight.mul_(1.5)
         after = janus.teacher_forced(PROMPTS, codes)
     fresh = build(janus)
     fresh.load_state_dict(adapter.state_dict())
     with fresh.attached(janus), torch.no_grad():
-        fresh.hand(retrieved)
+        fresh.set_retrieved(retrieved)
         assert torch.equal(janus.teacher_forced(PROMPTS, codes), after)
     assert not torch.equal(before, after)
 
@@ -273,12 +273,14 @@ def test_decoding_does_not_depend_on_the_batch(janus, patch_index):
     adapter = build(janus)
 
     def decode(prompts, samples, augment):
-        draws = [uniforms(0, p, s, N) for p, s in zip(prompts, samples, strict=True)]
-        return decode_raster(janus, prompts, np.stack(draws), guidance_scale=3.0, augment=augment)
+        draws = [seeded_uniforms(0, p, s, N) for p, s in zip(prompts, samples, strict=True)]
+        return decode_raster(
+            janus, prompts, np.stack(draws), guidance_scale=3.0, augmentation=augment
+        )
 
     bare = decode(PROMPTS, [0] * 3, None)
     with adapter.attached(janus):
-        augment = FAiDAugment(adapter, patch_index)
+        augment = FAiDAugmentation(adapter, patch_index)
         together = decode(PROMPTS, [0] * 3, augment)
         for i in range(3):
             assert torch.equal(decode([PROMPTS[i]], [0], augment)[0], together[i])
@@ -293,7 +295,7 @@ def test_an_image_of_the_database_is_retrieved_and_blended(janus, patch_index):
     grid = torch.from_numpy(patch_index.store.grids(np.array([7])).astype(np.int64))
     with adapter.attached(janus), torch.inference_mode():
         for t in range(N):
-            FAiDAugment(adapter, patch_index).before(
+            FAiDAugmentation(adapter, patch_index).on_step_start(
                 grid, torch.arange(N).view(1, SIDE, SIDE) < t, torch.tensor([t])
             )
             handed.append(adapter._handed and int(adapter._handed.codes))
@@ -312,13 +314,13 @@ def test_adapters_that_do_not_fit_are_refused(janus, showo, patch_index):
         FAiD(HIDDEN, 4, FaidSettings(modules=3))
     adapter = build(janus)
     with pytest.raises(ArragError, match="blends 4 patches, 3 were retrieved"):
-        adapter.hand(torch.zeros(1, N, 3, dtype=torch.long))
+        adapter.set_retrieved(torch.zeros(1, N, 3, dtype=torch.long))
     with pytest.raises(ArragError, match="k is 3, the adapter was trained with 4"):
-        FAiDAugment(adapter, patch_index, 3)
+        FAiDAugmentation(adapter, patch_index, 3)
     with adapter.attached(janus):
         with pytest.raises(ArragError, match="attached already"):
             adapter.attach(janus)
-        adapter.hand(torch.zeros(2, N, 4, dtype=torch.long))
+        adapter.set_retrieved(torch.zeros(2, N, 4, dtype=torch.long))
         with pytest.raises(ValueError, match="for 3 images"):
             janus.teacher_forced(PROMPTS, inputs()[0])
     for settings, message in [
@@ -341,7 +343,7 @@ def test_saving_and_loading(janus, tmp_path):
     logits = []
     for one in (adapter, loaded.double()):
         with one.attached(janus), torch.inference_mode():
-            one.hand(retrieved)
+            one.set_retrieved(retrieved)
             logits.append(janus.teacher_forced(PROMPTS, codes))
     assert torch.allclose(*logits, atol=1e-4)
     adapter.save(tmp_path / "half.safetensors")

@@ -8,14 +8,14 @@ import torch
 from faid_reference import CODES, HIDDEN, SIDE, Reference, tiny_janus
 from safetensors.torch import load_file, save_file
 
-from arrag.backbones.janus import load_janus
+from arrag.backbones.janus import JanusBackbone
 from arrag.cli.main import main
-from arrag.methods.adapter import DELTA, MODULES, merge_delta, read_adapter
+from arrag.methods.adapter_folder import DELTA, MODULES, merge_delta, read_adapter
 from arrag.methods.faid.adapter import FAiD
 from arrag.methods.faid.convert import import_faid
 from arrag.methods.faid.module import FaidSettings
 from arrag.utils.errors import ArragError
-from arrag.utils.files import tree_digest
+from arrag.utils.hashing import tree_digest
 
 N, LAYERS, K = SIDE * SIDE, (0, 2), 3
 PROMPTS = ["a photo of a dog", "a photo of a red dog and a blue car"]
@@ -134,12 +134,12 @@ def test_equals_a_plain_reading_of_their_forward(checkpoint, tmp_path, merged, a
     plain = their_generator(theirs)
     with Reference(their_modules(theirs, absent), plain, retrieved):
         wanted = plain.teacher_forced(PROMPTS, codes)
-    ours = load_janus(checkpoint)
+    ours = JanusBackbone.load(checkpoint)
     read_adapter(tmp_path / "out", "faid", tree_digest(checkpoint))
     merge_delta(tmp_path / "out" / DELTA, ours.model)
     adapter = FAiD.load(tmp_path / "out" / MODULES, backbone_digest=tree_digest(checkpoint))
     with adapter.attached(ours):
-        adapter.hand(retrieved)
+        adapter.set_retrieved(retrieved)
         got = ours.teacher_forced(PROMPTS, codes)
     assert (got - wanted).abs().max() <= 1e-4
     assert (got - plain.teacher_forced(PROMPTS, codes)).abs().max() > 0.1

@@ -9,16 +9,16 @@ import yaml
 
 from arrag.config.root import load_config
 from arrag.data.encode import encode_source
-from arrag.data.sample_codes import read_codes
-from arrag.data.samples import load_image
+from arrag.data.sample_dir import load_image, read_codes
 from arrag.data.token_store import TokenStore
-from arrag.methods.build import Sources
+from arrag.methods.build import ArtifactPaths
 from arrag.methods.runner import generate_images, image_path, prepare, sample_benchmark
 from arrag.retrieval.index import build_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.tokenizers.base import load_codec
 from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, sha256_file, write_text
+from arrag.utils.files import read_json, write_text
+from arrag.utils.hashing import sha256_file
 
 PROMPT = '{"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "%s"}\n'
 
@@ -54,7 +54,7 @@ def test_layout_resume_and_other_settings(settings, database, tmp_path):
     config = load_config(settings)
     out = tmp_path / "daid"
     run = sample_benchmark(
-        config, "daid", out, sources=Sources(**database), batch_size=3, progress=False
+        config, "daid", out, paths=ArtifactPaths(**database), batch_size=3, progress=False
     )
     whole = digests(out)
     assert sorted(whole) == [f"0000{i}/samples/000{k}.png" for i in range(2) for k in range(2)]
@@ -70,7 +70,9 @@ def test_layout_resume_and_other_settings(settings, database, tmp_path):
     (out / "run.json").unlink()
     image_path(out, 0, 1).unlink()
     kept = image_path(out, 1, 0).stat().st_mtime_ns
-    sample_benchmark(config, "daid", out, sources=Sources(**database), batch_size=1, progress=False)
+    sample_benchmark(
+        config, "daid", out, paths=ArtifactPaths(**database), batch_size=1, progress=False
+    )
     assert digests(out) == whole
     assert image_path(out, 1, 0).stat().st_mtime_ns == kept
     # The same folder for another method: nothing of the old one may stay.
@@ -109,7 +111,7 @@ def test_index_of_another_tokenizer(settings, database, tmp_path):
             load_config(tmp_path / "config.yaml"),
             "daid",
             tmp_path / "o",
-            sources=Sources(**database),
+            paths=ArtifactPaths(**database),
         )
     assert not (tmp_path / "o").exists()
 
@@ -134,6 +136,6 @@ def test_a_damaged_index_leaves_no_samples(settings, database, tmp_path):
             load_config(settings),
             "daid",
             tmp_path / "o",
-            sources=Sources(broken, database["index"]),
+            paths=ArtifactPaths(broken, database["index"]),
         )
     assert not (tmp_path / "o").exists()

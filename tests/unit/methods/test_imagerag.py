@@ -15,7 +15,7 @@ from transformers import CLIPVisionModelWithProjection
 from arrag.config.pipelines import Always, Diffusers, ImageRag, Recorded
 from arrag.methods.diffusion import generator_of, load_diffusion
 from arrag.methods.imagerag import load_imagerag
-from arrag.methods.relevance import RecordedAnswers, open_judge
+from arrag.methods.retrieval_gate import RecordedAnswers, open_gate
 from arrag.tokenizers.base import load_codec
 from arrag.utils.errors import ArragError
 
@@ -39,7 +39,7 @@ def settings(folder, adapter="bare", judge=ALWAYS, **more):
 
 
 def load(settings, retriever, judge=None):  # noqa: F811
-    return load_imagerag(settings, judge or open_judge(settings.judge), *retriever)
+    return load_imagerag(settings, judge or open_gate(settings.judge), *retriever)
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +117,8 @@ def test_an_image_that_lacks_nothing_is_the_one_of_sdxl(folder, retriever, tmp_p
     judge = {"kind": "recorded", "name": "some model", "answers": file}
     ours = load(settings(folder, judge=judge), retriever)
     row = Diffusers(kind="diffusers", checkpoint=folder / "sdxl", **CALL)
-    alone = load_diffusion(row).draw(PROMPTS, [0, 0, 0], 7)
-    images = ours.draw(PROMPTS, [0, 0, 0], 7)
+    alone = load_diffusion(row).generate(PROMPTS, [0, 0, 0], 7)
+    images = ours.generate(PROMPTS, [0, 0, 0], 7)
     assert np.array_equal(images[:2], alone[:2])
     assert not np.array_equal(images[2], alone[2])
     assert ours.retrieved(PROMPTS[1], 0) is None
@@ -135,25 +135,25 @@ def test_an_image_depends_on_seed_prompt_and_sample_alone(folder, retriever, tmp
     ours = load(settings(folder, "plus"), retriever, judge)
     samples = [0, 1, 2, 3]
     assert ours.retrieved(prompts[0], 0).images != ours.retrieved(prompts[2], 2).images
-    together = ours.draw(prompts, samples, 7)
+    together = ours.generate(prompts, samples, 7)
     order = [3, 2, 0, 1]
-    assert np.array_equal(ours.draw([prompts[i] for i in order], order, 7), together[order])
+    assert np.array_equal(ours.generate([prompts[i] for i in order], order, 7), together[order])
     for i in (1, 2):
-        assert np.array_equal(ours.draw(prompts[i : i + 1], [i], 7), together[i : i + 1])
-        assert not np.array_equal(ours.draw(prompts[i : i + 1], [i], 8), together[i : i + 1])
+        assert np.array_equal(ours.generate(prompts[i : i + 1], [i], 7), together[i : i + 1])
+        assert not np.array_equal(ours.generate(prompts[i : i + 1], [i], 8), together[i : i + 1])
     assert ours.kind.alone  # on any machine: diffusers shows all references to each of a batch
 
 
 def test_without_guidance(folder, retriever):  # noqa: F811
     ours = load(settings(folder, guidance_scale=1.0), retriever)
-    assert ours.draw(PROMPTS, [0, 0, 0], 7).shape == (3, 32, 32, 3)
+    assert ours.generate(PROMPTS, [0, 0, 0], 7).shape == (3, 32, 32, 3)
 
 
 def test_what_the_encoder_cuts_is_the_whole_text(always):
     room = 75 - len(always.told("", "").replace(" ", ""))  # a letter is a token, a space is none
     fits, cut = "x" * (room // 2), "x" * (room // 2 + 1)
-    assert always.overlong([*PROMPTS, fits, cut, "🌊\n" * 1000]) == [cut, "🌊\n" * 1000]
-    assert always.draw(["🌊\n" * 1000], [0], 7).shape == (1, 32, 32, 3)
+    assert always.truncated_prompts([*PROMPTS, fits, cut, "🌊\n" * 1000]) == [cut, "🌊\n" * 1000]
+    assert always.generate(["🌊\n" * 1000], [0], 7).shape == (1, 32, 32, 3)
 
 
 def test_answers_that_are_missing_are_told_before_anything_is_drawn(tmp_path):
@@ -162,14 +162,14 @@ def test_answers_that_are_missing_are_told_before_anything_is_drawn(tmp_path):
         {"prompt": "one", "caption": None},
         {"prompt": "two", "sample": 0, "caption": "x"},
     )
-    judge = open_judge(Recorded(kind="recorded", name="some model", answers=file))
+    judge = open_gate(Recorded(kind="recorded", name="some model", answers=file))
     judge.check(["one"], 4)
     judge.check(["one", "two"], 1)
     with pytest.raises(ArragError, match=r"a.jsonl lacks answers for 1 of 2 prompts \('two'\).* 2"):
         judge.check(["one", "two"], 2)
     with pytest.raises(ArragError, match=r"a.jsonl holds no answer for sample 1 of 'two'"):
         judge.caption("two", 1)
-    open_judge(Always(kind="always")).check(["anything"], 4)
+    open_gate(Always(kind="always")).check(["anything"], 4)
     assert judge.label == "recorded answers of some model" and len(judge.digest) == 64
 
 

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arrag.backbones.showo_checkpoint import load_showo
+from arrag.backbones.showo import ShowoBackbone
 from arrag.data.token_store import StoreWriter, TokenStore
-from arrag.methods.augmentation import Augment
+from arrag.methods.augmentation import Augmentation
 from arrag.methods.daid import DAiD
-from arrag.methods.decoding import decode_masked, still_unknown, uniforms
-from arrag.methods.faid.adapter import FAiD, FAiDAugment, FaidSettings
+from arrag.methods.decoding import decode_masked, num_masked, seeded_uniforms
+from arrag.methods.faid.adapter import FAiD, FAiDAugmentation, FaidSettings
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.tokenizers.base import load_codec
@@ -24,7 +24,7 @@ STEPS, N = 6, 144
 
 @pytest.fixture(scope="module")
 def backbone(tiny_showo):
-    return load_showo(tiny_showo, "float64")
+    return ShowoBackbone.load(tiny_showo, "float64")
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +53,14 @@ def make_index(tiny_showo, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def index(make_index):
-    return make_index(np.random.default_rng(0).integers(0, 1024, (20, 12, 12)), "hamming")
+    return make_index(np.random.default_rng(0).integers(0, 1024, (20, 12, 12)), "exact")
 
 
 def draws(prompts, samples, steps=STEPS):
     pairs = zip(prompts, samples, strict=True)
-    return np.stack([uniforms(0, p, s, steps * 2 * N).reshape(steps, 2, N) for p, s in pairs])
+    return np.stack(
+        [seeded_uniforms(0, p, s, steps * 2 * N).reshape(steps, 2, N) for p, s in pairs]
+    )
 
 
 def decode(backbone, prompts, samples, steps=STEPS, **more):
@@ -73,7 +75,7 @@ def plain(backbone, prompt, u, steps, guidance, choice):
     """
     codes, known = torch.zeros(N, dtype=torch.long), torch.zeros(N, dtype=torch.bool)
     ids, mask = backbone.tokenize([prompt])
-    empty = backbone.drop(ids)
+    empty = backbone.unconditional_ids(ids, mask)
     for s in range(steps):
         with torch.no_grad():
             c = backbone.teacher_forced((ids, mask), codes[None], known[None])[0]
@@ -119,7 +121,7 @@ def test_greedy_equals_dense_forwards(backbone):
 def test_the_number_of_unknown_codes(count, steps):
     unknown, seen = count, []
     for step in range(steps):
-        before, unknown = unknown, still_unknown(step, steps, count, unknown)
+        before, unknown = unknown, num_masked(step, steps, count, unknown)
         assert unknown == 1 or unknown < before
         assert unknown <= max(1, count * math.cos(math.pi / 2 * (step + 1) / steps))
         seen.append(unknown)
@@ -129,7 +131,7 @@ def test_the_number_of_unknown_codes(count, steps):
 def test_show_o_s_fifty_steps():
     unknown, seen = 256, []
     for step in range(50):
-        unknown = still_unknown(step, 50, 256, unknown)
+        unknown = num_masked(step, 50, 256, unknown)
         seen.append(unknown)
     # At first one code is settled in a step; 256 cos(pi / 2 r) takes over.
     assert seen[:3] == [255, 254, 253] and seen[24] == 181 and seen[-2:] == [8, 1]
@@ -149,19 +151,19 @@ def test_few_and_many_steps_fill_the_grid(backbone, steps):
 
 
 def test_weight_zero_is_vanilla_bit_for_bit(backbone, vanilla, index):
-    nothing = decode(backbone, PROMPTS, [0] * 3, augment=DAiD(index, k=5, lam=0.0, tau=4.0))
+    nothing = decode(backbone, PROMPTS, [0] * 3, augmentation=DAiD(index, k=5, lam=0.0, tau=4.0))
     assert torch.equal(vanilla, nothing)
 
 
 class Watched(DAiD):
     """DAiD that keeps what it is called with."""
 
-    def before(self, codes, known, positions):
+    def on_step_start(self, codes, known, positions):
         self.calls = getattr(self, "calls", [])
         self.calls.append(["before", known.sum(dim=(1, 2)).tolist(), len(positions)])
 
-    def after(self, probs, codes, known, positions):
-        merged = super().after(probs, codes, known, positions)
+    def on_probs(self, probs, codes, known, positions):
+        merged = super().on_probs(probs, codes, known, positions)
         found = self.index.search(codes, known, positions, self.k)
         self.calls[-1][0] = "both"
         self.last = (positions, found.codes, known)
@@ -170,7 +172,7 @@ class Watched(DAiD):
 
 def test_retrieval_takes_part_in_the_second_half_everywhere(backbone, index):
     augment = Watched(index, k=5, lam=1.0, tau=4.0)
-    codes = decode(backbone, PROMPTS, [0] * 3, augment=augment).flatten(1)
+    codes = decode(backbone, PROMPTS, [0] * 3, augmentation=augment).flatten(1)
     # One call before the prompt is run, then one a step.
     assert [call[0] for call in augment.calls] == ["before"] * 4 + ["both"] * 3
     assert [call[2] for call in augment.calls] == [0] * 4 + [N] * 3
@@ -185,15 +187,15 @@ def test_retrieval_takes_part_in_the_second_half_everywhere(backbone, index):
 
 def test_augmented_batch_equals_single_images(backbone, index, vanilla):
     augment = DAiD(index, k=5, lam=0.5, tau=4.0)
-    together = decode(backbone, PROMPTS, [0] * 3, augment=augment)
+    together = decode(backbone, PROMPTS, [0] * 3, augmentation=augment)
     assert not torch.equal(together, vanilla)
-    assert torch.equal(decode(backbone, PROMPTS[2:], [0], augment=augment)[0], together[2])
+    assert torch.equal(decode(backbone, PROMPTS[2:], [0], augmentation=augment)[0], together[2])
 
 
-class Certain(Augment):
+class Certain(Augmentation):
     """Code 7 for sure at the last position."""
 
-    def after(self, probs, codes, known, positions):
+    def on_probs(self, probs, codes, known, positions):
         probs = probs.clone()
         probs[:, positions == N - 1] = torch.eye(probs.shape[-1], dtype=probs.dtype)[7]
         self.settled = getattr(self, "settled", []) + [known.flatten(1)[:, N - 1]]
@@ -202,7 +204,7 @@ class Certain(Augment):
 
 def test_confidence_is_of_the_merged_distribution(backbone):
     augment, steps = Certain(), 4
-    codes = decode(backbone, PROMPTS, [0] * 3, steps, augment=augment, choice_temperature=0.0)
+    codes = decode(backbone, PROMPTS, [0] * 3, steps, augmentation=augment, choice_temperature=0.0)
     third, fourth = augment.settled
     assert fourth.all() and not third.all()  # sure in the third step, so known in the fourth
     assert (codes[~third, -1, -1] == 7).all()
@@ -212,13 +214,10 @@ def test_a_database_with_the_very_image_finds_it(vanilla, make_index):
     others = np.random.default_rng(1).integers(0, 1024, (9, 12, 12))
     grids = np.concatenate([others, vanilla.numpy()])
     everywhere, known = torch.arange(N), torch.ones(3, 12, 12, dtype=torch.bool)
-    found = [make_index(grids, mode).search(vanilla, known, everywhere, 4)
-             for mode in ("exact", "hamming")]  # fmt: skip
-    for one, two in zip(vars(found[0]).values(), vars(found[1]).values(), strict=True):
-        assert torch.equal(one, two)
-    assert (found[0].distances[..., 0] == 0).all()
-    nearest = found[0].distances == 0
-    assert ((found[0].codes == vanilla.flatten(1)[..., None]) & nearest).any(-1).all()
+    found = make_index(grids, "exact").search(vanilla, known, everywhere, 4)
+    assert (found.distances[..., 0] == 0).all()
+    nearest = found.distances == 0
+    assert ((found.codes == vanilla.flatten(1)[..., None]) & nearest).any(-1).all()
 
 
 @pytest.fixture(scope="module")
@@ -228,18 +227,20 @@ def settings():
 
 def test_an_adapter_of_zeros_is_vanilla_bit_for_bit(backbone, vanilla, index, settings):
     torch.manual_seed(0)
-    adapter = FAiD(backbone.hidden_size, len(backbone.sites), settings, init_gain=0.0).double()
+    adapter = FAiD(
+        backbone.hidden_size, len(backbone.decoder_layers), settings, init_gain=0.0
+    ).double()
     with adapter.attached(backbone):
-        same = decode(backbone, PROMPTS, [0] * 3, augment=FAiDAugment(adapter, index))
+        same = decode(backbone, PROMPTS, [0] * 3, augmentation=FAiDAugmentation(adapter, index))
     assert torch.equal(same, vanilla)
 
 
 def test_adapter_s_images_depend_on_no_other_image(backbone, vanilla, index, settings):
     torch.manual_seed(0)
-    adapter = FAiD(backbone.hidden_size, len(backbone.sites), settings).double()
-    augment = FAiDAugment(adapter, index)
+    adapter = FAiD(backbone.hidden_size, len(backbone.decoder_layers), settings).double()
+    augment = FAiDAugmentation(adapter, index)
     with adapter.attached(backbone):
-        together = decode(backbone, PROMPTS, [0] * 3, augment=augment)
-        alone = decode(backbone, PROMPTS[1:2], [0], augment=augment)  # after another batch
+        together = decode(backbone, PROMPTS, [0] * 3, augmentation=augment)
+        alone = decode(backbone, PROMPTS[1:2], [0], augmentation=augment)  # after another batch
     assert torch.equal(alone[0], together[1])
     assert not torch.equal(together, vanilla)

@@ -19,10 +19,11 @@ from arrag.config.pipelines import Diffusers
 from arrag.config.root import Config
 from arrag.methods.diffusion import load_diffusion
 from arrag.methods.pipeline_convert import convert_pipeline
-from arrag.methods.relevance import RecordedAnswers
+from arrag.methods.retrieval_gate import RecordedAnswers
 from arrag.pipeline.layout import Layout
 from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, sha256_file, write_text
+from arrag.utils.files import read_json, write_text
+from arrag.utils.hashing import sha256_file
 
 STEPS = {"steps": 2, "guidance_scale": 4.0}
 PROMPTS = ["a photo of a dog", "two cups\nand a 🐕"]
@@ -103,7 +104,7 @@ def test_sampling_with_each_kind(document, retriever, tmp_path, in_repository): 
         assert len({image.tobytes() for image in images}) == 4
         if method == "pixart":
             settings = Diffusers(**document["generators"]["pixart"])
-            want = load_diffusion(settings).draw(texts, [0, 1, 0, 1], 0)
+            want = load_diffusion(settings).generate(texts, [0, 1, 0, 1], 0)
             assert np.array_equal(np.stack(images), want)
             assert not (out / "retrieved.jsonl").exists() and run["index"] is None
             continue
@@ -256,8 +257,8 @@ def test_pickled_weights_are_converted(models, tmp_path):
     assert done["converted"] == ["text_encoder", "transformer", "vae"]
     assert not list((tmp_path / "converted").rglob("*.bin"))
     good = settings.model_copy(update={"checkpoint": tmp_path / "converted"})
-    want = load_diffusion(settings).draw(PROMPTS, [0, 0], 7)
-    assert np.array_equal(load_diffusion(good).draw(PROMPTS, [0, 0], 7), want)
+    want = load_diffusion(settings).generate(PROMPTS, [0, 0], 7)
+    assert np.array_equal(load_diffusion(good).generate(PROMPTS, [0, 0], 7), want)
     with pytest.raises(ArragError, match="is there already"):
         convert_pipeline(pickled, tmp_path / "converted")
     with pytest.raises(ArragError, match="no pickled weights"):

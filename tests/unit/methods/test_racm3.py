@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from arrag.backbones.janus import load_janus
+from arrag.backbones.janus import JanusBackbone
 from arrag.data.clip import OpenClip
 from arrag.data.encode import encode_source
 from arrag.data.micro.world import World
 from arrag.data.token_store import TokenStore
-from arrag.methods.decoding import decode_raster, uniforms
-from arrag.methods.racm3 import WithReference
+from arrag.methods.decoding import decode_raster, seeded_uniforms
+from arrag.methods.racm3 import RetrievalPrefixBackbone
 from arrag.retrieval.image_index import ImageIndex, build_image_index
 from arrag.utils.errors import ArragError
 
@@ -39,7 +39,7 @@ def images(tmp_path_factory, micro_janus, assets, clip):
 
 @pytest.fixture
 def backbone(micro_janus):
-    return load_janus(micro_janus, "float64")
+    return JanusBackbone.load(micro_janus, "float64")
 
 
 def test_the_retriever_finds_what_a_caption_says(clip, assets):
@@ -57,7 +57,7 @@ def test_the_retriever_finds_what_a_caption_says(clip, assets):
 
 def test_the_sequence_with_a_reference(backbone, images, clip):
     """Reference, prompt; in the unconditional rows pads: as long, and the same for any prompt."""
-    with_reference = WithReference(backbone, images, clip)
+    with_reference = RetrievalPrefixBackbone(backbone, images, clip)
     state = with_reference.start(PROMPTS, 2.0)
     bare = backbone.start(PROMPTS, 2.0)
     size = 144
@@ -84,7 +84,7 @@ def test_a_prefix_of_no_length_changes_nothing(backbone):
 
 
 def test_teacher_forced_equals_step_by_step(backbone, images, clip):
-    with_reference = WithReference(backbone, images, clip)
+    with_reference = RetrievalPrefixBackbone(backbone, images, clip)
     codes = torch.randint(1024, (3, 144), generator=torch.Generator().manual_seed(0))
     nearest = images.search(clip.encode_texts(PROMPTS), 1)[1][:, 0].numpy()
     grids = torch.from_numpy(images.store.grids(nearest).astype(np.int64)).flatten(1)
@@ -101,10 +101,10 @@ def test_an_image_does_not_depend_on_its_batch(backbone, images, clip):
     backbone.grid = (1, 12)  # one row is enough, and fast
     images.store.grid, grid = backbone.grid, images.store.grid
     try:
-        with_reference = WithReference(backbone, images, clip)
+        with_reference = RetrievalPrefixBackbone(backbone, images, clip)
     finally:
         images.store.grid = grid
-    draws = np.stack([uniforms(0, prompt, 0, 12) for prompt in PROMPTS])
+    draws = np.stack([seeded_uniforms(0, prompt, 0, 12) for prompt in PROMPTS])
     together = decode_raster(with_reference, PROMPTS, draws, guidance_scale=2.0)
     alone = [
         decode_raster(with_reference, [p], d[None], guidance_scale=2.0)
@@ -118,4 +118,4 @@ def test_an_image_does_not_depend_on_its_batch(backbone, images, clip):
 def test_a_database_of_another_grid(backbone, images, clip):
     backbone.grid = (24, 24)
     with pytest.raises(ArragError, match=r"grids are \[12, 12\], the generator's \[24, 24\]"):
-        WithReference(backbone, images, clip)
+        RetrievalPrefixBackbone(backbone, images, clip)

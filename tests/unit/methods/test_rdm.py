@@ -83,11 +83,11 @@ def test_the_image_is_that_of_a_plain_ddim_loop(rdm, folder, retriever):  # noqa
 
 
 def test_an_image_depends_on_seed_prompt_and_sample_alone(rdm, monkeypatch):
-    together = rdm.draw(PROMPTS, [0, 1, 2], 7)
+    together = rdm.generate(PROMPTS, [0, 1, 2], 7)
     order = [2, 0, 1]
-    assert np.array_equal(rdm.draw([PROMPTS[i] for i in order], order, 7), together[order])
-    assert np.array_equal(rdm.draw(PROMPTS[1:2], [1], 7), together[1:2])
-    assert not np.array_equal(rdm.draw(PROMPTS[1:2], [1], 8), together[1:2])
+    assert np.array_equal(rdm.generate([PROMPTS[i] for i in order], order, 7), together[order])
+    assert np.array_equal(rdm.generate(PROMPTS[1:2], [1], 7), together[1:2])
+    assert not np.array_equal(rdm.generate(PROMPTS[1:2], [1], 8), together[1:2])
     apart = rdm.pixels(PROMPTS, [0, 1, 2], 7)
     monkeypatch.setattr(rdm, "together", True)  # as on an accelerator
     assert np.abs(rdm.pixels(PROMPTS, [0, 1, 2], 7) - apart).max() <= 1e-5
@@ -110,14 +110,14 @@ def test_a_vq_decoder(tmp_path, retriever):  # noqa: F811
     )  # fmt: skip
     rdm = load_rdm(settings(save_rdm(tmp_path, FEATURES, decoder)), retriever.index, retriever.clip)
     assert isinstance(rdm.pipeline.vae, diffusers.VQModel)
-    images = rdm.draw(PROMPTS, [0, 0, 0], 7)
+    images = rdm.generate(PROMPTS, [0, 0, 0], 7)
     assert images.shape == (3, 32, 32, 3) and len({i.tobytes() for i in images}) == 3
 
 
 def test_what_the_encoder_cuts(rdm):
-    assert rdm.overlong([*PROMPTS, "dog " * 500]) == ["dog " * 500]
+    assert rdm.truncated_prompts([*PROMPTS, "dog " * 500]) == ["dog " * 500]
     # With start and end, the 16 of this encoder.
-    assert rdm.overlong(["dog " * 14, "dog " * 15]) == ["dog " * 15]
+    assert rdm.truncated_prompts(["dog " * 14, "dog " * 15]) == ["dog " * 15]
 
 
 def test_features_of_another_model(tmp_path, retriever):  # noqa: F811

@@ -15,8 +15,9 @@ from arrag.config.root import load_config
 from arrag.methods.runner import image_path, sample_benchmark
 from arrag.methods.sample_parts import complete
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_file, write_json, write_text
-from arrag.utils.sharding import Part
+from arrag.utils.files import write_json, write_text
+from arrag.utils.hashing import sha256_file
+from arrag.utils.shards import JobPart
 
 
 def files(out):
@@ -29,7 +30,7 @@ def draw(config, out, **options):
 
 @pytest.mark.parametrize(("count", "of"), [(0, 1), (5, 1), (5, 2), (7, 3), (2, 4)])
 def test_parts_follow_each_other_and_are_alike(count, of):
-    parts = [Part(i, of).share(range(count)) for i in range(1, of + 1)]
+    parts = [JobPart(i, of).slice(range(count)) for i in range(1, of + 1)]
     assert [item for part in parts for item in part] == list(range(count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -39,13 +40,13 @@ def test_parts_draw_what_one_job_draws(settings, tmp_path):  # noqa: F811
     run = draw(config, tmp_path / "whole", batch_size=3)
     whole = files(tmp_path / "whole")
     assert len(whole) == 4 + 2 + 2  # images, metadata, begun.json and run.json
-    draw(config, out, batch_size=3, part=Part(1, 2))
+    draw(config, out, batch_size=3, part=JobPart(1, 2))
     drawn = list(out.rglob("*.png"))
     assert len(drawn) == 3, "a part is not of whole batches, but a batch may change an image"
     assert complete(config, "vanilla", out, None) is None and not (out / "run.json").exists()
     dates = [path.stat().st_mtime_ns for path in drawn]
     for i in (3, 2, 1):  # another number of parts in between
-        draw(config, out, batch_size=3, part=Part(i, 3))
+        draw(config, out, batch_size=3, part=JobPart(i, 3))
     assert [path.stat().st_mtime_ns for path in drawn] == dates
     assert not (out / "run.json").exists()
     assert complete(config, "vanilla", out, None).items() >= run.items()
@@ -65,13 +66,13 @@ def test_what_parts_left_out_is_drawn_by_the_last_job(settings, tmp_path):  # no
 
 def test_a_part_removes_nothing(settings, tmp_path):  # noqa: F811
     config, out = load_config(settings), tmp_path / "out"
-    draw(config, out, part=Part(1, 2), batch_size=1)
+    draw(config, out, part=JobPart(1, 2), batch_size=1)
     before = files(out)
     document = yaml.safe_load(settings.read_text())
     write_text(tmp_path / "other.yaml", yaml.safe_dump(document | {"seed": 1}))
     other = load_config(tmp_path / "other.yaml")
     with pytest.raises(ArragError, match=r"begun\.json: is of images of other settings.*delete"):
-        draw(other, out, part=Part(2, 2), batch_size=1)
+        draw(other, out, part=JobPart(2, 2), batch_size=1)
     assert complete(other, "vanilla", out, None) is None
     assert files(out) == before
     write_json(out / "begun.json", {})
@@ -121,6 +122,6 @@ def test_parts_begun_together_and_killed(settings, root, tmp_path):  # noqa: F81
     drawn = list(out.rglob("[0-9]*.png"))
     assert 4 < len(drawn) < 8, "all was drawn before the kill"
     dates = {path: os.stat(path).st_mtime_ns for path in drawn}
-    draw(config, out, part=Part(2, 2), batch_size=1)
+    draw(config, out, part=JobPart(2, 2), batch_size=1)
     assert {path: os.stat(path).st_mtime_ns for path in drawn} == dates
     assert complete(config, "vanilla", out, None) and (out / "run.json").is_file()

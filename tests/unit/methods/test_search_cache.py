@@ -79,9 +79,9 @@ def test_a_search_beside_the_forward_changes_nothing(index):
             daid = DAiD(index, k=K, lam=0.5, tau=0.1)
             drawn.append([])
             for step in steps(0):
-                daid.before(*step)
+                daid.on_step_start(*step)
                 assert (daid._begun is None) == (threads == 1)
-                drawn[-1].append(daid.after(probs, *step))
+                drawn[-1].append(daid.on_probs(probs, *step))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(torch.stack(drawn[0]), torch.stack(drawn[1]))

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from arrag.data.clip import quick_gelu
-from arrag.data.samples import COLORS
+from arrag.data.prompts import COLORS
 from arrag.metrics.color import ColorClassifier, object_crop
 from arrag.utils.errors import ArragError
 

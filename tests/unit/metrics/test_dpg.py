@@ -354,7 +354,7 @@ def test_repeated_answers_are_refused_unless_one_model_is_chosen(tmp_path):
     [
         ("item_id,answer\na,yes\n", "no column for the proposition"),
         ("item_id,proposition_id,answer\na,one,yes\n", "field proposition_id is 'one'"),
-        ("item_id,proposition_id,answer\na,1\n", "data row 1 does not have 3 fields"),
+        ("item_id,proposition_id,answer\na,1\n", "data row 1: expected 3 fields"),
         ("item_id,proposition_id,answer\n", "no column for the item|holds no answer"),
     ],
 )
@@ -373,7 +373,7 @@ def test_a_bad_table(tmp_path):
     with pytest.raises(ArragError, match="holds no question"):
         read_questions(path)
     write_table(path, [("a", "x", "0", ENTITY)])
-    with pytest.raises(ArragError, match=r"data row 1: field proposition_id is 'x'"):
+    with pytest.raises(ArragError, match=r"data row 1: proposition_id is 'x'"):
         read_questions(path)
     with pytest.raises(ArragError, match="not a readable CSV file"):
         read_questions(tmp_path / "absent.csv")

@@ -1,21 +1,20 @@
 """GenEval's rules clause by clause, the folder checks, and a whole scoring run on real PNGs."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from arrag.data.samples import TASKS, list_samples, load_image, load_prompts
+from arrag.data.sample_dir import list_samples, load_image
 from arrag.metrics.detection import Detection
 from arrag.metrics.geneval import judge as geneval
 from arrag.metrics.geneval.judge import iou, keep_detections, relations
 from arrag.metrics.geneval.score import score_geneval
 from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, sha256_file
+from arrag.utils.files import read_json
+from arrag.utils.hashing import sha256_file
 
-OFFICIAL = Path(__file__).parents[4] / "shared/data/geneval_evaluation_metadata.jsonl"
 IMAGE = np.zeros((64, 64, 3), np.uint8)
 
 
@@ -250,51 +249,7 @@ def test_record_has_the_official_fields():
     assert json.loads(record["details"]) == {"cup": [[1.0, 2.0, 3.0, 4.0, 0.5]]}
 
 
-# -- prompts -----------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not OFFICIAL.exists(), reason="GenEval's prompt file is not beside this clone")
-def test_the_official_prompts_parse():
-    tags = [p["tag"] for p in load_prompts(OFFICIAL)]
-    assert {t: tags.count(t) for t in TASKS} == dict(
-        zip(TASKS, (80, 99, 80, 94, 100, 100), strict=True)
-    )
-    assert list(dict.fromkeys(tags)) == list(TASKS) and len(tags) == 553
-
-
 CUP = {"class": "cup", "count": 1}
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "not a JSON object"),
-        ("[]", "expected a JSON object"),
-        (json.dumps(prompt(CUP, tag="color")), "field tag is 'color'"),
-        (json.dumps(prompt(CUP) | {"prompt": " "}), "field prompt is ' '"),
-        (json.dumps(prompt()), "field include is []"),
-        (json.dumps(prompt({"class": "cup"})), r"field include[0]: count is None"),
-        (json.dumps(prompt(CUP | {"count": 0})), "count is 0"),
-        (json.dumps(prompt(CUP | {"color": "grey"})), "color is 'grey'"),
-        (json.dumps(prompt(CUP | {"position": ["above", 0]})), "index of an earlier clause"),
-        (json.dumps(prompt(CUP, CUP | {"position": ["near", 0]})), "position is ['near', 0]"),
-        (json.dumps(prompt(CUP, exclude=["cup"])), "field exclude[0]: expected an object"),
-    ],
-)
-def test_a_bad_prompt_names_its_line_and_field(tmp_path, line, message):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text(json.dumps(prompt(CUP)) + "\n\n" + line + "\n")
-    with pytest.raises(ArragError) as caught:
-        load_prompts(path)
-    assert f"{path}:3: " in str(caught.value) and message in str(caught.value)
-
-
-def test_an_empty_or_absent_prompt_file(tmp_path):
-    (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(ArragError, match="holds no prompt"):
-        load_prompts(tmp_path / "empty.jsonl")
-    with pytest.raises(ArragError, match="cannot be read"):
-        load_prompts(tmp_path / "absent.jsonl")
 
 
 # -- folders of samples ------------------------------------------------------------------------

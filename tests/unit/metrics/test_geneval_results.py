@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from arrag.cli.main import main
-from arrag.data.samples import COLORS, RELATIONS, TASKS, load_prompts
+from arrag.data.prompts import COLORS, RELATIONS, TASKS, load_geneval_prompts
 from arrag.metrics.geneval.judge import evaluate_image
 from arrag.metrics.geneval.results import read_results, score_results
 from arrag.metrics.objects import Detection
@@ -197,7 +197,7 @@ def plain_summary(records):
 
 
 def test_the_official_prompt_format(official):
-    prompts = load_prompts(official[0] / "prompts.jsonl")
+    prompts = load_geneval_prompts(official[0] / "prompts.jsonl")
     assert [p["tag"] for p in prompts] == [
         tag for tag, n in zip(TASKS, OFFICIAL_COUNTS, strict=True) for _ in range(n)
     ]

@@ -21,7 +21,8 @@ from arrag.pipeline.records import read_record, record_of, write_record
 from arrag.report.crate import check_crate
 from arrag.tokenizers.base import load_codec
 from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, sha256_file, write_json
+from arrag.utils.files import read_json, write_json
+from arrag.utils.hashing import sha256_file
 
 ROWS = ("vanilla", "daid", "faid", "real", "reconstructions")
 

@@ -110,9 +110,9 @@ rule job:
 """
 JOB = """
 import sys, time
-from arrag import gpus
-gpus.SECONDS = 0.02
-taken, began = gpus.take(), time.time()
+from arrag.utils import device
+device.POLL_SECONDS = 0.02
+taken, began = device.acquire_gpus(), time.time()
 time.sleep(0.3)
 open(sys.argv[1], "w").write(f"{taken[0]} {began} {time.time()}")
 """

@@ -17,11 +17,11 @@ from PIL import Image
 
 from arrag.cli.main import main
 from arrag.cli.page import redraw_with
-from arrag.data.sample_codes import read_codes
-from arrag.methods.build import Sources
+from arrag.data.sample_dir import read_codes
+from arrag.methods.build import ArtifactPaths
 from arrag.methods.runner import generate_images
 from arrag.report.origins import Blend, trace
-from arrag.report.page.build import Options, first_of_each_tag, write_page
+from arrag.report.page.build import Options, write_page
 from arrag.report.page.markup import island, picture
 from arrag.report.page.patches import Base, Drawing, Followed, sample_drawings
 from arrag.report.page.tables import csv_section, interval_chart
@@ -198,7 +198,7 @@ def test_a_drawing_can_be_repeated(project):
     (drawing,) = redraw([(text, 1)])
     at = {"store": project.layout.codes("daid"), "index": project.layout.index("daid")}
     drawn = generate_images(
-        project.config, "daid", [text], seed=0, samples_per_prompt=2, sources=Sources(**at)
+        project.config, "daid", [text], seed=0, samples_per_prompt=2, paths=ArtifactPaths(**at)
     )
     assert np.array_equal(project.codec.decode(np_tensor(drawing.codes[None]))[0], drawn[1])
     assert drawing.order.flatten().tolist() == list(range(drawing.codes.size))  # raster
@@ -228,8 +228,6 @@ def test_pictures_keep_their_pixels():
 
 
 def test_small_parts(tmp_path):
-    assert first_of_each_tag([{"tag": "a"}, {"tag": "b"}, {"tag": "a"}, {}], 1) == [0, 1, 3]
-    assert first_of_each_tag([{"tag": "a"}, {"tag": "a"}], None) == [0, 1]
     from arrag.metrics.bootstrap import Estimate
 
     rows = [("<a>", Estimate(0.5, 0.4, 0.6), False), ("b", Estimate(1.0, 1.0, 1.0), True)]

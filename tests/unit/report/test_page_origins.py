@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from arrag.backbones.janus import load_janus
-from arrag.backbones.showo_checkpoint import load_showo
+from arrag.backbones.janus import JanusBackbone
+from arrag.backbones.showo import ShowoBackbone
 from arrag.data.token_store import StoreWriter, TokenStore
-from arrag.methods.augmentation import Augment
+from arrag.methods.augmentation import Augmentation
 from arrag.methods.daid import DAiD
-from arrag.methods.decoding import decode_masked, decode_raster, uniforms
+from arrag.methods.decoding import decode_masked, decode_raster, seeded_uniforms
 from arrag.report.origins import Blend, trace
 from arrag.report.page.redraw import Watched
 from arrag.retrieval.index import build_index, open_index
@@ -39,25 +39,25 @@ def make_index(folder, codec, neighborhood, images=20):
     return open_index(folder / "index", store)
 
 
-class Recorder(Augment):
+class Recorder(Augmentation):
     """DAiD that keeps what it asked for and what it was given, by position."""
 
     def __init__(self, daid):
         self.daid, self.found, self.known = daid, [], []
 
-    def after(self, probs, codes, known, positions):
+    def on_probs(self, probs, codes, known, positions):
         found = self.daid.index.search(codes, known, positions, self.daid.k)
         self.found.append((known.clone(), positions.tolist(), found))
-        return self.daid.after(probs, codes, known, positions)
+        return self.daid.on_probs(probs, codes, known, positions)
 
 
 def test_raster_order(tiny_janus, tmp_path):
-    backbone, codec = load_janus(tiny_janus, "float64"), load_codec(tiny_janus)
+    backbone, codec = JanusBackbone.load(tiny_janus, "float64"), load_codec(tiny_janus)
     index = make_index(tmp_path, codec, Neighborhood("causal"))
     recorder = Recorder(DAiD(index, k=12, lam=0.9, tau=0.2))
     height, width = codec.grid
-    draws = uniforms(0, PROMPT, 0, height * width)[None]
-    codes = decode_raster(backbone, [PROMPT], draws, guidance_scale=1.0, augment=recorder)[0]
+    draws = seeded_uniforms(0, PROMPT, 0, height * width)[None]
+    codes = decode_raster(backbone, [PROMPT], draws, guidance_scale=1.0, augmentation=recorder)[0]
     origins = trace(codes.numpy(), index, k=12, shown=5, blend=Blend(0.9, 0.2))
     inside = [r * width + c for r in range(1, height) for c in range(1, width - 1)]
     assert origins.positions.tolist() == inside  # border "skip": nothing is retrieved at the edge
@@ -99,15 +99,15 @@ def test_weights_add_up_to_the_blended_distribution(tiny_janus, tmp_path):
 
 
 def test_other_orders_need_the_order(tiny_showo, tmp_path):
-    backbone, codec = load_showo(tiny_showo, "float64"), load_codec(tiny_showo)
+    backbone, codec = ShowoBackbone.load(tiny_showo, "float64"), load_codec(tiny_showo)
     index = make_index(tmp_path, codec, Neighborhood("full", border="zero"), images=5)
     recorder = Recorder(DAiD(index, k=4, lam=0.5, tau=0.2))
     height, width = codec.grid
     steps, count = 6, height * width
-    draws = uniforms(0, PROMPT, 0, steps * 2 * count).reshape(1, steps, 2, count)
+    draws = seeded_uniforms(0, PROMPT, 0, steps * 2 * count).reshape(1, steps, 2, count)
     watched = Watched(recorder)
     codes = decode_masked(
-        backbone, [PROMPT], draws, guidance_scale=1.0, steps=steps, augment=watched
+        backbone, [PROMPT], draws, guidance_scale=1.0, steps=steps, augmentation=watched
     )[0]
     order = watched.order()[0]  # [H, W]
     expected = torch.full((height, width), steps // 2 - 1)  # retrieval is in the last half

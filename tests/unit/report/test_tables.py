@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from arrag.config.paper import NOT_CONFIGURED, paper_tables
-from arrag.data.samples import TASKS
+from arrag.data.prompts import TASKS
 from arrag.metrics.bootstrap import mcnemar, paired_difference
 from arrag.report.provenance import footer
 from arrag.report.render import Block, Cell, Page, latex, markdown, number_text

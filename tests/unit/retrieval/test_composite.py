@@ -8,8 +8,7 @@ import torch
 from test_index import SIGNS, UNIT, make_index, make_store
 
 from arrag.data.token_store import merge_stores
-from arrag.retrieval.extend import extend_index
-from arrag.retrieval.index import build_index, open_index
+from arrag.retrieval.index import build_index, extend_index, open_index
 from arrag.retrieval.neighborhood import MISSING, Neighborhood
 from arrag.utils.errors import ArragError
 
@@ -90,7 +89,7 @@ def stores(tmp_path_factory):
 def test_every_mode_agrees_with_loops(stores, tmp_path, neighborhood, mode, name):
     store = stores[name]
     index = make_index(store, tmp_path / "i", neighborhood, mode=mode, nprobe=10**6)
-    k = min(9, index.meta["entries"])
+    k = min(9, index.meta.entries)
     asked, rows = queries_of(neighborhood, len(store.codebook))
     found = index.search_keys(rows, k)
     for q, query in enumerate(asked):

@@ -37,7 +37,7 @@ def stores(tmp_path_factory):
 
 
 def agree(index, scan, queries, k):
-    k = min(k, index.meta["entries"])
+    k = min(k, index.meta.entries)
     want = index.search_keys(queries, k)
     loops, index._scan = index._scan, scan
     try:
@@ -107,7 +107,7 @@ def test_memory_is_bounded_by_the_chunk(tmp_path, monkeypatch, mode):
     keys = np.full((1, 4), 2)
     with Largest() as largest:
         found = scanner.scan(keys, 100)
-    assert largest.elements <= 6 * 2**12 < index.meta["entries"]
+    assert largest.elements <= 6 * 2**12 < index.meta.entries
     assert np.array_equal(np.sort(found[1][0]), np.sort(index._scan(keys, 100)[1][0]))
 
 

@@ -20,7 +20,8 @@ from arrag.data.images import open_rgb, square
 from arrag.data.token_store import TokenStore
 from arrag.retrieval.image_index import ImageIndex, build_image_index
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, read_json
+from arrag.utils.files import read_json
+from arrag.utils.outputs import atomic_path
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.ivf_lists import nearest_lists
 from arrag.retrieval.neighborhood import MISSING, Neighborhood
 from arrag.utils.errors import ArragError
-from arrag.utils.files import atomic_path, clear_leftovers
+from arrag.utils.outputs import atomic_path, clear_leftovers
 
 RNG = np.random.default_rng(0)
 UNIT = RNG.normal(size=(31, 4)).astype(np.float32)
@@ -183,7 +183,7 @@ def test_any_small_database_agrees_with_brute_force(tmp_path_factory, data):
     store = make_store(path / "s", grids, book, shard_size=data.draw(st.integers(1, 6)))
     modes = {"exact": {}, "ivf": {"mode": "ivf", "nlist": 1}}
     indexes = [make_index(store, path / m, neighborhood, **o) for m, o in modes.items()]
-    k = data.draw(st.integers(1, indexes[0].meta["entries"]))
+    k = data.draw(st.integers(1, indexes[0].meta.entries))
     queries = some_queries(neighborhood, codes, count=6, seed=data.draw(st.integers(0, 999)))
     for found in (index.search_keys(queries, k) for index in indexes):
         for q, query in enumerate(queries.tolist()):

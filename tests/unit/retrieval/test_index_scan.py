@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from arrag.retrieval.code_clusters import GROUPS, balanced_clusters
 from test_index import make_index, make_store, some_queries
 
 import arrag.retrieval.exact
 import arrag.retrieval.ivf
 from arrag.retrieval._avx512 import WIDE
-from arrag.retrieval.code_clusters import GROUPS, balanced_clusters
 from arrag.retrieval.exact_scan import BLOCK
 from arrag.retrieval.neighborhood import MISSING, Neighborhood
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from arrag.backbones import micro_showo as showo
-from arrag.backbones.showo_checkpoint import load_showo
+from arrag.backbones.showo import ShowoBackbone
 from arrag.cli.micro_train import data, masked_lm, signs
 from arrag.cli.micro_train.codebook import to_patches
 from arrag.data.micro.world import World
@@ -98,7 +98,7 @@ def test_dropped_prompts_are_the_unconditional_rows(assets):
     scenes = data.scenes(World(assets, "training"), 0, 8)
     coder = signs.SignCoder(torch.randn(12, 48), torch.zeros(12))
     ids, mask, _, _ = masked_lm.batch_of(scenes, backbone, coder, 0, drop=1.0)
-    empty, seen = backbone.drop(ids)
+    empty, seen = backbone.unconditional_ids(ids, mask)
     assert torch.equal(ids, empty) and torch.equal(mask, seen)
     assert mask.sum(1).tolist() == [3] * 8  # [t2i], [bos], [eos]
 
@@ -107,7 +107,7 @@ def test_no_prompt_of_the_grammar_is_too_long():
     from arrag.data.micro.prompts import benchmark_prompts
 
     backbone = masked_lm.build_backbone(seed=0)
-    assert backbone.overlong([prompt["prompt"] for prompt in benchmark_prompts()]) == []
+    assert backbone.truncated_prompts([prompt["prompt"] for prompt in benchmark_prompts()]) == []
 
 
 def test_parts_join_into_a_checkpoint(tmp_path):
@@ -120,6 +120,6 @@ def test_parts_join_into_a_checkpoint(tmp_path):
     save_file(tokenizer.state_dict(), tmp_path / "decoder.safetensors")
     out = tmp_path / "showo"
     masked_lm.assemble(tmp_path / "lm.safetensors", tmp_path / "decoder.safetensors", out)
-    loaded = load_showo(out)
+    loaded = ShowoBackbone.load(out)
     assert torch.equal(loaded.model.lm_head.weight, model.lm_head.weight.half().float())
     assert load_codec(out).grid == loaded.grid == (12, 12)

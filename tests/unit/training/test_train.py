@@ -17,12 +17,12 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
-from arrag.backbones.janus import load_janus
+from arrag.backbones.janus import JanusBackbone
 from arrag.config.backbones import Janus
 from arrag.config.training import FaidTraining, LoraSettings, Training
 from arrag.data.encode import encode_source
 from arrag.data.token_store import StoreWriter, TokenStore
-from arrag.methods.adapter import merge_delta, read_adapter, save_delta
+from arrag.methods.adapter_folder import merge_delta, read_adapter, save_delta
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.training.adapt import compare, train
@@ -30,8 +30,8 @@ from arrag.training.neighbours import Neighbours, nearest_others, own_images, pr
 from arrag.training.pairs import Pairs, find_captions, make_pairs
 from arrag.training.trainer import Data, Trainer
 from arrag.utils.errors import ArragError, MismatchError
-from arrag.utils.files import tree_digest
-from arrag.utils.sharding import Part
+from arrag.utils.hashing import tree_digest
+from arrag.utils.shards import JobPart
 
 IMAGES, COUNT, HELD_OUT, K = 30, 16, 3, 5
 SMALL = Training(
@@ -247,20 +247,20 @@ def test_retrieval_goes_on_after_a_kill(pairs, index, retrieved, root, tmp_path)
 def test_retrieval_by_parts_is_that_of_one_job(pairs, index, tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "out"
     manifest = precompute(pairs, index, whole, K, shard_images=2)
-    precompute(pairs, index, out, K, shard_images=2, part=Part(2, 3))
+    precompute(pairs, index, out, K, shard_images=2, part=JobPart(2, 3))
     first = {path: path.stat().st_mtime_ns for path in out.glob("*.npy")}
     assert 0 < len(first) < len(manifest["shards"])
     for i in (4, 1, 3, 2):  # another number of parts in between
         with pytest.raises(ArragError, match="finished"):
             Neighbours(out, pairs, K, index.digest)
-        precompute(pairs, index, out, K, shard_images=2, part=Part(i, 4))
+        precompute(pairs, index, out, K, shard_images=2, part=JobPart(i, 4))
     damaged = out / "shard-00003.npy"
     damaged.write_bytes(damaged.read_bytes()[:100])
     with pytest.raises(ArragError) as error:
         precompute(pairs, index, out, K, shard_images=2)
     assert str(damaged) in str(error.value)
     damaged.unlink()
-    precompute(pairs, index, out, K, shard_images=2, part=Part(1, 1))
+    precompute(pairs, index, out, K, shard_images=2, part=JobPart(1, 1))
     dates = {path: path.stat().st_mtime_ns for path in out.glob("*.npy")}
     assert precompute(pairs, index, out, K, shard_images=2) == manifest
     assert {path: path.stat().st_mtime_ns for path in out.glob("*.npy")} == dates
@@ -383,17 +383,19 @@ def test_merged_weights_equal_those_trained(pairs, micro_janus, tmp_path):
             elif weight.requires_grad:
                 weight.copy_(weight.half())  # as it is stored
     save_delta(tmp_path / "delta.safetensors", made.model.delta())
-    fresh = load_janus(micro_janus)
+    fresh = JanusBackbone.load(micro_janus)
     merge_delta(tmp_path / "delta.safetensors", fresh.model)
     made.model.eval()
     prompts, codes = [pairs.captions[0]], torch.from_numpy(pairs.store.grids([0]).astype(np.int64))
     ours = made.backbone.teacher_forced(prompts, codes)
-    theirs, bare = (b.teacher_forced(prompts, codes) for b in (fresh, load_janus(micro_janus)))
+    theirs, bare = (
+        b.teacher_forced(prompts, codes) for b in (fresh, JanusBackbone.load(micro_janus))
+    )
     assert (ours - theirs).abs().max() < 0.01 < (ours - bare).abs().max()
 
 
 def test_a_delta_of_another_model_is_refused(micro_janus, tmp_path):
-    backbone = load_janus(micro_janus)
+    backbone = JanusBackbone.load(micro_janus)
     before = {name: p.clone() for name, p in backbone.model.named_parameters()}
     head = "model.generation_head.vision_head.weight"
     for delta, message in (

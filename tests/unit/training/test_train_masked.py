@@ -13,26 +13,27 @@ import yaml
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from arrag.backbones.showo_checkpoint import load_showo
+from arrag.backbones.registry import BACKBONES
+from arrag.backbones.showo import ShowoBackbone
 from arrag.cli.main import main
 from arrag.config.backbones import Generator
 from arrag.config.root import load_config
 from arrag.config.training import LoraSettings
 from arrag.data.encode import encode_source
 from arrag.data.token_store import TokenStore
-from arrag.methods.adapter import merge_delta, save_delta
-from arrag.methods.build import Sources
-from arrag.methods.sampler import Sampler
+from arrag.methods.adapter_folder import merge_delta, save_delta
+from arrag.methods.build import ArtifactPaths
+from arrag.methods.generator import TokenGenerator
 from arrag.pipeline.layout import Layout
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.training.adapt import compare, train
-from arrag.training.generators import GENERATORS
 from arrag.training.masked import StepNoise, seeded_noise
 from arrag.training.neighbours import Neighbours, own_images
 from arrag.training.pairs import Pairs
 from arrag.training.trainer import Data, Trainer
-from arrag.utils.files import tree_digest, write_text
+from arrag.utils.files import write_text
+from arrag.utils.hashing import tree_digest
 
 IMAGES, K = 24, 3
 TRAINING = {
@@ -54,7 +55,7 @@ def made(tmp_path_factory, tiny_showo, root, assets):
     line = '{"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "%s"}\n'
     write_text(folder / "prompts.jsonl", line % "a photo of a dog")
     document = yaml.safe_load((root / "config" / "micro-ci.yaml").read_text())
-    document |= {"index": {"mode": "hamming"}, "training": TRAINING, "methods": METHODS}
+    document |= {"index": {"mode": "exact"}, "training": TRAINING, "methods": METHODS}
     document |= {"grids": {}, "figures": {}}
     document["database"]["images"] = IMAGES
     document["benchmarks"]["geneval"]["prompts"] = str(folder / "prompts.jsonl")
@@ -68,7 +69,7 @@ def made(tmp_path_factory, tiny_showo, root, assets):
     encode_source("micro:database", tiny_showo, codes, limit=IMAGES, assets=assets)
     placed, store = config.resolved("showo-faid").index, TokenStore.open(codes)
     around = Neighborhood(placed.context, placed.key_hop, placed.border)
-    build_index(store, where, neighborhood=around, mode="hamming", progress=False)
+    build_index(store, where, neighborhood=around, mode="exact", progress=False)
     run(folder, "pairs", "showo-finetune", "--assets", assets)
     run(folder, "retrieve", "showo-faid")
     pairs, index = Pairs.open(folder / layout.pairs("showo-faid")), open_index(where, store)
@@ -107,7 +108,7 @@ def trainer(made, kind, batch_size=4, **changes):
 def test_generators_that_are_trained_here_are_those_that_training_knows():
     kinds = get_args(get_args(Generator)[0])
     said = {get_args(k.model_fields["kind"].annotation)[0] for k in kinds if k.trained_here}
-    assert said == set(GENERATORS)
+    assert said == {kind for kind in BACKBONES if BACKBONES.get(kind).trainable_head}
 
 
 def test_what_the_workflow_plans(made):
@@ -178,13 +179,13 @@ def test_the_loss_is_the_mean_over_the_hidden_codes_of_a_step(made):
     known, backbone, faid = ours._noise.at(places)[0], ours.backbone, ours.model.faid
     codes = torch.from_numpy(made.pairs.store.grids(pairs).astype(np.int64)).flatten(1)
     ids, mask = backbone.tokenize([made.pairs.captions[i] for i in pairs])
-    empty, seen = backbone.drop(ids)
+    empty, seen = backbone.unconditional_ids(ids, mask)
     ids, mask = torch.where(dropped[:, None], empty, ids), torch.where(dropped[:, None], seen, mask)
     retrieved = made.data["faid"].neighbours.codes(pairs, K)
     assert dropped.any() and not dropped.all()
     retrieved[dropped] = -1
     with torch.no_grad():
-        faid.hand(retrieved, known=known.view(-1, 12, 12))
+        faid.set_retrieved(retrieved, known=known.view(-1, 12, 12))
         logits = backbone.teacher_forced((ids, mask), codes, known)
         wanted = F.cross_entropy(logits[~known], codes[~known])
     assert losses[0] == pytest.approx(wanted.item(), rel=1e-5)
@@ -235,7 +236,7 @@ def test_merged_weights_equal_those_trained(made, tiny_showo, tmp_path):
                 weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.05)
                 weight.copy_(weight.half())  # as it is stored
     save_delta(tmp_path / "delta.safetensors", ours.model.delta())
-    fresh, bare = load_showo(tiny_showo), load_showo(tiny_showo)
+    fresh, bare = ShowoBackbone.load(tiny_showo), ShowoBackbone.load(tiny_showo)
     merge_delta(tmp_path / "delta.safetensors", fresh.model)
     ours.model.eval()
     prompts, codes = [made.pairs.captions[0]], made.pairs.store.grids(np.array([0]))
@@ -280,13 +281,13 @@ def test_adapters_change_what_is_drawn(made, trained):
     drawn = {}
     for method in METHODS:
         kind = method.removeprefix("showo-")
-        sources = Sources(adapter=trained.get(kind))
+        sources = ArtifactPaths(adapter=trained.get(kind))
         if kind == "faid":
             parts = made.layout.made_for(method)
             store, index = (made.folder / parts[part] for part in ("codes", "index"))
-            sources = Sources(store, index, adapter=trained[kind])
-        sampler = Sampler(made.config, method, sources)
-        drawn[method] = sampler.draw_codes(["a photo of a dog"], [0], 0)
+            sources = ArtifactPaths(store, index, adapter=trained[kind])
+        sampler = TokenGenerator(made.config, method, sources)
+        drawn[method] = sampler.generate_codes(["a photo of a dog"], [0], 0)
         assert drawn[method].shape == (1, 12, 12)
     assert not torch.equal(drawn["showo"], drawn["showo-finetune"])
     assert not torch.equal(drawn["showo-finetune"], drawn["showo-faid"])

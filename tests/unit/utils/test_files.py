@@ -1,21 +1,14 @@
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
-from arrag.utils.errors import ArragError
-from arrag.utils.files import (
-    OWNER,
-    atomic_path,
-    clear_leftovers,
-    disk_space,
-    read_json,
-    sha256_file,
-    sha256_json,
-    tree_digest,
-    write_json,
-    write_text,
-)
+from arrag.utils.errors import ArragError, ResourceError
+from arrag.utils.files import read_json, write_json, write_text
+from arrag.utils.hashing import sha256_file, sha256_json, tree_digest
+from arrag.utils.outputs import OWNER, atomic_path, clear_leftovers
+from arrag.utils.resource_errors import disk_space
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -95,7 +88,8 @@ def test_digests_see_contents_and_names_only(tmp_path):
     ],
 )
 def test_a_full_disk_is_said_in_one_line(tmp_path, error):
-    with pytest.raises(ArragError, match="codes: no room: the disk is full"), disk_space("codes"):
+    with pytest.raises(ResourceError) as caught, disk_space("codes"):
         raise error
+    assert caught.value.path == Path("codes") and caught.value.hint
     with pytest.raises(PermissionError), disk_space("codes"):
         raise PermissionError(errno.EACCES, "Permission denied")

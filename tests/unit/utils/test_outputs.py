@@ -6,7 +6,8 @@ import pytest
 
 from arrag.cli.main import main
 from arrag.utils.errors import ArragError
-from arrag.utils.files import OWNER, atomic_path, check_replaceable, write_text
+from arrag.utils.files import write_text
+from arrag.utils.outputs import OWNER, atomic_path, check_replaceable
 
 
 def write_folder(path):

@@ -12,14 +12,14 @@ from typing import Protocol
 
 from arrag.config.pipelines import Always, Recorded
 from arrag.utils.errors import ArragError
-from arrag.utils.files import sha256_file
+from arrag.utils.hashing import sha256_file
 from arrag.utils.readers import parse_json
 
 SHOWN = 3
 """Prompts named in an error."""
 
 
-class Judge(Protocol):
+class RetrievalGate(Protocol):
     """label: what replaced GPT-4o; digest: of the answers, None if there are none."""
 
     label: str
@@ -128,7 +128,7 @@ class RecordedAnswers:
             )
 
 
-def open_judge(settings: Always | Recorded) -> Judge:
+def open_gate(settings: Always | Recorded) -> RetrievalGate:
     """The judge that a configuration names."""
     if settings.kind == "always":
         return AlwaysRetrieve()
