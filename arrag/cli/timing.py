@@ -200,7 +200,7 @@ def upstream(drawer: Any) -> Draw:
         tokens = backbone.model.generate(
             **text, generation_mode="image", guidance_scale=guidance, do_sample=True, top_k=0
         )
-        return drawer.codec.decode(tokens.view(len(prompts), *backbone.grid))
+        return drawer.tokenizer.decode(tokens.view(len(prompts), *backbone.grid))
 
     return draw
 

@@ -55,7 +55,7 @@ def equip(
 ) -> Equipped:
     """Load what a method adds to ``backbone``, whose weights an adapter changes in place.
 
-    tokenizer_digest: of the generator's codec. Raises ArragError for a source that is missing, or
+    tokenizer_digest: the generator's. Raises ArragError for a source that is missing, or
     was made with another tokenizer, backbone or model.
     """
     resolved = config.resolved(method)

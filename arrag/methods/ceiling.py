@@ -15,7 +15,7 @@ from arrag.data.micro.prompts import metadata_of
 from arrag.data.micro.world import World
 from arrag.data.prompts import load_captions, load_prompt_set
 from arrag.methods.runner import finish, image_path, is_whole, prepare, save_png
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json, write_json
 from arrag.utils.hashing import sha256_file, sha256_json
@@ -26,28 +26,28 @@ def write_real(
     config: Config, out: str | Path, assets: str | Path, benchmark: str | None = None
 ) -> dict:
     """Scenes of the reference split that show a benchmark's prompts, as samples below ``out``."""
-    return _write(config, Path(out), assets, benchmark, codec=None)
+    return _write(config, Path(out), assets, benchmark, tokenizer=None)
 
 
 def write_reconstructions(
     config: Config, out: str | Path, assets: str | Path, benchmark: str | None = None
 ) -> dict:
     """The same scenes, encoded and decoded by the first generator's tokenizer."""
-    codec = load_codec(config.generator_of()[1].checkpoint)
-    return _write(config, Path(out), assets, benchmark, codec)
+    tokenizer = load_tokenizer(config.generator_of()[1].checkpoint)
+    return _write(config, Path(out), assets, benchmark, tokenizer)
 
 
-def _write(config: Config, out: Path, assets: str | Path, benchmark: str | None, codec) -> dict:
+def _write(config: Config, out: Path, assets: str | Path, benchmark: str | None, tokenizer) -> dict:
     drawn = config.benchmark(benchmark)
     prompts = load_prompt_set(drawn)
     shown = [metadata_of(prompt["prompt"]) for prompt in prompts]
     world = World(assets, "reference")
     count = drawn.images_per_prompt
     run = {
-        "method": "reconstructions" if codec else "real",
+        "method": "reconstructions" if tokenizer else "real",
         "seed": config.seed,
         "prompt_set_sha256": sha256_file(drawn.prompts),
-        "weights": {"tokenizer": codec.digest} if codec else {},
+        "weights": {"tokenizer": tokenizer.digest} if tokenizer else {},
         "assets": read_json(Path(assets) / "manifest.json")["content_sha256"],
         "index": None,
         "images_per_prompt": count,
@@ -62,8 +62,8 @@ def _write(config: Config, out: Path, assets: str | Path, benchmark: str | None,
         # The seed numbers the variants, so another seed shows other scenes.
         scenes = [world.scene_for(metadata, config.seed * count + k) for k in range(count)]
         images = np.stack([scene.image for scene in scenes])
-        if codec:
-            images = codec.decode(codec.encode(images))
+        if tokenizer:
+            images = tokenizer.decode(tokenizer.encode(images))
         for k in missing:
             save_png(images[k], image_path(out, i, k))
     return finish(out, run)

@@ -15,7 +15,7 @@ from arrag.config.root import Config
 from arrag.methods.build import ArtifactPaths, equip
 from arrag.methods.decoding import decode_masked, decode_raster, seeded_uniforms
 from arrag.methods.retrieved_images import RetrievedImages
-from arrag.tokenizers.base import Codec, load_codec
+from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
 from arrag.utils.device import default_device
 from arrag.utils.hashing import tree_digest
 
@@ -66,7 +66,7 @@ class CodeKind:
     shape: Callable[[Any, int], tuple[int, ...]]
 
     def open(self, config: Config, method: str, paths: ArtifactPaths) -> TokenGenerator:
-        """Load generator, codec and what the method adds."""
+        """Load backbone, tokenizer and what the method adds."""
         return TokenGenerator(config, method, paths)
 
 
@@ -120,14 +120,14 @@ class TokenGenerator:
         self.kind: CodeKind = KINDS[settings.kind]
         device = default_device()
         backbone = self.kind.load(settings.checkpoint, settings.dtype, device)
-        self.codec: Codec = load_codec(settings.checkpoint, device)
-        equipped = equip(config, method, backbone, self.codec.digest, paths)
+        self.tokenizer: ImageTokenizer = load_tokenizer(settings.checkpoint, device)
+        equipped = equip(config, method, backbone, self.tokenizer.digest, paths)
         self.backbone, self.augmentation = equipped.backbone, equipped.augment
         self.index = equipped.index
         self.parameters = self.backbone.num_parameters + equipped.parameters
         self.weights = {
             "backbone": tree_digest(settings.checkpoint),
-            "tokenizer": self.codec.digest,
+            "tokenizer": self.tokenizer.digest,
             **(equipped.weights or {}),
         }
 
@@ -140,13 +140,12 @@ class TokenGenerator:
         return found(prompt) if found else None
 
     def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts of which the backbone reads only the beginning; most read all of any."""
-        cut = getattr(self.backbone, "overlong", None)
-        return cut(prompts) if cut else []
+        """The prompts of which the backbone reads only the beginning."""
+        return self.backbone.truncated_prompts(prompts)
 
     def generate(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> np.ndarray:
         """One image for each pair of prompt and sample number: uint8 [B, S, S, 3]."""
-        return self.codec.decode(self.generate_codes(prompts, samples, seed))
+        return self.tokenizer.decode(self.generate_codes(prompts, samples, seed))
 
     def generate_codes(
         self, prompts: Sequence[str], samples: Sequence[int], seed: int

@@ -25,7 +25,7 @@ from arrag.methods.pipeline_folder import first_line, load_model, read_index
 from arrag.methods.retrieval_gate import RetrievalGate
 from arrag.methods.retrieved_images import ImageRetriever, RetrievedImages
 from arrag.retrieval.image_index import ImageIndex
-from arrag.tokenizers.base import Codec
+from arrag.tokenizers.base import ImageTokenizer
 from arrag.utils.errors import ArragError
 
 NAME = "StableDiffusionXLPipeline"
@@ -36,7 +36,7 @@ KIND = KINDS[NAME]._replace(alone=True)
 class ImageRagPipeline(Diffusion):
     """ImageRAG ready to draw.
 
-    index: of the database's images; clip: the model it was made with; codec: the tokenizer that
+    index: of the database's images; clip: the model it was made with; image_tokenizer: what
     encoded the database.
     """
 
@@ -47,15 +47,16 @@ class ImageRagPipeline(Diffusion):
         judge: RetrievalGate,
         index: ImageIndex,
         clip: OpenClip,
-        codec: Codec,
+        image_tokenizer: ImageTokenizer,
     ) -> None:
         super().__init__(pipeline, KIND, settings)
-        if index.store.tokenizer_digest != codec.digest:
+        if index.store.tokenizer_digest != image_tokenizer.digest:
             raise ArragError(
                 f"{index.store.path}: its tokenizer is {index.store.tokenizer_digest}, that of "
-                f"{settings.tokenizer} is {codec.digest}; name the one that encoded the database"
+                f"{settings.tokenizer} is {image_tokenizer.digest}; name the one that encoded "
+                "the database"
             )
-        self.judge, self.codec = judge, codec
+        self.judge, self.tokenizer = judge, image_tokenizer
         self._retrieve = ImageRetriever(index, clip, 1)
 
     def check(self, prompts: Sequence[str], samples: int) -> None:
@@ -84,7 +85,7 @@ class ImageRagPipeline(Diffusion):
     def reference(self, found: RetrievedImages) -> Image.Image:
         """The picture of a retrieved image."""
         grids = self._retrieve.index.store.grids(np.array(found.images))
-        return Image.fromarray(self.codec.decode(torch.from_numpy(grids.astype(np.int64)))[0])
+        return Image.fromarray(self.tokenizer.decode(torch.from_numpy(grids.astype(np.int64)))[0])
 
     def condition(self, prompts: Sequence[str], samples: Sequence[int]) -> dict[str, Any]:
         """What the pipeline is told of one image: its prompt and its reference.
@@ -104,7 +105,7 @@ def load_imagerag(
     judge: RetrievalGate,
     index: ImageIndex,
     clip: OpenClip,
-    codec: Codec,
+    image_tokenizer: ImageTokenizer,
     device: str | None = None,
 ) -> ImageRagPipeline:
     """Load SDXL, the adapter and its image encoder; ArragError names what is wrong with them."""
@@ -122,7 +123,7 @@ def load_imagerag(
         ),
     )
     _add_adapter(pipeline, settings.ip_adapter)
-    return ImageRagPipeline(pipeline, settings, judge, index, clip, codec)
+    return ImageRagPipeline(pipeline, settings, judge, index, clip, image_tokenizer)
 
 
 def _image_encoder(folder: Path, dtype: torch.dtype) -> Any:

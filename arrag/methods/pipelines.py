@@ -12,7 +12,7 @@ from arrag.methods.imagerag import load_imagerag
 from arrag.methods.rdm import load_rdm
 from arrag.methods.retrieval_gate import open_gate
 from arrag.retrieval.image_index import ImageIndex
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.device import default_device
 from arrag.utils.errors import ArragError
 from arrag.utils.hashing import sha256_file, tree_digest
@@ -36,10 +36,11 @@ def open_pipeline(config: Config, method: str, paths: ArtifactPaths) -> Diffusio
     if settings.kind == "rdm":
         pipeline = load_rdm(settings, index, clip)
     else:
-        judge, codec = open_gate(settings.judge), load_codec(settings.tokenizer, default_device())
-        pipeline = load_imagerag(settings, judge, index, clip, codec)
+        judge = open_gate(settings.judge)
+        image_tokenizer = load_tokenizer(settings.tokenizer, default_device())
+        pipeline = load_imagerag(settings, judge, index, clip, image_tokenizer)
         weights |= {
-            "tokenizer": codec.digest,
+            "tokenizer": image_tokenizer.digest,
             "ip_adapter": sha256_file(settings.ip_adapter),
             "image_encoder": tree_digest(settings.image_encoder),
             "judge": f"{judge.label}: {judge.digest}" if judge.digest else judge.label,

@@ -146,7 +146,7 @@ def _drawn(
     if not isinstance(sampler, TokenGenerator):
         return sampler.generate(prompts, samples, seed), [None] * len(prompts)
     codes = sampler.generate_codes(prompts, samples, seed)
-    return sampler.codec.decode(codes), list(codes.cpu().numpy())
+    return sampler.tokenizer.decode(codes), list(codes.cpu().numpy())
 
 
 def image_path(out: Path, prompt: int, sample: int) -> Path:

@@ -200,7 +200,7 @@ def test_pickled_weights_alone(broken):
     with pytest.raises(ArragError, match=r"unet/diffusion_pytorch_model.bin: .* as a pickle alone"):
         load_diffusion(settings(broken))
     file.with_suffix(".bin").unlink()
-    with pytest.raises(ArragError, match=r"sd/unet: holds no .safetensors file"):
+    with pytest.raises(ArragError, match="sd/unet"):
         load_diffusion(settings(broken))
 
 

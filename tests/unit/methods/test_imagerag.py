@@ -16,7 +16,7 @@ from arrag.config.pipelines import Always, Diffusers, ImageRag, Recorded
 from arrag.methods.diffusion import generator_of, load_diffusion
 from arrag.methods.imagerag import load_imagerag
 from arrag.methods.retrieval_gate import RecordedAnswers, open_gate
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.errors import ArragError
 
 PROMPTS = ["a photo of a dog", "a red umbrella", "two cups"]
@@ -70,8 +70,8 @@ def test_the_reference_is_the_nearest_image_as_the_tokenizer_shows_it(always, re
         wanted = nearest(retriever, prompt)
         assert found.images == [wanted] and found.keys == [f"database/{wanted}"]
         scene = World(assets, "database").scene(wanted).image
-        codes = retriever.codec.encode(np.asarray(scene)[None])
-        assert np.array_equal(always.reference(found), retriever.codec.decode(codes)[0])
+        codes = retriever.tokenizer.encode(np.asarray(scene)[None])
+        assert np.array_equal(always.reference(found), retriever.tokenizer.decode(codes)[0])
         chosen.add(wanted)
     assert len(chosen) > 1
 
@@ -91,7 +91,7 @@ def test_the_image_is_that_of_diffusers_own_adapter(folder, retriever, adapter):
     want = []
     for i, prompt in enumerate(PROMPTS):
         codes = retriever.index.store.grids(np.array([nearest(retriever, prompt)]))
-        picture = retriever.codec.decode(torch.from_numpy(codes.astype(np.int64)))[0]
+        picture = retriever.tokenizer.decode(torch.from_numpy(codes.astype(np.int64)))[0]
         stream = generator_of(7, prompt, i)
         want.append(plain(
             prompt=f"According to this image of {prompt}, generate {prompt}",
@@ -200,7 +200,7 @@ def test_no_answers_at_all(tmp_path):
 
 
 def test_a_database_of_another_tokenizer(folder, retriever, tiny_janus):  # noqa: F811
-    other = retriever._replace(codec=load_codec(tiny_janus))
+    other = retriever._replace(tokenizer=load_tokenizer(tiny_janus))
     with pytest.raises(ArragError, match=r"its tokenizer is .* name the one that encoded the data"):
         load(settings(folder), other)
 

@@ -265,7 +265,7 @@ def test_pickled_weights_are_converted(models, tmp_path):
         convert_pipeline(tmp_path / "converted", tmp_path / "again")
     assert not (tmp_path / "again").exists()
     torch.save({"a": Settings()}, pickled / "vae" / "diffusion_pytorch_model.bin")
-    with pytest.raises(ArragError, match=r"vae/diffusion_pytorch_model.bin: truncated, damaged"):
+    with pytest.raises(ArragError, match="diffusion_pytorch_model.bin"):
         convert_pipeline(pickled, tmp_path / "evil")
     assert not (tmp_path / "evil").exists()
 
