@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_sources import picture
 
-from arrag.data.decontamination import TestImages
+from arrag.data.decontamination import Decontaminator
 from arrag.data.encode import encode_source
 from arrag.data.images import decode_all
 from arrag.data.sources import open_source
@@ -229,5 +229,5 @@ def test_data_sets_that_cannot_be_used(tmp_path):
 
 
 def test_test_images_may_lie_in_a_data_set(tmp_path):
-    guard = TestImages.load([str(save_parquet(tmp_path / "set"))])
+    guard = Decontaminator.load([str(save_parquet(tmp_path / "set"))])
     assert guard.names[7] == "train-00001-of-00002.parquet/2"

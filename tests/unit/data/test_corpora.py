@@ -11,9 +11,10 @@ from PIL import Image
 
 from arrag.cli.main import main
 from arrag.data import subsample as corpora
-from arrag.data.decontamination import TestImages
+from arrag.data.decontamination import Decontaminator
 from arrag.data.encode import encode_source
-from arrag.data.subsample import Choice, choose, join, list_images, number
+from arrag.data.sources import open_source
+from arrag.data.subsample import SubsampleSpec, join_stores, list_images, number, subsample_corpus
 from arrag.data.token_store import TokenStore
 from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json
@@ -42,6 +43,10 @@ def tars(folder, groups):
     return f"{folder}/{{00..{len(groups) - 1:02d}}}.tar"
 
 
+def keys_of(source):
+    return (key for key, _ in open_source(source, None, None))
+
+
 def sample(source, out, images, seed=0, parts=1):
     """The names in a sample that jobs draw part by part, and the choice."""
     out.mkdir()
@@ -49,10 +54,10 @@ def sample(source, out, images, seed=0, parts=1):
     lists = [out / f"{i}.npz" for i in range(parts)]
     for part, listed in zip(sources, lists, strict=True):
         list_images(part, listed, seed)
-    choice = choose(lists, out / "choice.json", images, seed)
-    assert Choice.read(out / "choice.json") == choice
+    choice = subsample_corpus(lists, out / "choice.json", images, seed)
+    assert SubsampleSpec.read(out / "choice.json") == choice
     tar = is_tars(source)
-    keys = [key for part in sources for key in corpora._keys(part) if choice.takes(key, tar)]
+    keys = [key for part in sources for key in keys_of(part) if choice.contains(key, tar)]
     return {corpora.name_of(key, tar) for key in keys}, choice
 
 
@@ -96,8 +101,8 @@ def test_names_that_repeat_from_tar_to_tar_are_told_apart_by_the_tar(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     list_images(source, out / "all.npz", 0)
-    choice = choose([out / "all.npz"], out / "choice.json", 15, 0)
-    keys = [key for key in corpora._keys(source) if choice.takes(key, True)]
+    choice = subsample_corpus([out / "all.npz"], out / "choice.json", 15, 0)
+    keys = [key for key in keys_of(source) if choice.contains(key, True)]
     whole = [f"{tar}.tar/{name}" for tar in ("00", "01") for name in NAMES[:20]]
     assert choice.whole_names and set(keys) == obvious(whole, 15, 0) and len(keys) == 15
 
@@ -110,7 +115,7 @@ def test_a_corpus_too_small_is_refused_before_anything_is_encoded(tmp_path, caps
     assert "61 images are wanted, the corpus has 60" in capsys.readouterr().err
     assert not (tmp_path / "c.json").exists()
     with pytest.raises(ArragError, match="listed with seed 0, not 3"):
-        choose([tmp_path / "l.npz"], tmp_path / "c.json", 5, 3)
+        subsample_corpus([tmp_path / "l.npz"], tmp_path / "c.json", 5, 3)
 
 
 def test_parts_are_all_files_once_and_need_not_be_there():
@@ -134,15 +139,15 @@ def test_jobs_encode_their_parts_and_the_whole_holds_the_sample_without_test_ima
     (tmp_path / "test").mkdir()
     (tmp_path / "test/copy.png").write_bytes(picture(int(test_image[:5])))
     prints = tmp_path / "test.prints.npz"
-    TestImages.load([tmp_path / "test"]).save(prints)
+    Decontaminator.load([tmp_path / "test"]).save(prints)
     stores = []
     for i in range(3):
         stores.append(tmp_path / f"part{i}")
         encode_source(
-            part_of(source, i, 3), tiny_janus, stores[-1], choice=choice, exclude=[str(prints)]
+            part_of(source, i, 3), tiny_janus, stores[-1], subsample=choice, exclude=[str(prints)]
         )
     (tmp_path / "all").mkdir()  # as Snakemake leaves it
-    about = join(stores, tmp_path / "all")
+    about = join_stores(stores, tmp_path / "all")
     store = TokenStore.open(tmp_path / "all", verify=True)
     keys = [store.keys(i) for i in range(len(store))]
     assert about == {"images": 13, "skipped": 0, "excluded": 1}
@@ -152,19 +157,19 @@ def test_jobs_encode_their_parts_and_the_whole_holds_the_sample_without_test_ima
         (test_image, "same pixels")
     ]
     (tmp_path / "all/manifest.json").unlink()  # as it leaves that of a killed job
-    assert join(stores, tmp_path / "all") == about
+    assert join_stores(stores, tmp_path / "all") == about
     assert TokenStore.open(tmp_path / "all").digest == store.digest
     with pytest.raises(ArragError, match="is also the name of an image of"):
-        join([stores[0], stores[0]], tmp_path / "twice")
+        join_stores([stores[0], stores[0]], tmp_path / "twice")
 
 
 def test_saved_fingerprints_find_what_the_images_find(tmp_path):
     (tmp_path / "test").mkdir()
     for i in range(3):
         (tmp_path / f"test/{i}.png").write_bytes(picture(i))
-    read = TestImages.load([tmp_path / "test"])
+    read = Decontaminator.load([tmp_path / "test"])
     read.save(tmp_path / "t.prints.npz")
-    again = TestImages.load([tmp_path / "t.prints.npz"])
+    again = Decontaminator.load([tmp_path / "t.prints.npz"])
     assert again.digest == read.digest and again.names == read.names
     from arrag.data.fingerprint import fingerprint
 
@@ -172,4 +177,4 @@ def test_saved_fingerprints_find_what_the_images_find(tmp_path):
     assert again.match(fingerprint(mirrored)) == read.match(fingerprint(mirrored)) is not None
     with pytest.raises(ArragError, match="make the fingerprints again"):
         (tmp_path / "x.prints.npz").write_bytes(b"PK")
-        TestImages.load([tmp_path / "x.prints.npz"])
+        Decontaminator.load([tmp_path / "x.prints.npz"])
