@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from arrag.cli.common import command, count
-from arrag.pipeline.records import score_record, write_record
+from arrag.pipeline.records import record_of, score_record, write_record
 
 FEATURES = Path("results/features")
 HELP = {
@@ -36,7 +38,7 @@ def add_scores(scores: Any) -> None:
         parser.add_argument("images", type=Path, help="folder, tar, .npz or .npy: the generated")
         parser.add_argument("reference", type=Path, help="folder, tar, .npz or .npy: the reference")
         parser.add_argument("--out", type=Path, help="JSON file of the score")
-        _options(parser, metric)
+        _settings(parser, metric)
         parser.add_argument(
             "--resamples",
             type=whole,
@@ -75,10 +77,10 @@ def add(commands: Any) -> None:
         metavar="META",
         help="MJHQ-30K's meta_data.json: statistics of all and of every category",
     )
-    _options(parser, None)
+    _settings(parser, None)
 
 
-def _options(parser: argparse.ArgumentParser, metric: str | None) -> None:
+def _settings(parser: argparse.ArgumentParser, metric: str | None) -> None:
     """What shapes features; ``metric`` None: of any metric."""
     if metric != "fwd":
         parser.add_argument("--extractor", help=EXTRACTOR)
@@ -118,31 +120,51 @@ def whole(text: str) -> int:
     return int(text)
 
 
-def _read(args: argparse.Namespace) -> Any:
-    """The command line as ``arrag.metrics.image_set.Options``."""
+def _open_metric(args: argparse.Namespace) -> Any:
+    """The metric with the settings of the command line; what is not given is the default."""
+    from arrag.metrics.base import get_metric
+
+    metric = get_metric(args.metric)
+    given = {name: getattr(args, name, None) for name in metric.Settings.model_fields}
+    return metric(metric.Settings(**{k: v for k, v in given.items() if v is not None}))
+
+
+def _options(args: argparse.Namespace) -> Any:
+    """The command line as ``arrag.metrics.base.ScoreOptions``."""
     from dataclasses import fields
 
-    from arrag.metrics.image_set import Options
+    from arrag.metrics.base import ScoreOptions
 
-    given = {f.name: getattr(args, f.name) for f in fields(Options) if hasattr(args, f.name)}
+    given = {f.name: getattr(args, f.name) for f in fields(ScoreOptions) if hasattr(args, f.name)}
     cache = None if getattr(args, "no_cache", False) else getattr(args, "features", None)
-    return Options(**given, cache=cache)
+    return ScoreOptions(**given | {"cache": cache})
+
+
+@contextmanager
+def _recorded_features(cache: Path | None) -> Iterator[None]:
+    """Write the records of the cached features that the block adds."""
+    try:
+        yield
+    finally:
+        for file in [] if cache is None else sorted(cache.glob("*/*")):
+            cached = file.suffix == ".safetensors" or file.name == "manifest.json"
+            if cached and not record_of(file).is_file():
+                write_record(file)
 
 
 def run_score(args: argparse.Namespace) -> dict[str, Any]:
     """Score; the resampled values are in the file alone."""
-    from arrag.metrics.distribution import score
     from arrag.utils.errors import ArragError
-    from arrag.utils.files import write_json
 
+    options = _options(args)
     try:
-        result = score(args.metric, args.images, args.reference, _read(args))
-    except ArragError as error:  # the numbers' own do not know whose they are
+        with _recorded_features(options.cache):
+            result = _open_metric(args).score(args.images, args.reference, options).to_json()
+    except ArragError as error:  # errors of numbers do not name the files
         if any(str(path) in str(error) for path in (args.images, args.reference)):
             raise
         raise ArragError(f"{args.images}, {args.reference}: {error}") from None
     if args.out is not None:
-        write_json(args.out, result)
         score_record(args.out, result, None, {"extractor": getattr(args, "extractor", None)})
     shown = dict(result)
     if shown["bootstrap"]:
@@ -152,14 +174,12 @@ def run_score(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_stats(args: argparse.Namespace) -> dict[str, Any]:
     """Write statistics; returns what they say of themselves."""
-    from arrag.metrics.reference_stats import write_mjhq, write_statistics
-    from arrag.utils.errors import ArragError
-
-    options = _read(args)
-    if args.mjhq is None:
-        about = write_statistics(args.metric, args.images, args.out, options)
-        write_record(args.out)
-        return {"stats": args.out, **about}
-    if args.metric == "fwd":
-        raise ArragError("--mjhq: not for fwd, whose file holds gigabytes; leave --mjhq out")
-    return {"stats": write_mjhq(args.metric, args.images, args.mjhq, args.out, options)}
+    metric, options = _open_metric(args), _options(args)
+    with _recorded_features(options.cache):
+        if args.mjhq is not None:
+            return {
+                "stats": metric.write_mjhq_statistics(args.images, args.mjhq, args.out, options)
+            }
+        about = metric.write_statistics(args.images, args.out, options)
+    write_record(args.out)
+    return {"stats": args.out, **about}

@@ -63,7 +63,7 @@ def equip(
     if augment is None:
         return Equipped(backbone)
     store = None
-    if augment.needs:
+    if augment.required_blocks:
         beside = paths.image_index if augment.kind == "racm3" else paths.index
         if paths.store is None or beside is None:
             raise ArragError(f"method '{method}' retrieves: give its store and its index")

@@ -15,7 +15,7 @@ import torch
 import transformers
 from diffusers.utils import logging
 
-from arrag.config.pipelines import Diffusers, Pipeline
+from arrag.config.generators import Diffusers, Pipeline
 from arrag.methods.decoding import seeded_uniforms
 from arrag.methods.pipeline_folder import INDEX, first_line, load_parts, read_index
 from arrag.methods.retrieved_images import RetrievedImages

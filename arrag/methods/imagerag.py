@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from arrag.config.pipelines import ImageRag
+from arrag.config.generators import ImageRag
 from arrag.data.clip import OpenClip
 from arrag.methods.diffusion import KINDS, Diffusion, load_pipeline
 from arrag.methods.pipeline_folder import first_line, load_model, read_index

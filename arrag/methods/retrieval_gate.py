@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from arrag.config.pipelines import Always, Recorded
+from arrag.config.generators import Always, Recorded
 from arrag.utils.errors import ArragError
 from arrag.utils.hashing import sha256_file
 from arrag.utils.readers import parse_json

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import PARTS, save_tiny
 
-from arrag.config.pipelines import Diffusers
+from arrag.config.generators import Diffusers
 from arrag.methods.diffusion import generator_of, load_diffusion
 from arrag.utils.errors import ArragError
 

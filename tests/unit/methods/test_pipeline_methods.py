@@ -14,8 +14,7 @@ from test_workflow import project, template  # noqa: F401 (fixtures)
 from tiny_pipelines import save_imagerag, save_rdm, save_tiny
 
 from arrag.cli.main import main
-from arrag.config.backbones import Generator
-from arrag.config.pipelines import Diffusers
+from arrag.config.generators import Diffusers, Generator
 from arrag.config.root import Config
 from arrag.methods.diffusion import load_diffusion
 from arrag.methods.pipeline_convert import convert_pipeline

@@ -80,8 +80,8 @@ def test_every_row_of_the_paper_is_a_method_or_said_not_to_be_run(root):
     keys = {method.paper_key for method in config.methods.values()}
     for table in ("table1", "table2", "table3"):
         for row in paper_rows(table):
-            assert row in keys or row in config.not_run, row
-    assert set(config.not_run).isdisjoint(keys)
+            assert row in keys or row in config.skipped, row
+    assert set(config.skipped).isdisjoint(keys)
     assert {"table1", "table2", "table3"} <= set(paper_tables())
 
 
@@ -89,7 +89,7 @@ def test_the_small_twin_differs_only_in_size(root):
     paper, mini = (load_config(root / f"config/{name}.yaml") for name in ("paper", "paper-mini"))
     assert list(mini.methods) == list(paper.methods)
     assert mini.generators == paper.generators and mini.index == paper.index
-    assert mini.judge == paper.judge and mini.not_run == paper.not_run
+    assert mini.scorers == paper.scorers and mini.skipped == paper.skipped
     assert mini.training.pairs * 100 == paper.training.pairs
     for name in paper.methods:
         for block in ("label", "augment", "generator", "benchmarks", "baseline", "paper_key"):
@@ -100,7 +100,7 @@ def test_the_small_twin_differs_only_in_size(root):
         assert [s.name for s in small] == [s.name for s in large]
         assert databases[0].exclude == databases[1].exclude
     for name, drawn in mini.benchmarks.items():
-        made = mini.prepare[str(drawn.prompts)]
+        made = mini.assets[str(drawn.prompts)]
         assert (made.every, made.of) == (100, paper.benchmarks[name].prompts)
 
 
