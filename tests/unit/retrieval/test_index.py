@@ -27,7 +27,8 @@ from patch_indexes import (
 import arrag.retrieval.ivf_lists
 import arrag.retrieval.keys
 from arrag.cli.main import main
-from arrag.data.token_store import TokenStore, merge_stores
+from arrag.data.merge import merge_stores
+from arrag.data.token_store import TokenStore
 from arrag.retrieval.faiss_index import in_threads
 from arrag.retrieval.index import MODES, build_index, extend_index, open_index
 from arrag.retrieval.keys import KeyExtractor, release
