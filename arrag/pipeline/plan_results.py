@@ -237,8 +237,9 @@ class ResultPlan:
         def build(method: str, resolved: ResolvedMethod) -> Artifact:
             inputs: Inputs = {need: self.last_file(need, method) for need in needs}
             count = self.config.resources.retrieve_parts if part == "neighbours" else 1
-            parts = _marks(getattr(self.layout, part)(method), count)
-            return Artifact(part, inputs, parts=parts)
+            folder = getattr(self.layout, part)(method)
+            arguments = {"out": str(folder)}
+            return Artifact(part, inputs, {}, arguments, parts=_marks(folder, count))
 
         return build
 
@@ -262,6 +263,7 @@ class ResultPlan:
             arguments = {
                 "config_hash": self.config.config_hash(method, benchmark),
                 "join": options({"join": bool(parts)}),
+                "out": str(folder),
             }
             given["prompts"] = prompts
             sampled = Artifact("samples", inputs, given, arguments, parts=parts)

@@ -23,7 +23,7 @@ rule sample_part:
         method=method_of(SAMPLES),
     params:
         config_hash=argument(SAMPLES, "config_hash"),
-        out=folder_of_output,
+        out=argument(SAMPLES, "out"),
     shell:
         "arrag sample --config {resources.config:q} --method {resources.method}"
         " --benchmark {wildcards.benchmark} --out {params.out:q}"

@@ -50,7 +50,7 @@ rule retrieve_part:
         config=CONFIG_FILE,
         method=method_of(NEIGHBOURS),
     params:
-        out=folder_of_output,
+        out=argument(NEIGHBOURS, "out"),
     shell:
         "arrag train retrieve --config {resources.config:q} --method {resources.method}"
         " --out {params.out:q} --part {wildcards.part}/{wildcards.parts} > {log:q} 2>&1"
