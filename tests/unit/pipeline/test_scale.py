@@ -15,7 +15,7 @@ from arrag.pipeline.doctor_scale import CODES, FOUND, SIZES, images_per_job, lim
 from arrag.pipeline.doctor_scale_tables import as_markdown, kept, table
 from arrag.retrieval.index import build_index
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.utils.globs import parts_for
+from arrag.utils.globs import num_source_parts
 
 PRINTED = "<!-- printed by arrag doctor --scale -->\n\n"
 
@@ -110,7 +110,7 @@ def test_limits_are_where_their_costs_turn():
 
 def test_jobs_are_those_of_the_paper_s_plan(root):
     samples = load_config(root / "config/paper.yaml").database.samples.values()
-    parts = sum(parts_for(s.source, s.images, 100_000) for s in samples)
+    parts = sum(num_source_parts(s.source, s.images, 100_000) for s in samples)
     jobs = {row.name: row.jobs for row in rows(assumed(), 13_600_000)}
     assert jobs["decode and resize"] == parts and jobs["list and choose"] == parts + 1
     for images in SIZES:
