@@ -75,9 +75,8 @@ def sample_benchmark(
 
     ``benchmark`` is a name of the configuration, None the main one. Goes on after a kill with
     the images that are missing or damaged; images of other settings are removed first. Returns the
-    contents of run.json. ``batch_size``: see ``arrag.utils.batching.batched_by_memory``; prompts of like
-    length
-    are drawn together.
+    contents of run.json. ``batch_size``: see ``arrag.utils.batching.batched_by_memory``; prompts of
+    like length are drawn together.
 
     ``part``: draw only that part, while other jobs draw the others into the same folder;
     run.json is left to ``arrag.methods.sample_parts.complete``. Parts are of whole batches, so that

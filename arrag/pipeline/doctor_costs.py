@@ -9,7 +9,7 @@ from arrag.pipeline.doctor_rates import Rates
 CODE_BYTES = 2
 NAME_BYTES = 40  # of an image in a store
 LISTED_BYTES = 16  # two numbers an image
-# arrag/retrieval/ivf.py: lists are 1.8 √entries, but of 39 entries at least; and what k-means sees.
+# arrag/retrieval/ivf_lists.py: 1.8 √entries lists, but of 39 entries at least; what k-means sees.
 LISTS, LEAST_ENTRIES, TRAINING_POINTS, ITERATIONS = 1.8, 39, 64, 10
 FLOP_IN_TRAINING = 6  # a parameter and code
 

@@ -183,7 +183,10 @@ def _retrieval(folder: Path) -> dict[str, Measured]:
         index = open_index(folder / mode, store)
         # Again and again the same queries: their tables of distances are made once.
         scanned[mode] = QUERIES * per_second(partial(index.search_keys, keys, K))
-    nearest, vectors = nearest_centroid(index._nearby), extractor.vectors(extractor.keys(asked))
+    nearest, vectors = (
+        nearest_centroid(index.lists.centroids),
+        extractor.vectors(extractor.keys(asked)),
+    )
     with one_thread():
         assigned = (
             per_second(lambda: nearest(vectors)) * len(vectors) * 2 * LISTS * vectors.shape[1]
@@ -222,7 +225,7 @@ def made_up_store(path: Path) -> tuple[TokenStore, np.ndarray]:
 
 def _layout(extractor: KeyExtractor, folder: Path) -> float:
     """Entries/s that are written to random ones of many lists."""
-    from arrag.retrieval.ivf import allocated, fill
+    from arrag.retrieval.ivf_lists import allocated, fill
 
     entries, width = len(extractor.store) * len(extractor.positions), extractor.around.shape[1] + 1
     assigned = np.random.default_rng(0).integers(0, MANY_LISTS, entries).astype(np.uint32)
