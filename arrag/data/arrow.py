@@ -18,7 +18,7 @@ from arrag.data.images import Payload
 from arrag.data.sources import BROKEN, Items, chain_files, matching_files
 from arrag.utils.errors import FormatError, MissingError, UsageError
 from arrag.utils.files import read_model
-from arrag.utils.readers import parse_json, short_message
+from arrag.utils.readers import escapes_folder, parse_json, short_message
 from arrag.utils.shards import FileName
 
 ROWS_AT_ONCE = 64
