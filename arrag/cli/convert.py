@@ -72,9 +72,9 @@ def add(commands: Any) -> None:
 
 def run_mask2former(args: argparse.Namespace) -> dict[str, Any]:
     """Convert one checkpoint."""
-    from arrag.metrics.detectors.mask2former import convert
+    from arrag.metrics.detectors.mask2former_convert import convert_mask2former
 
-    return convert(args.checkpoint, args.out)
+    return convert_mask2former(args.checkpoint, args.out)
 
 
 def run_pipeline(args: argparse.Namespace) -> dict[str, Any]:

@@ -25,9 +25,9 @@ def make(path: Path, settings: Asset) -> dict[str, Any]:
     if settings.kind == "folder":
         return assemble(settings, path)
     if settings.kind == "mask2former":
-        from arrag.metrics.detectors.mask2former import convert
+        from arrag.metrics.detectors.mask2former_convert import convert_mask2former
 
-        return convert(settings.of, path)
+        return convert_mask2former(settings.of, path)
     if settings.kind == "llamagen":
         return _llamagen(settings, _free(path))
     if settings.kind == "pipeline":

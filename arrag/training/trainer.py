@@ -169,7 +169,7 @@ def load_trainable(generator: Generator, device: str) -> Backbone:
 def new_faid(backbone, training: FaidTraining) -> FAiD:
     """A fresh FAiD adapter for a backbone."""
     settings = FaidSettings(
-        hops=tuple(training.hops), modules=training.modules, k=training.k, context=backbone.context
+        hops=training.hops, modules=training.modules, k=training.k, context=backbone.context
     )
     size, layers = backbone.hidden_size, len(backbone.decoder_layers)
     return FAiD(size, layers, settings, init_gain=training.init_gain)

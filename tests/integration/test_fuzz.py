@@ -31,7 +31,7 @@ from arrag.data.subsample import SubsampleSpec
 from arrag.data.token_store import TokenStore
 from arrag.methods.retrieval_gate import RecordedAnswers
 from arrag.metrics.geneval.results import read_results, rejudge_records
-from arrag.metrics.references import read_stored
+from arrag.metrics.reference_stats import read_reference
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.utils.checkpoint import read_file
@@ -100,14 +100,14 @@ READERS = {
     "prompts.csv": (load_question_prompts, lambda: TABLE),
     "any.json": (read_json, lambda: MJHQ),
     "choice.json": (SubsampleSpec.read, lambda: json.dumps(CHOICE).encode()),
-    "x.npz": (read_stored, lambda: bad_files.zipped({"feats.npy": bad_files.npy(np.eye(3))})),
+    "x.npz": (read_reference, lambda: bad_files.zipped({"feats.npy": bad_files.npy(np.eye(3))})),
     "moments.npz": (
-        lambda path: read_stored(path).close(),
+        lambda path: read_reference(path).close(),
         lambda: bad_files.zipped(
             {"mu.npy": bad_files.npy(np.zeros(3)), "sigma.npy": bad_files.npy(np.eye(3))}
         ),
     ),
-    "x.npy": (read_stored, lambda: bad_files.npy(np.eye(3))),
+    "x.npy": (read_reference, lambda: bad_files.npy(np.eye(3))),
     "x.prints.npz": (
         lambda path: Decontaminator.load([path]),
         lambda: bad_files.zipped({"names.npy": bad_files.npy(np.array(["a"]))}),

@@ -6,8 +6,8 @@ import torch
 
 from arrag.cli.micro_train.codebook import to_patches
 from arrag.data.micro.world import TASKS, World
+from arrag.metrics.base import load_detector
 from arrag.metrics.color import ColorClassifier
-from arrag.metrics.detection import load_detector
 from arrag.metrics.geneval.judge import evaluate_image
 from arrag.tokenizers.base import load_tokenizer
 

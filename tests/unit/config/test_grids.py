@@ -5,6 +5,7 @@ import itertools
 import pytest
 import yaml
 
+from arrag.config.grids import point_name, value_text
 from arrag.config.root import load_config
 from arrag.pipeline.layout import Layout
 from arrag.utils.errors import ConfigError
@@ -150,3 +151,26 @@ def test_timing_and_figures_name_what_there_is(document, tmp_path, block, value)
     with pytest.raises(ConfigError) as error:
         load_config(path)
     assert error.value.field == f"{block}.{next(iter(value))}"
+
+
+def test_the_name_of_a_point_tells_its_settings():
+    name = point_name("daid", {"augment.tau": 0.2, "augment.lam": 0.1})
+    assert name == point_name("daid", {"augment.lam": 0.1, "augment.tau": 0.2})
+    assert name == "daid@lam=0.1+tau=0.2"
+    listed = [
+        {"training.faid.hops": [1, 2]},
+        {"training.faid.hops": [1], "training.faid.modules": 2},
+        {"index.mode": "faiss:IVF64,PQ4x8"},
+        {"index.mode": "faiss:IVF64-PQ4x8"},
+        {"augment.k": 1, "training.faid.k": 1},
+        {"training.faid.hops": 12},
+        {},
+    ]
+    names = [point_name("faid", settings) for settings in listed]
+    assert len(set(names)) == len(names)
+    assert all(set(n) <= set("abcdefghijklmnopqrstuvwxyzIVFPQ0123456789@=.+-_") for n in names)
+
+
+def test_hops_are_written_as_in_the_paper():
+    values = ([1, 2], [3], 0.5, "skip", None, 20_000)
+    assert [value_text(v) for v in values] == ["12", "3", "0.5", "skip", "null", "20000"]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import yaml
-from test_corpora import NAMES, picture, tars
+from image_sources import picture, write_tars
 from test_workflow import Project
 
 from arrag.config.paper import paper_rows, paper_tables
@@ -17,6 +17,8 @@ from arrag.data.token_store import TokenStore
 from arrag.pipeline.layout import Layout
 
 MOST_JOBS = 10_000
+
+NAMES = [f"{i:05d}.png" for i in range(12)]
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def test_weights_of_a_hub_and_a_corpus_become_a_database(tmp_path, root, monkeyp
     shutil.copytree(root / "checkpoints/micro-janus", repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text(commit)
-    tars(tmp_path / "a", [NAMES[:6], NAMES[6:12]])
+    write_tars(tmp_path / "a", [NAMES[:6], NAMES[6:12]])
     (tmp_path / "tests").mkdir()
     for name in ("00003.png", "00007.png"):
         (tmp_path / "tests" / name).write_bytes(picture(int(name[:5])))

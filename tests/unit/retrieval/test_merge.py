@@ -14,7 +14,8 @@ from test_index import SIGNS, UNIT, make_index, make_store, smooth_grids
 import arrag.retrieval.ivf
 import arrag.retrieval.keys
 from arrag.cli.main import main
-from arrag.data.token_store import TokenStore, merge_stores
+from arrag.data.merge import merge_stores
+from arrag.data.token_store import TokenStore
 from arrag.retrieval.extend import extend_index
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
