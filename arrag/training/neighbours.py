@@ -24,7 +24,7 @@ import torch
 
 from arrag.data.store_format import MAX_CODES
 from arrag.data.token_store import TokenStore
-from arrag.retrieval.index import PatchIndex
+from arrag.retrieval.base import PatchIndex
 from arrag.training.pairs import Pairs
 from arrag.training.shards import Shards, write_shards
 from arrag.utils.errors import MismatchError, UsageError
@@ -109,7 +109,7 @@ def nearest_others(
     codes = torch.from_numpy(grids.astype(np.int64))
     known = torch.ones_like(codes, dtype=torch.bool)  # what is not a neighbour is not looked at
     size = codes.shape[1] * codes.shape[2]
-    positions, entries = torch.arange(size), index.meta["entries"]
+    positions, entries = torch.arange(size), index.meta.entries
     # No more of an entry's rivals can be the image's own than it has patches.
     enough = min(k + size * max((len(o) for o in own), default=0), entries)
     fetch = min(k + SLACK, enough)
@@ -187,12 +187,12 @@ def _check(pairs: Pairs, index: PatchIndex, k: int) -> None:
             path=pairs.path,
             hint="encode both with the generator's tokenizer",
         )
-    if index.meta["mode"] == "official":
+    if index.meta.mode == "official":
         raise UsageError(
             "is 'official', whose entries name no image, so that an image could retrieve itself",
             field="index: mode",
             hint="build an index over your own store",
         )
-    if not 1 <= k <= index.meta["entries"]:
-        found = f"is {k}, expected 1 to {index.meta['entries']}, the entries of the index"
+    if not 1 <= k <= index.meta.entries:
+        found = f"is {k}, expected 1 to {index.meta.entries}, the entries of the index"
         raise UsageError(found, field="-k")
