@@ -87,7 +87,7 @@ class Neighborhood:
         return tuple(steps)
 
     def neighbor_index(self, height: int, width: int) -> np.ndarray:
-        """Flat positions of the neighbours of each position: int64 [H*W, n], MISSING off the grid."""
+        """Flat positions of all neighbours: int64 [H*W, n], MISSING off the grid."""
         return _neighbor_index(self, height, width)
 
     def valid_positions(self, height: int, width: int) -> torch.Tensor:
