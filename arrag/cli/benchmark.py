@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from arrag.cli.common import DEFAULT_CONFIG, Count
-from arrag.pipeline.records import write_record
 
 
 def benchmark(
@@ -34,9 +33,7 @@ def benchmark(
         max_batch: Largest batch that is tried.
         batch_size: Time this batch instead of looking for the best.
     """
-    from arrag.pipeline.timing import time_rows
+    from arrag.pipeline.generate import time_configured
 
     given = {"methods": methods, "images": num_images, "rounds": rounds, "max_batch": max_batch}
-    about = time_rows(config, out, given, batch_size)
-    write_record(out)
-    return about
+    return time_configured(config, out, given, batch_size)

@@ -131,7 +131,7 @@ def concat(stores: list[Path], /, *, out: Path) -> dict[str, Any]:
         stores: Folders of stores.
         out: Folder of the joint store.
     """
-    from arrag.data.subsample import join_stores
+    from arrag.data.merge import join_stores
 
     about = join_stores(stores, out)
     write_record(out)

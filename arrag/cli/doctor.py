@@ -19,9 +19,9 @@ def doctor(*, config: Path = DEFAULT_CONFIG, offline: bool = False) -> Result:
         offline: Do not ask the hub about what is not here.
     """
     from arrag.config.root import load_config
-    from arrag.pipeline.doctor import as_text, examine
+    from arrag.pipeline.doctor import examine
 
     report = examine(load_config(config), config, network=not offline)
     found = Result(report.as_json())
-    found.text, found.status = as_text(report), int(bool(report.blocked))
+    found.text, found.status = report.as_text(), int(bool(report.blocked))
     return found

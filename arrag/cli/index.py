@@ -166,7 +166,7 @@ def merge(
     """
     from arrag.data.merge import merge_stores
     from arrag.data.token_store import TokenStore
-    from arrag.retrieval.extend import extend_index
+    from arrag.retrieval.index import extend_index
 
     parts = [TokenStore.open(path) for path in codes]
     meta = extend_index(index, parts[0], merge_stores(parts, out_codes), out)

@@ -13,7 +13,8 @@ from cyclopts import Parameter
 from arrag.cli.common import Count, Whole, given, group, options_of
 from arrag.config.benchmarks import CmmdSettings, FidSettings, FwdSettings
 from arrag.pipeline.layout import RESULTS
-from arrag.pipeline.records import record_of, score_record, write_record
+from arrag.pipeline.provenance import write_score_record
+from arrag.pipeline.records import record_of, write_record
 from arrag.utils.errors import UsageError
 
 app = group("score", "Score a folder of images, or recorded results.")
@@ -83,7 +84,7 @@ def geneval(
     metric = GenEval(load_detector(detector), ColorClassifier(color))
     score = metric.score(images, prompts, options).to_json()
     if out:
-        score_record(out, score, prompts, {"detector": detector, "color": color}, records)
+        write_score_record(out, score, prompts, {"detector": detector, "color": color}, records)
     return _shown(score, out)
 
 
@@ -171,7 +172,7 @@ def dpg(
     score = metric.score(images, questions, options).to_json()
     if out:
         models = {"judge": judge, "detector": judges.detector, "color": judges.color}
-        score_record(out, score, questions, models, records)
+        write_score_record(out, score, questions, models, records)
     return _shown(score, out)
 
 
@@ -330,7 +331,7 @@ def _distance(
             raise
         raise ArragError(error, path=f"{images}, {reference}") from None
     if out is not None:
-        score_record(out, score, None, {"extractor": settings.get("extractor")})
+        write_score_record(out, score, None, {"extractor": settings.get("extractor")})
     if score["bootstrap"]:
         score["bootstrap"] = {k: v for k, v in score["bootstrap"].items() if k != "values"}
     return score

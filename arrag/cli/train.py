@@ -111,7 +111,7 @@ def neighbours(
         k: Patches per position; the configuration's if not given.
         part: Search for the I-th of N parts only.
     """
-    from arrag.training.neighbours import precompute
+    from arrag.training.neighbours import retrieve_neighbours
     from arrag.training.pairs import Pairs
 
     inputs = inputs or Inputs()
@@ -120,7 +120,7 @@ def neighbours(
     found = Pairs.open(inputs.pairs or layout.pairs(method))
     index = _index(inputs, layout, method)
     k = k or settings.resolved(method).training.faid.k
-    manifest = precompute(found, index, out, k, part=part)
+    manifest = retrieve_neighbours(found, index, out, k, part=part)
     if not part:
         sources = {"index": inputs.index or layout.index(method), "codes": index.store.path}
         write_record(out, made_of={"pairs": found.path, **sources})
@@ -188,7 +188,7 @@ def adapter(
     """
     if not cpu:
         take_gpus(gpus)
-    from arrag.training.adapt import train
+    from arrag.training.adapt import train_adapter
     from arrag.training.pairs import Pairs
 
     inputs = inputs or Inputs()
@@ -196,7 +196,7 @@ def adapter(
     resolved = settings.resolved(method)
     out = out or layout.trained_adapter(method)
     found = Pairs.open(inputs.pairs or layout.pairs(method))
-    about = train(
+    about = train_adapter(
         kind,
         resolved.generator,
         resolved.training,
@@ -225,9 +225,9 @@ def compare(first: Path, second: Path, /) -> dict[str, Any]:
         first: Folder of an adapter.
         second: Folder of another.
     """
-    from arrag.training.adapt import compare
+    from arrag.training.adapt import compare_adapters
 
-    return {"first_adapter": first, "second_adapter": second} | compare(first, second)
+    return {"first_adapter": first, "second_adapter": second} | compare_adapters(first, second)
 
 
 def take_gpus(count: int) -> None:

@@ -35,9 +35,10 @@ def verify(
             again. ROW is a method's key or the row's label, COLUMN as the CSV names it.
     """
     if trace:
-        from arrag.report.trace import trace_text
+        from arrag.report.trace import explain
 
-        return _result(*trace_text(*trace))
+        traced = explain(*trace)
+        return _result(traced.as_json(), traced.as_text(), not traced.holds)
     from tqdm import tqdm
 
     from arrag.pipeline.verify import verify_results
@@ -49,10 +50,10 @@ def verify(
             bar.update(size)
 
         found = verify_results(results, full=not quick, record=record, config=config, tick=tick)
-    return _result(*found)
+    return _result(found.as_json(), found.as_text(), bool(found.findings))
 
 
-def _result(about: dict, text: str, status: int) -> Result:
+def _result(about: dict, text: str, failed: bool) -> Result:
     result = Result(about)
-    result.text, result.status = text, status
+    result.text, result.status = text, int(failed)
     return result

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from arrag.config.methods import CEILING_LABELS
 from arrag.config.root import Config, load_config
-from arrag.pipeline.drawn_with import drawn_with, with_digests
 from arrag.pipeline.layout import LAST_FILES, RETRIEVES, Layout
+from arrag.pipeline.provenance import sample_inputs, with_known_digests
 from arrag.pipeline.records import write_record
-from arrag.utils.errors import MissingError, OutputError, UsageError
-from arrag.utils.files import atomic_path
+from arrag.pipeline.reports import timed_methods
+from arrag.utils.errors import MissingError, UsageError
+from arrag.utils.files import write_json
+from arrag.utils.outputs import atomic_path
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from arrag.methods.build import ArtifactPaths
     from arrag.methods.generator import ImageGenerator
+    from arrag.methods.registry import ArtifactPaths
     from arrag.utils.shards import JobPart
 
 
@@ -40,7 +42,7 @@ def find_artifacts(
     Raises:
         MissingError: A folder is not complete; the hint has the command that makes it.
     """
-    from arrag.methods.build import ArtifactPaths
+    from arrag.methods.registry import ArtifactPaths
 
     given = {**(given or {})}
     given["trained_adapter"] = given.pop("adapter", None)
@@ -72,7 +74,7 @@ def find_artifacts(
 
 def open_configured(config: Config, method: str, path: Path) -> ImageGenerator:
     """Load a method with what it reads where the workflow has it."""
-    from arrag.methods.generator import open_method
+    from arrag.methods.registry import open_method
 
     return open_method(config, method, find_artifacts(config, method, path))
 
@@ -107,7 +109,7 @@ def generate_prompts(
         prompts,
         seed=seed,
         samples_per_prompt=num_images,
-        sources=find_artifacts(config, method, path, given),
+        paths=find_artifacts(config, method, path, given),
         batch_size=batch_size or config.resources.batch_size,
     )
     return {"images": [str(written) for written in _save(images, out)]}
@@ -154,7 +156,6 @@ def generate_benchmark(
     """
     config = load_config(path)
     layout = Layout(config)
-    _check_samples_folder(out)
     out = out or layout.samples(method, benchmark)
     if method in CEILING_LABELS:
         if part:
@@ -165,32 +166,61 @@ def generate_benchmark(
         run = write[method](config, out, assets, benchmark)
         read: dict[str, Path | None] = {"assets": assets}
     else:
-        from arrag.methods.runner import sample_benchmark
-        from arrag.methods.sample_parts import complete
+        from arrag.methods.runner import merge_parts, sample_benchmark
 
-        sources = find_artifacts(config, method, path, given)
-        run = join and complete(config, method, out, benchmark)
+        paths = find_artifacts(config, method, path, given)
+        run = join and merge_parts(config, method, out, benchmark)
         run = run or sample_benchmark(
             config,
             method,
             out,
             benchmark=benchmark,
-            sources=sources,
+            paths=paths,
             batch_size=batch_size or config.resources.batch_size,
             part=part,
         )
-        read = {"codes": sources.store, **vars(sources)}
+        read = {**vars(paths), "codes": paths.store}
         read.pop("store")
     if not part:
-        made_of = with_digests(drawn_with(layout, method, benchmark, read), run)
+        made_of = with_known_digests(sample_inputs(layout, method, benchmark, read), run)
         write_record(out, made_of=made_of)
     return {"samples": out, **run}
 
 
-def _check_samples_folder(out: Path | None) -> None:
-    """Raise OutputError if ``out`` contains anything but samples, which drawing may remove."""
-    # In this order: another part may begin the folder between the two looks.
-    if out is None or not out.exists() or (out / "begun.json").is_file():
-        return
-    if not out.is_dir() or any(out.iterdir()):
-        raise OutputError("contains other files than samples", path=out, hint="name a new folder")
+def time_configured(
+    path: Path, out: Path, given: Mapping[str, Any], batch_size: int | None
+) -> dict[str, Any]:
+    """Time every row of Table 4 in one run and write the measurements.
+
+    Args:
+        path: Configuration file.
+        out: JSON file to write.
+        given: Fields of the block ``timing`` to use instead of the configuration's.
+        batch_size: The batch to time; None looks for the best.
+
+    Returns:
+        Mean seconds per image by row, at batch 1 and at the best batch.
+    """
+    from arrag.data.prompts import load_prompt_set
+    from arrag.methods.timing import time_methods
+
+    config = load_config(path)
+    changed = {name: value for name, value in given.items() if value is not None}
+    settings = config.timing.model_copy(update=changed)
+    methods = settings.methods or timed_methods(config)
+    for name in methods:
+        config.method(name)
+    block = config.benchmark(settings.benchmark or config.main_benchmark)
+    prompts = [prompt["prompt"] for prompt in load_prompt_set(block)]
+    generators = {name: open_configured(config, name, path) for name in methods}
+    timing = time_methods(config, generators, prompts, settings, batch_size)
+    write_json(out, timing)
+    write_record(out)
+    seconds = {
+        key: {
+            name: sum(run["seconds"]) / len(run["seconds"]) / run["images"]
+            for name, run in row["runs"].items()
+        }
+        for key, row in timing["rows"].items()
+    }
+    return {"timing": out, "seconds_per_image": seconds}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,32 @@ class Explained:
     interval: tuple[str, str]
     links: list[Link]
     versions: dict[str, dict[str, str]]
+
+    @property
+    def holds(self) -> bool:
+        """Whether no computed digest differs from the recorded one."""
+        return all(link.holds is not False for link in self.links)
+
+    def as_json(self) -> dict[str, Any]:
+        """The number and its chain as JSON."""
+        return asdict(self) | {
+            "links": [asdict(link) | {"holds": link.holds} for link in self.links]
+        }
+
+    def as_text(self) -> str:
+        """One line per step, with whether its digest holds."""
+        interval = f" [{', '.join(self.interval)}]" if all(self.interval) else ""
+        lines = [f"{self.report}: {self.row}, {self.column} = {self.value}{interval}"]
+        marks = {True: "ok", False: "DIFFERS", None: "not checked"}
+        for link in self.links:
+            of = f"{link.row}: " if link.row else ""
+            lines.append(f"{marks[link.holds]:13}{of}{link.what}  {link.path}  {link.recorded}")
+            if link.holds is False:
+                lines.append(f"{'':13}found now: {link.found}")
+        for stage, versions in self.versions.items():
+            text = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+            lines.append(f"versions of {stage}: {text}")
+        return "\n".join(lines)
 
 
 def explain(report: str | Path, row: str, column: str) -> Explained:

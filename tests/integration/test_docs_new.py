@@ -65,7 +65,11 @@ def project(root, assets, tmp_path_factory):
         (folder / name).symlink_to(root / name)
     (folder / "data").symlink_to(root / "data")
     world = MicroWorld(assets)
-    for name, start, count in (("my_images", 0, 24), ("more_images", 24, 8), ("test_images", 20, 4)):
+    for name, start, count in (
+        ("my_images", 0, 24),
+        ("more_images", 24, 8),
+        ("test_images", 20, 4),
+    ):
         (folder / name).mkdir()
         for i in range(start, start + count):
             Image.fromarray(world.scene("database", i).image).save(folder / name / f"{i:03}.png")
