@@ -31,7 +31,7 @@ from arrag.utils.resource_errors import translate_resource_errors
 COMMANDS = {
     "generate": ("generate:generate", "Draw images for prompts, or a method's samples."),
     "score": ("score:app", "Score a folder of images, or recorded results."),
-    "fid-stats": ("score:fid_stats", "Compute statistics of reference images."),
+    "fid-stats": ("distances:fid_stats", "Compute statistics of reference images."),
     "report": ("report:app", "Write tables, figures and pages from scores and samples."),
     "db": ("db:app", "Encode images as token stores; sample and join corpora."),
     "index": ("index:app", "Build, search and verify indexes of patches."),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from arrag.config.assets import asset_path, paths_in
+from arrag.config.benchmarks import OwnMetric
 from arrag.config.methods import CEILING_LABELS
 from arrag.config.resolve import ResolvedMethod
 from arrag.config.root import Config
@@ -306,10 +308,13 @@ class ResultPlan:
             extractor and not asset_path(extractor, self.config.assets) and Path(extractor).exists()
         ):
             given["network"] = extractor
-        compared = {"reference": str(statistics or reference)}
-        return Artifact(
-            "scores", inputs, given, compared | {"settings": options(settings.model_dump())}
-        )
+        arguments = {"command": metric, "reference": str(statistics or reference)}
+        if isinstance(settings, OwnMetric):
+            own = {"module": settings.module, "settings": json.dumps(settings.model_extra)}
+            arguments |= {"command": f"distance {metric}", "settings": options(own)}
+        else:
+            arguments["settings"] = options(settings.model_dump())
+        return Artifact("scores", inputs, given, arguments)
 
     def _add_references(self, benchmark: str) -> None:
         """Add the images that a distribution is compared with, or their statistics."""

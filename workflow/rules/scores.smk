@@ -97,15 +97,16 @@ rule score_distance:
     log:
         "logs/score_distance/{benchmark}-{metric}-{judge}-{run}.log",
     wildcard_constraints:
-        metric="|".join(METRICS),
+        metric="(?!geneval-|dpg-)[a-z][a-z0-9_]*",
     priority: -1
     threads: THREADS
     resources:
         gpu=GPUS,
     params:
         images="results/samples/{benchmark}/{run}",
+        command=argument(DISTANCE, "command"),
         reference=argument(DISTANCE, "reference"),
         settings=argument(DISTANCE, "settings"),
     shell:
-        "arrag score {wildcards.metric} {params.images:q} {params.reference:q} {params.settings}"
+        "arrag score {params.command} {params.images:q} {params.reference:q} {params.settings}"
         " --out {output:q} > {log:q} 2>&1"
