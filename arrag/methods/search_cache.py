@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from arrag.retrieval.index import PatchIndex
+from arrag.retrieval.base import PatchIndex
 
 ROOM = 2**15
 """Queries kept; all are forgotten when there are more."""

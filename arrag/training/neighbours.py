@@ -25,7 +25,7 @@ import torch
 
 from arrag.data.store_format import MAX_CODES
 from arrag.data.token_store import TokenStore
-from arrag.retrieval.index import PatchIndex
+from arrag.retrieval.base import PatchIndex
 from arrag.training.pairs import Pairs
 from arrag.training.shards import Shards, write_shards
 from arrag.utils.errors import ArragError
@@ -93,7 +93,7 @@ def nearest_others(
     codes = torch.from_numpy(grids.astype(np.int64))
     known = torch.ones_like(codes, dtype=torch.bool)  # what is not a neighbour is not looked at
     size = codes.shape[1] * codes.shape[2]
-    positions, entries = torch.arange(size), index.meta["entries"]
+    positions, entries = torch.arange(size), index.meta.entries
     # No more of an entry's rivals can be the image's own than it has patches.
     enough = min(k + size * max((len(o) for o in own), default=0), entries)
     fetch = min(k + SLACK, enough)
@@ -161,12 +161,12 @@ def _check(pairs: Pairs, index: PatchIndex, k: int) -> None:
             f"{pairs.path}: its tokenizer is {pairs.store.tokenizer_digest}, the database's "
             f"{index.store.tokenizer_digest}; encode both with the generator's tokenizer"
         )
-    if index.meta["mode"] == "official":
+    if index.meta.mode == "official":
         raise ArragError(
             "index: mode is 'official', whose entries name no image, so that an image could not be "
             "kept from retrieving itself; build an index over your own store"
         )
-    if not 1 <= k <= index.meta["entries"]:
+    if not 1 <= k <= index.meta.entries:
         raise ArragError(
-            f"-k: found {k}; wanted 1 to {index.meta['entries']}, the entries of the index"
+            f"-k: found {k}; wanted 1 to {index.meta.entries}, the entries of the index"
         )

@@ -61,7 +61,7 @@ def _header(pairs: Pairs, index: ImageIndex) -> dict[str, Any]:
         "format": FORMAT,
         "pairs_digest": pairs.digest,
         "database_digest": index.store.digest,
-        "clip_digest": index.meta["model_digest"],
+        "clip_digest": index.meta.model_digest,
     }
 
 

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from patch_indexes import UNIT, make_store
 from PIL import Image
 from safetensors.numpy import save_file
 from test_generate import PROMPT
-from test_index import UNIT, make_store
 
 from arrag.cli.main import main
 from arrag.config.root import load_config

@@ -24,7 +24,7 @@ from arrag.methods.augmentation import Augmentation
 from arrag.methods.faid.files import check_weights, read_weights, write_weights
 from arrag.methods.faid.module import FaidModule, FaidSettings, FusedConv, distinct
 from arrag.methods.search_cache import SearchCache
-from arrag.retrieval.index import PatchIndex
+from arrag.retrieval.base import PatchIndex
 from arrag.utils.errors import ArragError, FormatError
 
 __all__ = ["FAiD", "FAiDAugmentation", "FaidSettings"]

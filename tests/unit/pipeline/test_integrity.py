@@ -533,7 +533,7 @@ def test_a_crate_is_read_back_by_the_library(crate, here):
     workflow = found.mainEntity
     assert workflow.id == "Snakefile" and "ComputationalWorkflow" in workflow.type
     assert workflow["programmingLanguage"]["name"] == "Snakemake"
-    assert {part.id for part in workflow["hasPart"]} >= {"workflow/rules/generate.smk"}
+    assert {part.id for part in workflow["hasPart"]} >= {"workflow/rules/samples.smk"}
     (action,) = found.root_dataset["mentions"]
     assert action.type == "CreateAction" and action["instrument"].id == "Snakefile"
     results = {entity.id for entity in action["result"]}

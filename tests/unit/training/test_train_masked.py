@@ -55,7 +55,7 @@ def made(tmp_path_factory, tiny_showo, root, assets):
     line = '{"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "%s"}\n'
     write_text(folder / "prompts.jsonl", line % "a photo of a dog")
     document = yaml.safe_load((root / "config" / "micro-ci.yaml").read_text())
-    document |= {"index": {"mode": "hamming"}, "training": TRAINING, "methods": METHODS}
+    document |= {"index": {"mode": "exact"}, "training": TRAINING, "methods": METHODS}
     document |= {"grids": {}, "figures": {}}
     document["database"]["images"] = IMAGES
     document["benchmarks"]["geneval"]["prompts"] = str(folder / "prompts.jsonl")
@@ -69,7 +69,7 @@ def made(tmp_path_factory, tiny_showo, root, assets):
     encode_source("micro:database", tiny_showo, codes, limit=IMAGES, assets=assets)
     placed, store = config.resolved("showo-faid").index, TokenStore.open(codes)
     around = Neighborhood(placed.context, placed.key_hop, placed.border)
-    build_index(store, where, neighborhood=around, mode="hamming", progress=False)
+    build_index(store, where, neighborhood=around, mode="exact", progress=False)
     run(folder, "pairs", "showo-finetune", "--assets", assets)
     run(folder, "retrieve", "showo-faid")
     pairs, index = Pairs.open(folder / layout.pairs("showo-faid")), open_index(where, store)

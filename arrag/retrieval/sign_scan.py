@@ -1,13 +1,10 @@
-"""Exact search for codes of ±1 (MAGVIT-v2's, in Show-o): XOR and popcount over the grids.
+"""The exact scan of a codebook of +1 and -1: XOR and popcount over the grids.
 
 Two vectors of signs differ by 2 wherever their bits do, so a squared L2 distance is four times a
-Hamming distance; a missing neighbour is the zero vector, at distance d from every code. Needs the
-store and ``meta.json`` only, and returns what mode ``exact`` returns, bit for bit.
+Hamming distance. A missing neighbour is the zero vector, at distance d from every code.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numba import njit, types
@@ -15,70 +12,77 @@ from numba.extending import intrinsic
 
 from arrag.data.store_format import check_codes
 from arrag.data.token_store import TokenStore
-from arrag.retrieval.base import Heap, PatchIndex, empty_heap
-from arrag.retrieval.neighborhood import MISSING
-from arrag.retrieval.topk import replace_worst
-from arrag.utils.errors import ArragError
+from arrag.retrieval.distances import Heap, empty_heap, replace_worst
+from arrag.retrieval.neighborhood import MISSING, Neighborhood
 
-OUT_OF_REACH = 2**30
+NO_ENTRY = 2**30
+"""Added to the distance of places that are no entries."""
 BLOCK_BYTES = 256 * 1024
-"""Grids scanned for all queries before the next are read: fits the second-level cache."""
+"""Of grids scanned for all queries before the next are read: fits the second-level cache."""
 
 
-class HammingIndex(PatchIndex):
-    """Scan every entry of a store whose codebook holds only +1 and -1."""
+def has_signs_only(codebook: np.ndarray) -> bool:
+    """Whether all numbers of float32 [V, d] are +1 or -1, and a code fits 64 bits."""
+    return codebook.shape[1] <= 64 and bool((np.abs(codebook) == 1).all())
 
-    def __init__(self, store: TokenStore, meta: dict[str, Any]) -> None:
-        super().__init__(store, meta)
-        check_signs(store)
-        self._checked_shards: set[int] = set()
-        self._dimension = d = store.codebook.shape[1]
-        self._bits = np.zeros(len(store.codebook) + 1, np.uint64)  # the last for a missing one
+
+class SignScan:
+    """Search of a store whose codebook holds only signs.
+
+    A key is packed into W words of 64 bits, 64 // d neighbours in each.
+
+    Args:
+        store: The token store.
+        neighborhood: Of the keys.
+        scale: Fixed-point units per unit of distance in the heaps it returns.
+    """
+
+    def __init__(self, store: TokenStore, neighborhood: Neighborhood, scale: float) -> None:
+        self.store, self.neighborhood, self.scale = store, neighborhood, scale
+        d = self._dimension = store.codebook.shape[1]
+        self._bits = np.zeros(len(store.codebook) + 1, np.uint64)  # the last: a missing neighbour
         self._bits[:-1] = (store.codebook > 0) @ (1 << np.arange(d, dtype=np.uint64))
-        slots = np.arange(len(self.neighborhood.offsets))
+        slots = np.arange(len(neighborhood.offsets))
         self._shifts = np.stack([slots // (64 // d), slots % (64 // d) * d], axis=1)  # [n, 2]
         height, width = store.grid
-        hop = self.neighborhood.radius
-        self._wide = wide = width + 2 * hop  # of a grid with a margin
-        inside = np.pad(self._inside.numpy().reshape(height, width), hop).reshape(-1)
-        places = np.flatnonzero(inside)
-        self._first, self._stop = int(places[0]), int(places[-1]) + 1
-        self._entries = places - self._first  # [E], those of the run that are no margin
-        steps = np.array(self.neighborhood.offsets)  # [n, 2]
-        self._steps = steps[:, 0] * wide + steps[:, 1]
-        around = self.neighborhood.neighbor_index(*store.grid)[self._inside.numpy()]  # [E, n]
+        margin = neighborhood.radius
+        inside = neighborhood.valid_positions(height, width).numpy()
+        places = np.flatnonzero(np.pad(inside, margin))  # [E], in a grid with a margin
+        self._area = int(places[0]), int(places[-1]) + 1, margin
+        self._entries = places - places[0]
+        self._steps = np.array(neighborhood.offsets) @ (width + 2 * margin, 1)  # [n]
+        around = neighborhood.neighbor_index(height, width)[inside.reshape(-1)]  # [E, n]
         self._on_grid = (around != MISSING).astype(np.int32)
         self._block = max(1, BLOCK_BYTES // (2 * height * width))
+        self._checked: set[int] = set()
 
-    def _scan(self, keys: np.ndarray, k: int) -> Heap:
+    def scan(self, keys: np.ndarray, k: int) -> Heap:
+        """As ``PatchIndex._scan``."""
         queries, heap = self._queries(keys), empty_heap(len(keys), k)
         for number, (grids, start) in enumerate(
             zip(self.store.shards, self.store.starts, strict=False)
         ):
-            if number not in self._checked_shards:  # the kernel does not look
+            if number not in self._checked:  # the kernel does not check
                 check_codes(grids, len(self.store.codebook), f"store {self.store.path}")
-                self._checked_shards.add(number)
+                self._checked.add(number)
             for m in range(0, len(grids), self._block):
                 _scan_signs(
                     np.asarray(grids[m : m + self._block]),
                     int(start) + m,
-                    (self._first, self._stop, self.neighborhood.radius),
+                    self._area,
                     self._steps,
                     self._shifts,
                     self._bits,
                     queries,
                     heap,
                 )
-        distances, entries, codes = heap
-        return distances * np.float32(self._scale), entries, codes
+        return heap[0] * np.float32(self.scale), *heap[1:]
 
     def _queries(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """int64 [Q, n] -> words, masks uint64 [Q, W] and corrections int32 [Q, R].
-
-        R is a run of positions in a grid with a margin; those of the margin are out of reach.
+        """Words and masks uint64 [Q, W], and corrections int32 [Q, R] over a run of R places.
 
         The bits of an entry's missing neighbour are zeros, so it is taken to differ by the query's
-        ones; a correction replaces four times that by d, and adds d for what the query misses.
+        ones: a correction replaces four times that by d, and adds d where the query has none.
         """
         known = keys != MISSING  # [Q, n]
         fields = np.where(known, self._bits[keys], 0).astype(np.uint64)
@@ -87,33 +91,21 @@ class HammingIndex(PatchIndex):
         corrections = np.where(known, off_grid, 0) @ (1 - self._on_grid).T
         if not self.neighborhood.masked_distance:
             corrections += self._dimension * (~known).astype(np.int32) @ self._on_grid.T
-        run = np.full((len(keys), self._stop - self._first), OUT_OF_REACH, np.int32)
+        run = np.full((len(keys), self._area[1] - self._area[0]), NO_ENTRY, np.int32)
         run[:, self._entries] = corrections
         return self._packed(fields), self._packed(masks), run
 
     def _packed(self, fields: np.ndarray) -> np.ndarray:
-        """A field a neighbour -> words: uint64 [Q, n] -> [Q, W]."""
+        """A field of d bits a neighbour -> words: uint64 [Q, n] -> [Q, W]."""
         words = np.zeros((len(fields), int(self._shifts[-1, 0]) + 1), np.uint64)
         for slot, (word, shift) in enumerate(self._shifts):
             words[:, word] |= fields[:, slot] << np.uint64(shift)
         return words
 
 
-def check_signs(store: TokenStore) -> None:
-    """Raise ArragError unless the codebook holds only +1 and -1, in 64 dimensions at most."""
-    book = store.codebook
-    odd = book[np.abs(book) != 1]
-    if odd.size or book.shape[1] > 64:
-        found = f"{odd[0]}" if odd.size else f"{book.shape[1]} dimensions"
-        raise ArragError(
-            f"index of {store.path}: mode hamming needs codes of +1 and -1 in 64 dimensions at "
-            f"most, the codebook holds {found}; use mode exact or ivf"
-        )
-
-
 @intrinsic
 def _popcount(typing_context, word):
-    """Bits set in a uint64; numba has no function of its own for it."""
+    """Bits set in a uint64; numba has no function for it."""
 
     def generate(context, builder, signature, arguments):
         return builder.ctpop(arguments[0])
@@ -123,7 +115,7 @@ def _popcount(typing_context, word):
 
 @njit(nogil=True)
 def _pack_keys(keys, image, first, steps, shifts):
-    """Bits around a run of positions: keys uint64 [W, R], from a flat grid with a margin."""
+    """Fill uint64 [W, R] with the keys of a run of places of a flat grid with a margin."""
     keys[:] = np.uint64(0)
     for i in range(len(steps)):
         word, shift = keys[shifts[i, 0]], np.uint64(shifts[i, 1])
@@ -134,7 +126,7 @@ def _pack_keys(keys, image, first, steps, shifts):
 
 @njit(nogil=True)
 def _measure(sums, keys, words, masks, corrections):
-    """Squared distances int32 [R] of keys uint64 [W, R] to a query; returns the least."""
+    """Fill int32 [R] with squared distances of keys uint64 [W, R] to a query; return the least."""
     least = np.int32(2**31 - 1)
     for w in range(len(words)):
         for e in range(np.uint64(len(sums))):
@@ -149,12 +141,18 @@ def _measure(sums, keys, words, masks, corrections):
 # Not cached: numba would not notice a change of replace_worst, which is in another file.
 @njit(nogil=True)
 def _scan_signs(grids, start, area, steps, shifts, bits, queries, heap):
-    """Exact scan of some images by Hamming distance, all queries at once.
+    """Scan some images for all queries.
 
-    grids: uint16 [m, H, W], images ``start`` and following. area: first and last place of the run
-    that holds all entries, in a flat grid with a margin, and the margin. steps: int64 [n], to a
-    neighbour there; shifts: int64 [n, 2], its word and first bit. bits: uint64 [V + 1], signs of a
-    code. queries: from ``HammingIndex._queries``. heap: as in ``scan_grids``, not scaled.
+    Args:
+        grids: uint16 [m, H, W], images ``start`` and following.
+        start: Number of the first image.
+        area: First and last place of the run that holds all entries, in a flat grid with a margin,
+            and the margin.
+        steps: int64 [n], to the neighbours there.
+        shifts: int64 [n, 2], word and first bit of each neighbour.
+        bits: uint64 [V + 1], signs of a code.
+        queries: From ``SignScan._queries``.
+        heap: See ``Heap``, here of distances that are not scaled; updated.
     """
     words, masks, corrections = queries
     distances, entries, codes = heap
@@ -175,7 +173,7 @@ def _scan_signs(grids, start, area, steps, shifts, bits, queries, heap):
                 continue
             for e in range(len(sums)):
                 # Entries come in ascending order, so on a tie the one already held stays.
-                if sums[e] < OUT_OF_REACH and np.float32(sums[e]) < distances[q, 0]:
+                if sums[e] < NO_ENTRY and np.float32(sums[e]) < distances[q, 0]:
                     row, column = (first + e) // wide - margin, (first + e) % wide - margin
                     entry = ((start + m) * height + row) * width + column
                     code = np.int64(grids[m, row, column])

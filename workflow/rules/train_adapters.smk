@@ -2,28 +2,31 @@
 # this; one that names none is trained here, and `train_adapters` trains every adapter that there can
 # be for the configuration's methods into results/. A killed training goes on from the folder beside
 # its output, which is no output: Snakemake would delete it. Adapters are named by what they are
-# trained with, so that a change of λ, τ or prompts trains nothing. The method handed on is a
-# resource: any method of the same training will do.
+# trained with, so that a change of λ, τ or prompts trains nothing.
+PAIRS = "results/pairs/{pairs}/pairs.json"
+NEIGHBOURS = "results/neighbours/{neighbours}/manifest.json"
+REFERENCES = "results/references/{references}/manifest.json"
+ADAPTER = "results/adapters/{kind}-{key}/config.json"
 
 
 rule train_adapters:
     input:
-        adapters_wanted,
+        unpack(inputs_of("train_adapters")),
     localrule: True
 
 
 rule make_pairs:
     input:
-        unpack(pairs_inputs),
+        unpack(inputs_of(PAIRS)),
     output:
-        str(RESULTS / "pairs/{pairs}/pairs.json"),
+        PAIRS,
     log:
         "logs/make_pairs/{pairs}.log",
-    threads: CONFIG.resources.threads
+    threads: THREADS
     resources:
-        **asks("encode"),
+        gpu=GPUS,
         config=CONFIG_FILE,
-        method=lambda wildcards: method_for("pairs", wildcards.pairs),
+        method=method_of(PAIRS),
     params:
         out=folder_of_output,
     shell:
@@ -33,21 +36,21 @@ rule make_pairs:
 
 rule retrieve_part:
     input:
-        unpack(lambda wildcards: inputs_for("neighbours", wildcards.neighbours, "pairs", "index")),
+        unpack(inputs_of(NEIGHBOURS)),
     output:
-        touch(str(RESULTS / "neighbours/{neighbours}.parts/{part}-of-{parts}")),
+        touch("results/neighbours/{neighbours}.parts/{part}-of-{parts}"),
     log:
         "logs/retrieve_part/{neighbours}-{part}-of-{parts}.log",
     wildcard_constraints:
         part="[0-9]+",
         parts="[0-9]+",
-    threads: CONFIG.resources.threads
+    threads: THREADS
     resources:
-        **asks("search"),
+        gpu=GPUS,
         config=CONFIG_FILE,
-        method=lambda wildcards: method_for("neighbours", wildcards.neighbours),
+        method=method_of(NEIGHBOURS),
     params:
-        out=lambda wildcards: RESULTS / f"neighbours/{wildcards.neighbours}",
+        out=argument(NEIGHBOURS, "out"),
     shell:
         "arrag train retrieve --config {resources.config:q} --method {resources.method}"
         " --out {params.out:q} --part {wildcards.part}/{wildcards.parts} > {log:q} 2>&1"
@@ -56,17 +59,17 @@ rule retrieve_part:
 # After parts it writes what is missing, which is the manifest alone.
 rule retrieve_neighbours:
     input:
-        unpack(lambda wildcards: inputs_for("neighbours", wildcards.neighbours, "pairs", "index")),
-        parts=retrieve_parts,
+        unpack(inputs_of(NEIGHBOURS)),
+        parts=parts_of(NEIGHBOURS),
     output:
-        str(RESULTS / "neighbours/{neighbours}/manifest.json"),
+        NEIGHBOURS,
     log:
         "logs/retrieve_neighbours/{neighbours}.log",
-    threads: CONFIG.resources.threads
+    threads: THREADS
     resources:
-        **asks("search"),
+        gpu=GPUS,
         config=CONFIG_FILE,
-        method=lambda wildcards: method_for("neighbours", wildcards.neighbours),
+        method=method_of(NEIGHBOURS),
     params:
         out=folder_of_output,
     shell:
@@ -76,20 +79,16 @@ rule retrieve_neighbours:
 
 rule retrieve_references:
     input:
-        unpack(
-            lambda wildcards: inputs_for(
-                "references", wildcards.references, "pairs", "image_index"
-            )
-        ),
+        unpack(inputs_of(REFERENCES)),
     output:
-        str(RESULTS / "references/{references}/manifest.json"),
+        REFERENCES,
     log:
         "logs/retrieve_references/{references}.log",
-    threads: CONFIG.resources.threads
+    threads: THREADS
     resources:
-        **asks("search"),
+        gpu=GPUS,
         config=CONFIG_FILE,
-        method=lambda wildcards: method_for("references", wildcards.references),
+        method=method_of(REFERENCES),
     params:
         out=folder_of_output,
     shell:
@@ -99,23 +98,23 @@ rule retrieve_references:
 
 rule train_adapter:
     input:
-        unpack(adapter_inputs),
+        unpack(inputs_of(ADAPTER)),
     output:
-        str(RESULTS / "adapters/{kind}-{key}/config.json"),
+        ADAPTER,
     log:
         "logs/train_adapter/{kind}-{key}.log",
     wildcard_constraints:
         kind="|".join(TRAINS_ON),
         key="[0-9a-f]+",
-    threads: CONFIG.resources.threads
+    threads: THREADS
     resources:
-        **asks("train"),
+        gpu=GPUS,
         config=CONFIG_FILE,
-        method=lambda wildcards: method_for("trained_adapter", f"{wildcards.kind}-{wildcards.key}"),
+        method=method_of(ADAPTER),
         batch_size=CONFIG.resources.train_batch_size,
     params:
         out=folder_of_output,
-        work=lambda wildcards, output: f"{Path(output[0]).parent}.work",
+        work="results/adapters/{kind}-{key}.work",
     shell:
         "arrag train {wildcards.kind} --config {resources.config:q} --method {resources.method}"
         " --out {params.out:q} --work-dir {params.work:q} --batch-size {resources.batch_size}"

@@ -2,27 +2,28 @@
 # drew. The images are no output of Snakemake's, which would delete them with a killed job: they stay
 # in the folder, and the next job goes on from there. run.json, written last, says that the folder is
 # complete.
+SAMPLES = "results/samples/{benchmark}/{run}/run.json"
 
 
 rule sample_part:
     input:
-        unpack(sample_inputs),
+        unpack(inputs_of(SAMPLES)),
     output:
-        touch(str(RESULTS / "samples/{benchmark}/{run}.parts/{part}-of-{parts}")),
+        touch("results/samples/{benchmark}/{run}.parts/{part}-of-{parts}"),
     log:
         "logs/sample_part/{benchmark}/{run}-{part}-of-{parts}.log",
     wildcard_constraints:
         part="[0-9]+",
         parts="[0-9]+",
-    threads: CONFIG.resources.threads
+    threads: THREADS
     resources:
-        **asks("draw", seconds_to_draw_part),
+        gpu=GPUS,
         config=CONFIG_FILE,
         batch_size=options({"batch_size": CONFIG.resources.batch_size}),
-        method=lambda wildcards: method_of(wildcards),
+        method=method_of(SAMPLES),
     params:
-        config_hash=lambda wildcards: CONFIG.config_hash(method_of(wildcards), wildcards.benchmark),
-        out=lambda wildcards: RESULTS / f"samples/{wildcards.benchmark}/{wildcards.run}",
+        config_hash=argument(SAMPLES, "config_hash"),
+        out=argument(SAMPLES, "out"),
     shell:
         "arrag sample --config {resources.config:q} --method {resources.method}"
         " --benchmark {wildcards.benchmark} --out {params.out:q}"
@@ -32,23 +33,23 @@ rule sample_part:
 
 rule sample:
     input:
-        unpack(sample_inputs),
-        parts=sample_parts,
+        unpack(inputs_of(SAMPLES)),
+        parts=parts_of(SAMPLES),
     output:
-        str(RESULTS / "samples/{benchmark}/{run}/run.json"),
+        SAMPLES,
     log:
         "logs/sample/{benchmark}/{run}.log",
     wildcard_constraints:
         run=f"(?!{CEILING_RUN}(/|$))[^/]+",
-    threads: CONFIG.resources.threads
+    threads: THREADS
     resources:
-        **asks("draw", seconds_to_draw),
+        gpu=GPUS,
         config=CONFIG_FILE,
         batch_size=options({"batch_size": CONFIG.resources.batch_size}),
-        method=lambda wildcards: method_of(wildcards),  # any of the same settings will do
-        join=lambda wildcards, input: options({"join": bool(input.parts)}),
+        method=method_of(SAMPLES),
+        join=argument(SAMPLES, "join"),
     params:
-        config_hash=lambda wildcards: CONFIG.config_hash(method_of(wildcards), wildcards.benchmark),
+        config_hash=argument(SAMPLES, "config_hash"),
         out=folder_of_output,
     shell:
         "arrag sample --config {resources.config:q} --method {resources.method}"
@@ -56,23 +57,21 @@ rule sample:
         " {resources.batch_size} > {log:q} 2>&1"
 
 
+# Real images of the micro world, and the same after the tokenizer.
 rule sample_ceiling:
     input:
-        assets=rules.fetch_assets.output.assets,
-        checkpoint=ancient(str(CONFIG.generator_of()[1].checkpoint)),
-        prompts=prompts_of,
+        unpack(inputs_of(SAMPLES)),
     output:
-        str(RESULTS / "samples/{benchmark}/{run}/run.json"),
+        SAMPLES,
     log:
         "logs/sample_ceiling/{benchmark}/{run}.log",
     wildcard_constraints:
         run=CEILING_RUN,
-    threads: CONFIG.resources.threads
+    threads: THREADS
     resources:
-        **asks("draw"),
         config=CONFIG_FILE,
     params:
-        ceiling=lambda wildcards: method_of(wildcards),
+        ceiling=method_of(SAMPLES),
         out=folder_of_output,
     shell:
         "arrag sample --config {resources.config:q} --method {params.ceiling}"
