@@ -4,7 +4,8 @@ Sources of images (``sources``), decoded (``images``) and encoded (``encode``) i
 (``token_store``), the truth of a retrieval database; copies of test images kept out of it
 (``decontamination``); subsamples of large corpora (``subsample``, ``merge``); prompts and question
 tables of the benchmarks (``prompts``, ``questions``, ``mjhq``); folders of generated images
-(``sample_dir``); downloads (``hub``, ``download``); and the synthetic world of the demo (``micro``).
+(``sample_dir``); downloads (``hub``, ``download``); and the synthetic world of the demo
+(``micro``).
 
 The package may import ``tokenizers``, ``config`` and ``utils``. Start reading at ``sources`` and
 ``encode``; ``store_format`` describes the files of a store.
