@@ -98,7 +98,7 @@ class ExactIndex(PatchIndex):
             images = plane[before : len(plane) - after].reshape(len(shard), height + margin, -1)
             for first in range(0, len(shard), IMAGES):
                 some = np.asarray(shard[first : first + IMAGES])
-                check_codes(some, len(self.points) - 1, f"store {self.store.path}")
+                check_codes(some, len(self.points) - 1, self.store.path)
                 images[first : first + IMAGES, :height, :width] = table[some]
             planes.append(plane)
         release(shard)

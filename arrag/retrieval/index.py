@@ -24,7 +24,7 @@ from arrag.retrieval.faiss_index import VERSION
 from arrag.retrieval.keys import release
 from arrag.retrieval.meta import FORMAT, META, REBUILD, IndexMeta
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.utils.errors import MismatchError, UsageError
+from arrag.utils.errors import FormatError, MismatchError, UsageError
 from arrag.utils.files import read_model, write_json
 from arrag.utils.outputs import atomic_path, clear_leftovers
 from arrag.utils.registry import Registry
@@ -91,7 +91,7 @@ def build_index(
             hint="use mode exact or ivf, or masked_distance false",
         )
     for shard, info in zip(store.shards, store.manifest["shards"], strict=True):
-        check_codes(shard, len(store.codebook), str(store.path / info["file"]))
+        check_codes(shard, len(store.codebook), store.path / info["file"])
         release(shard)
     meta = _describe(store, neighborhood, mode)
     published = None if published is None else Path(published)
@@ -133,7 +133,12 @@ def open_index(
                 hint=f"build the index again from that store ({store.path}) and tokenizer",
             )
     mode = meta.mode.partition(":")[0]
-    return MODES.get(_RENAMED.get(mode, mode))(store, meta, path, nprobe)
+    mode = _RENAMED.get(mode, mode)
+    if mode not in MODES:
+        raise FormatError(
+            f"unknown index mode {meta.mode!r}", path=path / META, field="mode", hint=REBUILD
+        )
+    return MODES.get(mode)(store, meta, path, nprobe)
 
 
 def extend_index(

@@ -29,12 +29,8 @@ def has_signs_only(codebook: np.ndarray) -> bool:
 class SignScan:
     """Search of a store whose codebook holds only signs.
 
-    A key is packed into W words of 64 bits, 64 // d neighbours in each.
-
-    Args:
-        store: The token store.
-        neighborhood: Of the keys.
-        scale: Fixed-point units per unit of distance in the heaps it returns.
+    A key is packed into W words of 64 bits, 64 // d neighbours in each. A mask has all d bits of
+    the neighbours that are known.
     """
 
     def __init__(self, store: TokenStore, neighborhood: Neighborhood, scale: float) -> None:
@@ -44,15 +40,14 @@ class SignScan:
         self._bits[:-1] = (store.codebook > 0) @ (1 << np.arange(d, dtype=np.uint64))
         slots = np.arange(len(neighborhood.offsets))
         self._shifts = np.stack([slots // (64 // d), slots % (64 // d) * d], axis=1)  # [n, 2]
-        height, width = store.grid
-        margin = neighborhood.radius
+        (height, width), margin = store.grid, neighborhood.radius
         inside = neighborhood.valid_positions(height, width).numpy()
         places = np.flatnonzero(np.pad(inside, margin))  # [E], in a grid with a margin
         self._area = int(places[0]), int(places[-1]) + 1, margin
         self._entries = places - places[0]
         self._steps = np.array(neighborhood.offsets) @ (width + 2 * margin, 1)  # [n]
         around = neighborhood.neighbor_index(height, width)[inside.reshape(-1)]  # [E, n]
-        self._on_grid = (around != MISSING).astype(np.int32)
+        self._on_grid = self._masks(around != MISSING).T  # [W, E]
         self._block = max(1, BLOCK_BYTES // (2 * height * width))
         self._checked: set[int] = set()
 
@@ -63,7 +58,7 @@ class SignScan:
             zip(self.store.shards, self.store.starts, strict=False)
         ):
             if number not in self._checked:  # the kernel does not check
-                check_codes(grids, len(self.store.codebook), f"store {self.store.path}")
+                check_codes(grids, len(self.store.codebook), self.store.path)
                 self._checked.add(number)
             for m in range(0, len(grids), self._block):
                 _scan_signs(
@@ -81,19 +76,25 @@ class SignScan:
     def _queries(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Words and masks uint64 [Q, W], and corrections int32 [Q, R] over a run of R places.
 
-        The bits of an entry's missing neighbour are zeros, so it is taken to differ by the query's
-        ones: a correction replaces four times that by d, and adds d where the query has none.
+        The bits of an entry's missing neighbour are zeros, so the scan takes it to differ by the
+        query's ones: a correction replaces four times that by d, and adds d where the query alone
+        misses a neighbour.
         """
         known = keys != MISSING  # [Q, n]
-        fields = np.where(known, self._bits[keys], 0).astype(np.uint64)
-        masks = np.where(known, np.uint64((1 << self._dimension) - 1), np.uint64(0))
-        off_grid = self._dimension - 4 * np.bitwise_count(fields).astype(np.int32)
-        corrections = np.where(known, off_grid, 0) @ (1 - self._on_grid).T
+        words = self._packed(np.where(known, self._bits[keys], 0).astype(np.uint64))
+        masks = self._masks(known)
+        off_grid = masks[..., None] & ~self._on_grid  # [Q, W, E]
+        corrections = np.bitwise_count(off_grid).sum(axis=1, dtype=np.int32)
+        corrections -= 4 * np.bitwise_count(words[..., None] & off_grid).sum(axis=1, dtype=np.int32)
         if not self.neighborhood.masked_distance:
-            corrections += self._dimension * (~known).astype(np.int32) @ self._on_grid.T
+            unknown = ~masks[..., None] & self._on_grid
+            corrections += np.bitwise_count(unknown).sum(axis=1, dtype=np.int32)
         run = np.full((len(keys), self._area[1] - self._area[0]), NO_ENTRY, np.int32)
         run[:, self._entries] = corrections
-        return self._packed(fields), self._packed(masks), run
+        return words, masks, run
+
+    def _masks(self, known: np.ndarray) -> np.ndarray:
+        return self._packed(np.where(known, np.uint64((1 << self._dimension) - 1), np.uint64(0)))
 
     def _packed(self, fields: np.ndarray) -> np.ndarray:
         """A field of d bits a neighbour -> words: uint64 [Q, n] -> [Q, W]."""

@@ -60,7 +60,7 @@ def verify_index(
     index = open_index(path, store, nprobe=nprobe)
     check_files(Path(path), index.meta.files, digests=True)
     for shard in store.shards:
-        check_codes(shard, len(store.codebook), f"store {store.path}")
+        check_codes(shard, len(store.codebook), store.path)
     index.check_contents()
     result = {
         "mode": index.meta.mode,

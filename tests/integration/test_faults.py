@@ -194,8 +194,8 @@ def trained(folder, stop=None):
         x = torch.randn(2, 4096, generator=torch.Generator().manual_seed(step))
         return (model(x) ** 2).mean()
 
-    loop.run(
-        model, [{"params": model.parameters()}], loss_of_step, steps=6, peak=0.05, recipe={},
+    loop.train(
+        model, [{"params": model.parameters()}], loss_of_step, steps=6, peak=0.05, train_config={},
         work_dir=folder, log_every=1, save_seconds=0,
     )  # fmt: skip
     return model.weight

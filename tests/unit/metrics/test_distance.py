@@ -237,7 +237,7 @@ def test_mjhq_statistics_of_all_and_of_each_category(arrag, tmp_path, network):
         np.testing.assert_array_equal(one["sigma"], other["sigma"])
     (images / "food" / f"{entries[-1].key}.jpg").unlink()
     message = arrag("stats", images, *wide, "--mjhq", meta, "--out", "ref", fails=True)
-    assert "1 of 16" in message and "food/f0" in message
+    assert "food/f0" in message
     partly = (*wide, "--mjhq", meta, "--out", "p", "--allow-partial")
     partial = arrag("stats", images, *partly)
     assert partial["stats"]["p/all.npz"] == 15

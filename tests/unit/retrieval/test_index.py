@@ -198,6 +198,7 @@ def test_an_index_of_something_else_is_refused(store, tmp_path, mode):
     ("fields", "field"),
     [
         ({"format": 0}, "format"),
+        ({"mode": "../ivf"}, "mode"),
         ({"entries": "many"}, "entries"),
         ({"grid": [12]}, "grid"),
         ({"neighborhood": {"context": "causal", "hop": 10**9}}, None),

@@ -1,4 +1,4 @@
-"""A generator made ready for fine-tuning: LoRA, its generation head, and an adapter beside it."""
+"""A backbone prepared for fine-tuning: LoRA, its generation head and a FAiD adapter."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ from torch import nn
 
 from arrag.methods.adapter_folder import LORA_A, LORA_B
 from arrag.methods.faid.adapter import FAiD
-from arrag.training.masked import unknown_losses
+from arrag.training.masked import masked_losses
 
 TARGETS = ("q_proj", "v_proj")
 
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank changes of the query and value projections (paper: 128, 256, 0.05)."""
+    """LoRA (arXiv 2106.09685) of the query and value projections; the paper's settings."""
 
     r: int = 128
     alpha: float = 256
     dropout: float = 0.05
 
 
-class Adapted(nn.Module):
-    """A backbone of which only LoRA, the head and the adapter are trained, as asked.
+class PeftBackbone(nn.Module):
+    """A backbone of which only LoRA, the head and the adapter are trained.
 
-    head: name of the part of the backbone's ``model`` that predicts codes. Called with a batch it
-    gives each image's loss, so that one process or many can train it.
+    ``forward`` returns losses, as distributed training needs.
+
+    Args:
+        backbone: The backbone; its model is converted to float32.
+        lora: Settings of LoRA on the query and value projections; None trains none.
+        head: Name of the part of the backbone's ``model`` to train; None trains none.
+        faid: The adapter, which is attached to the backbone.
     """
 
     def __init__(self, backbone, *, lora: Lora | None, head: str | None, faid: FAiD | None) -> None:
@@ -62,11 +67,15 @@ class Adapted(nn.Module):
         prefix: torch.Tensor | None = None,
         known: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Mean cross-entropy of each image's codes, of a masked backbone of the unknown: nats, [B].
+        """Mean cross-entropy in nats of each image's (masked) tokens: [B].
 
-        ids, mask: [B, T]; codes: int64 [B, N]; retrieved: int64 [B, N, K], -1 where absent, for
-        the adapter; prefix: [B, R, D], see ``teacher_forced``; known: bool [B, N], for a masked
-        backbone alone.
+        Args:
+            ids: Of the prompts, [B, T].
+            mask: Of the prompts, [B, T].
+            codes: int64 [B, N].
+            retrieved: int64 [B, N, K], -1 where absent; for FAiD.
+            prefix: [B, R, D], see ``JanusBackbone.teacher_forced``.
+            known: bool [B, N], False where masked; for masked backbones.
         """
         if self.faid is not None:
             grids = None if known is None else known.unflatten(1, self.backbone.grid)
@@ -75,10 +84,10 @@ class Adapted(nn.Module):
             logits = self.backbone.teacher_forced((ids, mask), codes, prefix)  # [B, N, V]
             return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").mean(1)
         logits = self.backbone.teacher_forced((ids, mask), codes, known)
-        return unknown_losses(logits, codes, known).sum(1) / (~known).sum(1)
+        return masked_losses(logits, codes, known).sum(1) / (~known).sum(1)
 
     def delta(self) -> dict[str, torch.Tensor]:
-        """What was trained of the backbone, as :mod:`arrag.methods.adapter_folder` names it."""
+        """The trained weights of the backbone, named as in :mod:`arrag.methods.adapter_folder`."""
         changes = {}
         for name, module in self.model.named_modules():
             if hasattr(module, "lora_A") and "default" in module.lora_A:

@@ -1,4 +1,4 @@
-"""The training loop: exact resume, recipes, NaN; and what the shipped checkpoints reach."""
+"""The training loop: exact resume, refusals, NaN, learning rate."""
 
 import json
 
@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from arrag.training import loop
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ArragError, MismatchError
 
 
-def train(folder, steps, stop=None, recipe="a"):
+def train(folder, steps, stop=None, config="a"):
     torch.manual_seed(0)
     model = nn.Linear(4, 1)
 
@@ -20,9 +20,9 @@ def train(folder, steps, stop=None, recipe="a"):
         x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
         return ((model(x) - x.sum(1, keepdim=True)) ** 2).mean()
 
-    loop.run(
+    loop.train(
         model, [{"params": model.parameters()}], loss_of_step, steps=steps, peak=0.05,
-        work_dir=folder, recipe={"what": recipe}, warmup=2, log_every=2, save_seconds=0,
+        work_dir=folder, train_config={"what": config}, warmup=2, log_every=2, save_seconds=0,
     )  # fmt: skip
     return model
 
@@ -42,19 +42,19 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path):
     assert (tmp_path / "killed" / "loss.png").stat().st_size > 1000
 
 
-def test_another_recipe_is_refused(tmp_path):
+def test_another_configuration_is_refused(tmp_path):
     train(tmp_path, 4)
-    with pytest.raises(ArragError, match="another recipe.*delete"):
-        train(tmp_path, 8, recipe="b")
+    with pytest.raises(MismatchError):
+        train(tmp_path, 8, config="b")
 
 
 def test_nan_is_an_error(tmp_path):
     model = nn.Linear(1, 1)
-    with pytest.raises(ArragError, match="NaN at step 1"):
-        loop.run(
+    with pytest.raises(ArragError, match="NaN"):
+        loop.train(
             model, [{"params": model.parameters()}],
             lambda step: model(torch.ones(1, 1)).sum() * float("nan"), steps=4, peak=0.1,
-            work_dir=tmp_path, recipe={}, log_every=2,
+            work_dir=tmp_path, train_config={}, log_every=2,
         )  # fmt: skip
 
 

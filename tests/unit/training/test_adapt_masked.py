@@ -27,8 +27,8 @@ from arrag.methods.generator import TokenGenerator
 from arrag.pipeline.layout import Layout
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.training.adapt import compare, train
-from arrag.training.masked import StepNoise, seeded_noise
+from arrag.training.adapt import compare_adapters, train_adapter
+from arrag.training.masked import StepMasks, seeded_known
 from arrag.training.neighbours import Neighbours, own_images
 from arrag.training.pairs import Pairs
 from arrag.training.trainer import Data, Trainer
@@ -146,19 +146,19 @@ def test_pairs_retrieve_by_all_their_neighbours(made):
 
 
 def test_each_step_hides_anew_and_any_cut_of_it_alike():
-    noise = StepNoise((7, 3), 8, 144)
+    noise = StepMasks((7, 3), 8, 144)
     first, weights = noise.at(np.arange(8, 16))
-    again, some = StepNoise((7, 3), 8, 144).at(np.arange(12, 14))
+    again, some = StepMasks((7, 3), 8, 144).at(np.arange(12, 14))
     assert torch.equal(first[4:6], again) and torch.equal(weights[4:6], some)
     assert weights.mean().item() == pytest.approx(1)
     unknown = (~first).sum(1)
     assert torch.allclose(weights, unknown / unknown.float().mean())
     for other in (
         noise.at(np.arange(16, 24))[0],
-        StepNoise((8, 3), 8, 144).at(np.arange(8, 16))[0],
+        StepMasks((8, 3), 8, 144).at(np.arange(8, 16))[0],
     ):
         assert not torch.equal(first, other)
-    assert torch.equal(seeded_noise((0, 4), 3, 9), seeded_noise((0, 4), 3, 9))
+    assert torch.equal(seeded_known((0, 4), 3, 9), seeded_known((0, 4), 3, 9))
 
 
 def test_the_loss_is_the_mean_over_the_hidden_codes_of_a_step(made):
@@ -166,8 +166,8 @@ def test_the_loss_is_the_mean_over_the_hidden_codes_of_a_step(made):
     still, losses, gradients = LoraSettings(r=2, alpha=4.0, dropout=0.0), [], []
     for size in (4, 2):
         ours = trainer(made, "faid", batch_size=size, lora=still)
-        slices = range(ours.slices, 2 * ours.slices)  # of the second step
-        loss = sum(ours.loss_of_slice(i) / ours.slices for i in slices)
+        second = range(ours.grad_accum_steps, 2 * ours.grad_accum_steps)  # step
+        loss = sum(ours.loss_fn(i) / ours.grad_accum_steps for i in second)
         loss.backward()
         trained = [p for p in ours.model.parameters() if p.requires_grad]
         losses.append(loss.item())
@@ -176,7 +176,7 @@ def test_the_loss_is_the_mean_over_the_hidden_codes_of_a_step(made):
     assert torch.allclose(*gradients, atol=1e-5 * gradients[0].abs().max())
     places = np.arange(4, 8)
     pairs, dropped = ours._pairs_at(places), torch.from_numpy(ours._dropped(places))
-    known, backbone, faid = ours._noise.at(places)[0], ours.backbone, ours.model.faid
+    known, backbone, faid = ours._masks.at(places)[0], ours.backbone, ours.model.faid
     codes = torch.from_numpy(made.pairs.store.grids(pairs).astype(np.int64)).flatten(1)
     ids, mask = backbone.tokenize([made.pairs.captions[i] for i in pairs])
     empty, seen = backbone.unconditional_ids(ids, mask)
@@ -196,7 +196,7 @@ def test_with_zero_gain_faid_begins_as_plain_fine_tuning(made):
         gain: made.config.training.faid.model_copy(update={"init_gain": gain}) for gain in (0, 1)
     }
     plain, zero, one = (
-        made_trainer.loss_of_slice(0).item()
+        made_trainer.loss_fn(0).item()
         for made_trainer in (
             trainer(made, "finetune"),
             trainer(made, "faid", faid=faid[0]),
@@ -213,7 +213,7 @@ def test_a_few_steps_reduce_the_loss(made, trained):
         about = json.loads((folder / "config.json").read_text())
         assert about["steps"] == 8 and about["held_out"]["mean"] < first - 0.3
         assert "nats a hidden code" in (folder / "README.md").read_text()
-    found = compare(trained["faid"], trained["finetune"])
+    found = compare_adapters(trained["faid"], trained["finetune"])
     assert found["images"] == 4 and found["difference"][0] != 0
 
 
@@ -241,7 +241,7 @@ def test_merged_weights_equal_those_trained(made, tiny_showo, tmp_path):
     ours.model.eval()
     prompts, codes = [made.pairs.captions[0]], made.pairs.store.grids(np.array([0]))
     codes = torch.from_numpy(codes.astype(np.int64))
-    known = seeded_noise((1,), 1, 144).view(1, 12, 12)
+    known = seeded_known((1,), 1, 144).view(1, 12, 12)
     got, merged, before = (
         backbone.teacher_forced(prompts, codes, known) for backbone in (ours.backbone, fresh, bare)
     )
@@ -253,16 +253,16 @@ def test_a_killed_training_gives_the_same_adapter(made, trained, tmp_path, monke
     resolved = made.config.resolved("showo-faid")
 
     def again():
-        train(
+        train_adapter(
             "faid", resolved.generator, resolved.training, made.data["faid"], tmp_path / "faid",
             tmp_path / "work", batch_size=4, save_minutes=0, cpu=True,
         )  # fmt: skip
 
     class Killed(Trainer):
-        def loss_of_slice(self, number):
+        def loss_fn(self, number):
             if number == 3:
                 raise KeyboardInterrupt
-            return super().loss_of_slice(number)
+            return super().loss_fn(number)
 
     with monkeypatch.context() as patched:
         patched.setattr("arrag.training.adapt.Trainer", Killed)
