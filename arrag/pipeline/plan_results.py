@@ -5,15 +5,9 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import json
-import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-=======
 from collections.abc import Callable
 from dataclasses import replace
->>>>>>> main
 from pathlib import Path
 from typing import Any
 
