@@ -87,7 +87,7 @@ def run_prints(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_join(args: argparse.Namespace) -> dict[str, Any]:
     """Join stores."""
-    from arrag.data.subsample import join_stores
+    from arrag.data.merge import join_stores
 
     about = join_stores(args.stores, args.out)
     write_record(args.out)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from arrag.cli.common import command, count
-from arrag.pipeline.records import record_of, score_record, write_record
+from arrag.pipeline.provenance import write_score_record
+from arrag.pipeline.records import record_of, write_record
 
 FEATURES = Path("results/features")
 HELP = {
@@ -56,6 +57,22 @@ def add_scores(scores: Any) -> None:
                 help="also compute the figure with clean-fid's and torchmetrics' formulas",
             )
 
+    parser = command(
+        scores,
+        "distance",
+        "a distance of your own, or any other by its name",
+        "arrag score distance mean_color results/samples/daid reference --module my_metrics",
+        run_score,
+    )
+    parser.add_argument("metric", metavar="NAME", help="the registered name")
+    parser.add_argument("images", type=Path, help="folder, tar, .npz or .npy: the generated")
+    parser.add_argument("reference", type=Path, help="folder, tar, .npz or .npy: the reference")
+    parser.add_argument("--module", help="dotted name of the module that registers the metric")
+    parser.add_argument("--settings", default="{}", help="the metric's settings as JSON")
+    parser.add_argument("--out", type=Path, help="JSON file of the score")
+    _run_options(parser, cached=True)
+    parser.add_argument("--resamples", type=whole, help="draws for the interval; 0: none (200)")
+
 
 def add(commands: Any) -> None:
     """Add ``stats``."""
@@ -90,21 +107,24 @@ def _settings(parser: argparse.ArgumentParser, metric: str | None) -> None:
             default="clean",
             help="how images are resized for Inception and MobileNetV2 (%(default)s)",
         )
-        parser.add_argument(
-            "--features",
-            type=Path,
-            default=FEATURES,
-            help="cached features (%(default)s)",
-        )
-        parser.add_argument("--no-cache", action="store_true", help="neither read nor write it")
-        parser.add_argument("--batch-size", type=count, help="images at a time (4; 64 on a GPU)")
-        parser.add_argument("--workers", type=whole, default=0, help="threads that decode images")
     if metric in ("fwd", None):
         parser.add_argument("--wavelet", default="haar", help="PyWavelets' name (%(default)s)")
         parser.add_argument("--level", type=count, default=4, help="depth (%(default)s)")
         parser.add_argument(
             "--size", type=count, help="resize to N x N pixels first (the images' own size)"
         )
+    _run_options(parser, cached=metric != "fwd")
+
+
+def _run_options(parser: argparse.ArgumentParser, cached: bool) -> None:
+    """What does not change what is measured."""
+    if cached:
+        parser.add_argument(
+            "--features", type=Path, default=FEATURES, help="cached features (%(default)s)"
+        )
+        parser.add_argument("--no-cache", action="store_true", help="neither read nor write it")
+        parser.add_argument("--batch-size", type=count, help="images at a time (4; 64 on a GPU)")
+        parser.add_argument("--workers", type=whole, default=0, help="threads that decode images")
     parser.add_argument("--expect", type=count, help="number of images a folder must hold")
     parser.add_argument(
         "--allow-partial",
@@ -122,9 +142,20 @@ def whole(text: str) -> int:
 
 def _open_metric(args: argparse.Namespace) -> Any:
     """The metric with the settings of the command line; what is not given is the default."""
-    from arrag.metrics.base import get_metric
+    from pydantic import TypeAdapter, ValidationError
 
-    metric = get_metric(args.metric)
+    from arrag.metrics.base import get_metric
+    from arrag.utils.errors import UsageError
+
+    metric = get_metric(args.metric, getattr(args, "module", None))
+    if hasattr(args, "settings"):
+        try:
+            return metric(TypeAdapter(metric.Settings).validate_json(args.settings))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(["--settings", *map(str, first["loc"])])
+            hint = f"known: {', '.join(metric.Settings.model_fields) or 'none'}"
+            raise UsageError(first["msg"], field=field, hint=hint) from None
     given = {name: getattr(args, name, None) for name in metric.Settings.model_fields}
     return metric(metric.Settings(**{k: v for k, v in given.items() if v is not None}))
 
@@ -165,7 +196,7 @@ def run_score(args: argparse.Namespace) -> dict[str, Any]:
             raise
         raise ArragError(f"{args.images}, {args.reference}: {error}") from None
     if args.out is not None:
-        score_record(args.out, result, None, {"extractor": getattr(args, "extractor", None)})
+        write_score_record(args.out, result, None, {"extractor": getattr(args, "extractor", None)})
     shown = dict(result)
     if shown["bootstrap"]:
         shown["bootstrap"] = {k: v for k, v in shown["bootstrap"].items() if k != "values"}

@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from arrag.config.base import FilePath, Model, Place
+from arrag.config.base import FilePath, Model, Name, Place
 
 KINDS = ("geneval", "dpg", "distribution")  # of Tables 1, 2, 3
 MPLUG = "mplug"  # the judge of DPG-Bench's published numbers, which modelscope downloads
@@ -87,8 +87,25 @@ class FwdSettings(Model):
     )
 
 
+class OwnMetric(Model):
+    """A distance that another module defines; its further keys are the metric's settings."""
+
+    model_config = ConfigDict(extra="allow")
+
+    module: str = Field(
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$",
+        description="dotted name of the module that registers the metric",
+    )
+
+
 class Metrics(Model):
-    """Which distances are measured; each is a column."""
+    """Which distances are measured; each is a column.
+
+    A key of another name is a metric of your own: see docs/add-your-own-metric.md.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[Name, OwnMetric]
 
     cmmd: CmmdSettings | None = Field(default=None, description="CMMD; null = not measured")
     fid: FidSettings | None = Field(default=None, description="FID; null = not measured")
@@ -98,9 +115,10 @@ class Metrics(Model):
     )
 
     @property
-    def wanted(self) -> dict[str, CmmdSettings | FidSettings | FwdSettings]:
-        """The measured ones by name, in the table's order."""
-        return {name: metric for name in METRICS if (metric := getattr(self, name)) is not None}
+    def wanted(self) -> dict[str, CmmdSettings | FidSettings | FwdSettings | OwnMetric]:
+        """The measured ones by name, in the table's order; one's own come last."""
+        known = {name: getattr(self, name) for name in METRICS}
+        return {name: metric for name, metric in known.items() if metric} | self.__pydantic_extra__
 
 
 class Distribution(Model):

@@ -21,10 +21,8 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from tqdm import tqdm
 
 from arrag.data.sources import open_source
-from arrag.data.store_format import EXCLUDED, SKIPPED, DuplicateFilter
-from arrag.data.token_store import TokenStore, merge_stores
 from arrag.utils.errors import FormatError, MismatchError
-from arrag.utils.files import read_json, read_model, write_json
+from arrag.utils.files import read_model, write_json
 from arrag.utils.globs import is_tars
 from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import read_npz
@@ -147,37 +145,3 @@ def _read_list(path: Path, seed: int) -> dict[str, np.ndarray]:
             f"was listed with seed {held['seed'][0]}, not {seed}", path=path, hint=again
         )
     return held
-
-
-def join_stores(stores: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
-    """Merge stores of parts of corpora, and the lists of what was left out of them.
-
-    Returns:
-        The numbers of images: stored, skipped and excluded.
-
-    Raises:
-        MismatchError: A name is in two of the stores, or as ``merge_stores`` does.
-    """
-    parts = [TokenStore.open(path) for path in stores]
-    _refuse_repeats([part.path / s["keys"] for part in parts for s in part.manifest["shards"]])
-    lists = {}
-    for name in (SKIPPED, EXCLUDED):
-        files = [part.path / name for part in parts if (part.path / name).is_file()]
-        if files:
-            lists[name] = [entry for file in files for entry in read_json(file, [{"key": str}])]
-    merged = merge_stores(parts, out, lists)
-    omitted = {n.partition(".")[0]: len(lists.get(n, [])) for n in (SKIPPED, EXCLUDED)}
-    return {"images": len(merged), **omitted}
-
-
-def _refuse_repeats(files: list[Path]) -> None:
-    seen = DuplicateFilter()
-    for number, file in enumerate(tqdm(files, desc="names", unit="shard")):
-        suspects = set(seen.add(read_json(file, [str])))  # two names may share a hash
-        for earlier in files[:number] if suspects else ():
-            if repeated := suspects.intersection(read_json(earlier, [str])):
-                raise MismatchError(
-                    f"{sorted(repeated)[0]!r} is also the name of an image of {earlier.parent}",
-                    path=file.parent,
-                    hint="rename the files of one corpus",
-                )

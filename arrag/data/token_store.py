@@ -7,9 +7,7 @@ patch, without loss. The files are described in ``arrag.data.store_format``.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -35,8 +33,6 @@ from arrag.data.store_format import (
 from arrag.utils.errors import MismatchError, MissingError, OutputError
 from arrag.utils.files import read_json, read_model, write_json
 from arrag.utils.hashing import sha256_file, store_digest
-from arrag.utils.outputs import atomic_path
-from arrag.utils.resource_errors import disk_space
 from arrag.utils.shards import ShardWriter
 
 
@@ -72,15 +68,12 @@ class StoreWriter:
         self.path = Path(path)
         vectors = checked_codebook(codebook)
         codes, dimension = vectors.shape
+        sha256 = hashlib.sha256(vectors.tobytes()).hexdigest()
         identity = {
             "format": FORMAT,
             "tokenizer_digest": tokenizer_digest,
             "grid": [int(side) for side in grid],
-            "codebook": {
-                "codes": codes,
-                "dimension": dimension,
-                "sha256": hashlib.sha256(vectors.tobytes()).hexdigest(),
-            },
+            "codebook": {"codes": codes, "dimension": dimension, "sha256": sha256},
             "source": source,
         }
         self._writer = ShardWriter(self.path, identity)
@@ -102,7 +95,7 @@ class StoreWriter:
             self._shards = [shard.model_dump() for shard in manifest.shards]
             return
         for number in count():
-            file, keys = self._files(number)
+            file, keys = shard_files(self.path, number)
             if not file.is_file():
                 return
             names = read_json(keys, [str])
@@ -110,9 +103,6 @@ class StoreWriter:
             open_shard(self.path, shard, self._grid)
             self._shards.append(shard)
             self._names.add(names)
-
-    def _files(self, number: int) -> tuple[Path, Path]:
-        return self._writer.shard(number), self._writer.shard(number, ".keys.json")
 
     @property
     def done(self) -> int:
@@ -181,7 +171,7 @@ class StoreWriter:
         grids = np.concatenate(self._grids)
         keys, self._keys = self._keys[:images], self._keys[images:]
         self._grids = [grids[images:]]
-        file, names = self._files(len(self._shards))
+        file, names = shard_files(self.path, len(self._shards))
         # The names first: the shard counts once its codes are there.
         self._writer.write(names, lambda temporary: write_json(temporary, keys))
         self._writer.write(file, lambda temporary: np.save(temporary, grids[:images]))
@@ -199,7 +189,7 @@ class StoreWriter:
             self._flush(len(self._keys))
         if not self._shards:
             raise MissingError("no image was added", path=self.path, hint="check the source")
-        files = [self._files(number) for number in range(len(self._shards))]
+        files = [shard_files(self.path, number) for number in range(len(self._shards))]
         shards = [
             {**shard, **StoreShard.describe(file), "keys_sha256": sha256_file(keys)}
             for shard, (file, keys) in zip(self._shards, files, strict=True)
@@ -219,6 +209,11 @@ class StoreWriter:
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
             self.close()
+
+
+def shard_files(path: Path, number: int) -> tuple[Path, Path]:
+    """Paths of a shard's codes and of its images' names."""
+    return path / f"shard-{number:05d}.npy", path / f"shard-{number:05d}.keys.json"
 
 
 def _read_manifest(path: Path) -> StoreManifest:
@@ -294,66 +289,3 @@ class TokenStore:
             raise IndexError(f"image {image} of a store of {len(self)}")
         shard = int(np.searchsorted(self.starts, image, side="right")) - 1
         return shard, int(image - self.starts[shard])
-
-
-def merge_stores(
-    parts: Sequence[TokenStore], out: str | Path, lists: Mapping[str, Any] | None = None
-) -> TokenStore:
-    """Write one store of all images of some stores, one store after the other.
-
-    The shard files are hard links where the file system has them, copies elsewhere.
-
-    Args:
-        parts: Stores of the same tokenizer.
-        out: Directory of the new store.
-        lists: Further JSON files of the store, by name.
-
-    Raises:
-        MismatchError: The stores are of another tokenizer, grid or codebook.
-        OutputError: There is a store at ``out``.
-    """
-    out = Path(out)
-    if (out / MANIFEST).exists():
-        raise OutputError("exists already", path=out, hint="write to another path or delete it")
-    head = parts[0].manifest
-    same = ("tokenizer_digest", "grid", "codebook")
-    for part in parts[1:]:
-        for field in same:
-            if part.manifest[field] != head[field]:
-                raise MismatchError(
-                    f"is {part.manifest[field]}, that of {parts[0].path} is {head[field]}",
-                    path=part.path,
-                    field=field,
-                    hint="encode both with the same tokenizer",
-                )
-    with atomic_path(out) as folder, disk_space(out):
-        folder.mkdir()
-        shards, sources = [], []
-        for part in parts:
-            for shard in part.manifest["shards"]:
-                name = f"shard-{len(shards):05d}"
-                renamed = {"file": f"{name}.npy", "keys": f"{name}.keys.json"}
-                for field, new in renamed.items():
-                    _link(part.path / shard[field], folder / new)
-                shards.append({**shard, **renamed})
-                sources.append((part.path / shard["file"], part.path / shard["keys"]))
-        _link(parts[0].path / CODEBOOK, folder / CODEBOOK)
-        for name, held in (lists or {}).items():
-            write_json(folder / name, held)
-        manifest = {
-            "format": FORMAT,
-            **{field: head[field] for field in same},
-            "source": {"merged": [part.manifest["source"] for part in parts]},
-            "images": sum(len(part) for part in parts),
-            "shards": shards,
-            "content": content_digests(sources),
-        }
-        write_json(folder / MANIFEST, manifest)
-    return TokenStore.open(out)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)

@@ -14,7 +14,7 @@ import torch
 
 from arrag.methods.augmentation import Augmentation
 from arrag.methods.search_cache import SearchCache
-from arrag.retrieval.index import PatchIndex
+from arrag.retrieval.base import PatchIndex
 from arrag.utils.errors import ArragError
 
 DEDUPE = ("nearest", "none")

@@ -24,7 +24,7 @@ from arrag.data.sample_dir import codes_chunk, image_size, read_metadata
 from arrag.methods.build import ArtifactPaths
 from arrag.methods.generator import NO_SOURCES, ImageGenerator, TokenGenerator, open_method
 from arrag.methods.retrieved_images import join_records, record_name, record_retrieved
-from arrag.utils.batching import ON_CPU, bucket, in_batches
+from arrag.utils.batching import CPU_BATCH_SIZE, batched_by_memory, length_bucket
 from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json, write_json, write_text
 from arrag.utils.hashing import sha256_file
@@ -46,7 +46,7 @@ def generate_images(
 ) -> list[np.ndarray]:
     """Draw ``samples_per_prompt`` images of each prompt: uint8 [S, S, 3], prompt by prompt.
 
-    ``batch_size``: see ``arrag.utils.batching.in_batches``.
+    ``batch_size``: see ``arrag.utils.batching.batched_by_memory``.
     """
     sampler = open_method(config, method, paths)
     sampler.check(prompts, samples_per_prompt)
@@ -54,7 +54,7 @@ def generate_images(
     images: list[np.ndarray] = []
     with tqdm(total=len(jobs), desc=method, unit="image") as bar:
         draw = lambda batch: sampler.generate(*zip(*batch, strict=True), seed)  # noqa: E731
-        for batch, drawn in in_batches(draw, jobs, batch_size):
+        for batch, drawn in batched_by_memory(draw, jobs, batch_size):
             images += list(drawn)
             bar.update(len(batch))
     return images
@@ -75,9 +75,8 @@ def sample_benchmark(
 
     ``benchmark`` is a name of the configuration, None the main one. Goes on after a kill with
     the images that are missing or damaged; images of other settings are removed first. Returns the
-    contents of run.json. ``batch_size``: see ``arrag.utils.batching.in_batches``; prompts of like
-    length
-    are drawn together.
+    contents of run.json. ``batch_size``: see ``arrag.utils.batching.batched_by_memory``; prompts of
+    like length are drawn together.
 
     ``part``: draw only that part, while other jobs draw the others into the same folder;
     run.json is left to ``arrag.methods.sample_parts.complete``. Parts are of whole batches, so that
@@ -99,12 +98,12 @@ def sample_benchmark(
         run["prompts_cut_short"] = truncated_prompts
     wanted = [(i, k) for i in range(len(prompts)) for k in range(drawn.images_per_prompt)]
     if part:
-        size = batch_size or ON_CPU
+        size = batch_size or CPU_BATCH_SIZE
         batches = [wanted[at : at + size] for at in range(0, len(wanted), size)]
         wanted = [job for batch in part.slice(batches) for job in batch]
     prepare(out, run, prompts, {i for i, _ in wanted} if part else None)
     jobs = [job for job in wanted if not is_whole(image_path(out, *job))]
-    jobs.sort(key=lambda job: bucket(texts[job[0]]))
+    jobs.sort(key=lambda job: length_bucket(texts[job[0]]))
     about = {"desc": f"{method} {part}" if part else method, "unit": "image"}
     with tqdm(
         total=len(wanted), initial=len(wanted) - len(jobs), disable=not progress, **about
@@ -112,7 +111,7 @@ def sample_benchmark(
         draw = lambda batch: _drawn(  # noqa: E731
             sampler, [texts[i] for i, _ in batch], [k for _, k in batch], config.seed
         )
-        for batch, (images, codes) in in_batches(draw, jobs, batch_size):
+        for batch, (images, codes) in batched_by_memory(draw, jobs, batch_size):
             for job, image, grid in zip(batch, images, codes, strict=True):
                 save_png(image, image_path(out, *job), grid)
             bar.update(len(batch))

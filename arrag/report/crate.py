@@ -20,7 +20,7 @@ from rocrate.rocrate import ROCrate
 
 from arrag.config.loader import BASE, read_yaml
 from arrag.pipeline.layout import LAST_FILES
-from arrag.pipeline.records import read_record, record_of, write_record
+from arrag.pipeline.records import Record, read_record, record_of, write_record
 from arrag.utils.errors import FormatError, MismatchError, MissingError
 from arrag.utils.files import read_json
 from arrag.utils.hashing import sha256_file
@@ -76,7 +76,7 @@ def write_crate(config: str | Path, reports: list[Path], out: str | Path) -> ROC
     settings = [_add(crate, path) for path in _with_bases(Path(config))]
     results = []
     for report, record in tables.items():
-        forms = [report.parent / name for name in record["files"]]
+        forms = [report.parent / name for name in record.files]
         results += [_add(crate, path) for path in (*forms, record_of(report))]
     made, used, versions = _rows(crate, tables)
     workflow["softwareRequirements"] = [
@@ -124,19 +124,19 @@ def check_crate(folder: str | Path) -> ROCrate:
     return crate
 
 
-def _record(report: Path) -> dict[str, Any]:
+def _record(report: Path) -> Record:
     path = record_of(report)
-    if not path.is_file() or "table" not in (record := read_record(path)):
+    if not path.is_file() or (record := read_record(path)).table is None:
         hint = f"make {report} again"
         raise MissingError("no such record of a table", path=path, hint=hint)
     return record
 
 
-def _rows(crate: ROCrate, tables: dict[Path, dict[str, Any]]) -> tuple[list, list, set]:
+def _rows(crate: ROCrate, tables: dict[Path, Record]) -> tuple[list, list, set]:
     """Results of the rows, inputs from outside the workflow, and (library, version) of both."""
     made, used, versions = {}, {}, set()
     for record in tables.values():
-        for row in record["table"]["rows"].values():
+        for row in record.table["rows"].values():
             for path in map(Path, row["scores"].values()):
                 made |= {p: _add(crate, p) for p in _described(path)}
                 score = read_json(path)
@@ -165,8 +165,8 @@ def _outside(crate: ROCrate, role: str, path: Path, row: dict[str, Any]) -> Any:
     sources: dict[str, Any] = {}
     for result in (row["parts"]["samples"], *row["scores"].values()):
         if record_of(result).is_file():
-            sources |= read_record(record_of(result))["made_of"]
-    digest = next((s["digest"] for s in sources.values() if s["path"] == str(path)), None)
+            sources |= read_record(record_of(result)).made_of
+    digest = next((s.digest for s in sources.values() if s.path == str(path)), None)
     if digest is None:
         return None
     return crate.add(

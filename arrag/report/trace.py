@@ -15,8 +15,8 @@ from typing import Any
 
 from arrag.config.methods import CEILING_LABELS
 from arrag.config.root import load_config
-from arrag.pipeline.records import read_record, record_of
-from arrag.pipeline.verify import differences
+from arrag.pipeline.records import Record, RecordedSource, read_record, record_of
+from arrag.pipeline.verify import changed_files
 from arrag.report.measures import MEASURES, Scores
 from arrag.utils.errors import ArragError, FormatError, MissingError
 from arrag.utils.files import read_json
@@ -95,20 +95,20 @@ def trace_cell(report: str | Path, row: str, column: str) -> Trace:
         hint = f"make the report again: {again}"
         raise MissingError(f"no such record of {report}", path=path, hint=hint)
     record = read_record(path)
-    if "table" not in record:
+    if record.table is None:
         raise FormatError("not the record of a table", path=path, hint="name a table or ablation")
-    table = record["table"]
+    table = record.table
     cell = _find_cell(report.with_suffix(".csv"), table, row, column)
     key = cell["key"]
     found = Trace(str(report), key, column, cell["value"], (cell["low"], cell["high"]))
     digests: dict[Path, str] = {}
-    for name, entry in record["files"].items():
+    for name, entry in record.files.items():
         file = report.parent / name
-        found.steps.append(TraceStep("", "report", str(file), entry["sha256"], _digest(file, {})))
+        found.steps.append(TraceStep("", "report", str(file), entry.sha256, _digest(file, {})))
     scores: dict[str, Scores] = {}
     for one in dict.fromkeys(filter(None, (key, cell["baseline"]))):
         scores[one], steps = {}, {}
-        for step in _row_steps(one, table, record["made_of"], scores[one], digests):
+        for step in _row_steps(one, table, record.made_of, scores[one], digests):
             steps.setdefault((step.path, step.recorded), step)  # several results share an input
         found.steps += steps.values()
         for metric, score in scores[one].items():
@@ -123,7 +123,7 @@ def trace_cell(report: str | Path, row: str, column: str) -> Trace:
 def _row_steps(
     key: str,
     table: Mapping[str, Any],
-    made_of: Mapping[str, Any],
+    made_of: Mapping[str, RecordedSource],
     scores: Scores,
     digests: dict[Path, str],
 ) -> Iterator[TraceStep]:
@@ -131,7 +131,7 @@ def _row_steps(
     parts = {role: Path(path) for role, path in table["rows"][key]["parts"].items()}
     roots = [*parts.items()]  # a metric is also the role of its feature extractor
     for metric, path in table["rows"][key]["scores"].items():
-        digest = made_of[f"{metric} of {key}"]["digest"]
+        digest = made_of[f"{metric} of {key}"].digest
         yield TraceStep(key, f"{metric} file", path, digest, _digest(Path(path), {}))
         if Path(path).is_file():
             scores[metric] = read_json(path)
@@ -142,19 +142,19 @@ def _row_steps(
             yield from _run_steps(key, table, run, parts, digests)
             break
     for owner, path, record in _records(roots):
-        count = len(record["files"])
-        wrong = len(list(differences(record_of(path), record)))
+        count = len(record.files)
+        wrong = len(list(changed_files(record_of(path), record)))
         step = f"{count} files", f"{count - wrong} files"
         yield TraceStep(key, f"files of {owner}", str(path), *step)
-        for role, source in record["made_of"].items():
-            now = _digest(Path(source["path"]), digests)
+        for role, source in record.made_of.items():
+            now = _digest(Path(source.path), digests)
             what = f"{role} of {owner}"
-            yield TraceStep(key, what, source["path"], source["digest"], now)
+            yield TraceStep(key, what, source.path, source.digest, now)
 
 
 def _records(
     roots: Sequence[tuple[str, Path]],
-) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+) -> Iterator[tuple[str, Path, Record]]:
     """The results that have a record, with their role: ``roots`` and all that they are made of."""
     queue, seen = list(roots), set()
     for role, path in queue:
@@ -163,7 +163,7 @@ def _records(
             seen.add(path)
             found = read_record(record)
             yield role, path, found
-            queue += [(r, Path(source["path"])) for r, source in found["made_of"].items()]
+            queue += [(r, Path(source.path)) for r, source in found.made_of.items()]
 
 
 def _run_steps(

@@ -5,12 +5,13 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from patch_indexes import UNIT, make_index, make_store
 from PIL import Image
-from test_index import UNIT, make_index, make_store
 
 from arrag.cli.main import main
 from arrag.data.encode import encode_source
-from arrag.data.token_store import StoreWriter, TokenStore, merge_stores
+from arrag.data.merge import merge_stores
+from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.utils.errors import ArragError, MissingError
 

@@ -207,7 +207,7 @@ def test_a_method_changes_blocks_for_itself_alone():
     new, old = config.resolved("new"), config.resolved("daid")
     assert (new.database.images, new.database.shard_size) == (7, old.database.shard_size)
     assert (new.index.key_hop, new.index.mode) == ((1, 2), "ivf")
-    assert new.training.faid == old.training.faid.model_copy(update={"hops": [1, 2]})
+    assert new.training.faid == old.training.faid.model_copy(update={"hops": (1, 2)})
     assert new.training.lora is None and new.training.pairs == old.training.pairs
     before = hashes(changed())
     assert {name: hashes(config)[name] for name in before} == before

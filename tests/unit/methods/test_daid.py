@@ -12,7 +12,7 @@ from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.methods.daid import DAiD, retrieval_distribution
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ArragError, UsageError
 
 INF = math.inf
 BOOK = np.array([[0.0], [1.0], [2.0], [3.0]], np.float32)
@@ -148,7 +148,7 @@ def test_values_out_of_range_are_named(option, values):
 def test_a_database_of_another_tokenizer_or_too_small_is_refused(index, step):
     with pytest.raises(ArragError, match="predicts 5 codes, the database has 4"):
         DAiD(index, k=2, lam=0.5, tau=1.0).on_probs(torch.rand(1, 1, 5), *step)
-    with pytest.raises(ArragError, match="k is 3, it holds 2 entries"):
+    with pytest.raises(UsageError):
         DAiD(index, k=3, lam=0.5, tau=1.0).on_probs(torch.rand(1, 1, 4), *step)
     with pytest.raises(ArragError, match="dedupe is 'mean'"):
         retrieval_distribution(torch.zeros(1), torch.zeros(1, dtype=torch.long), 2, 1.0, "mean")

@@ -10,7 +10,6 @@ from PIL import Image
 from pydantic import TypeAdapter
 from retrieval_fixtures import IMAGES, retriever  # noqa: F401 (a fixture)
 from safetensors.torch import load_file
-from test_workflow import project, template  # noqa: F401 (fixtures)
 from tiny_pipelines import save_imagerag, save_rdm, save_tiny
 
 from arrag.cli.main import main
@@ -198,9 +197,9 @@ def test_mistakes_in_a_configuration(document):
     refused("imagerag.prompt", generators={**document["generators"], "imagerag": wrong})
 
 
-def test_the_workflow_plans_them(project, models, root):  # noqa: F811
+def test_the_workflow_plans_them(workflow_project, models, root):
     """Stand-in checkpoints; one database, encoded once, serves all that retrieve from it."""
-    micro = yaml.safe_load(project.config.read_text(encoding="utf-8"))
+    micro = yaml.safe_load(workflow_project.config.read_text(encoding="utf-8"))
     micro["generators"] |= generators(models, root)
     for name in ("rdm", "imagerag"):
         micro["generators"][name] |= {
@@ -211,8 +210,8 @@ def test_the_workflow_plans_them(project, models, root):  # noqa: F811
     rows = {name: {"label": name, "generator": name} for name in ("pixart", "rdm", "imagerag")}
     micro["methods"] = {"vanilla": micro["methods"]["vanilla"], **rows}
     micro |= {"grids": {}, "figures": {}}
-    project.config.write_text(yaml.safe_dump(micro, sort_keys=False), encoding="utf-8")
-    plan = project.plan("reports/table1.md")
+    workflow_project.config.write_text(yaml.safe_dump(micro, sort_keys=False), encoding="utf-8")
+    plan = workflow_project.plan("reports/table1.md")
     assert {rule: plan[rule] for rule in ("encode_database", "index_images", "sample")} == {
         "encode_database": 1,
         "index_images": 1,

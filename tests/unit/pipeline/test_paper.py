@@ -7,8 +7,8 @@ import sys
 
 import pytest
 import yaml
-from test_corpora import NAMES, picture, tars
-from test_workflow import Project
+from image_sources import picture, write_tars
+from workflow_project import WorkflowProject
 
 from arrag.config.paper import paper_rows, paper_tables
 from arrag.config.root import load_config
@@ -18,6 +18,8 @@ from arrag.pipeline.layout import Layout
 
 MOST_JOBS = 10_000
 
+NAMES = [f"{i:05d}.png" for i in range(12)]
+
 
 @pytest.fixture
 def bare(tmp_path, root):
@@ -25,7 +27,7 @@ def bare(tmp_path, root):
     for part in ("workflow", "profiles", "config"):
         shutil.copytree(root / part, tmp_path / part)
     shutil.copy(root / "Snakefile", tmp_path)
-    return Project(tmp_path)
+    return WorkflowProject(tmp_path)
 
 
 @pytest.mark.slow
@@ -115,7 +117,7 @@ def test_weights_of_a_hub_and_a_corpus_become_a_database(tmp_path, root, monkeyp
     shutil.copytree(root / "checkpoints/micro-janus", repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text(commit)
-    tars(tmp_path / "a", [NAMES[:6], NAMES[6:12]])
+    write_tars(tmp_path / "a", [NAMES[:6], NAMES[6:12]])
     (tmp_path / "tests").mkdir()
     for name in ("00003.png", "00007.png"):
         (tmp_path / "tests" / name).write_bytes(picture(int(name[:5])))
@@ -136,7 +138,9 @@ def test_weights_of_a_hub_and_a_corpus_become_a_database(tmp_path, root, monkeyp
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(changes))
     monkeypatch.chdir(tmp_path)
     store = Layout(load_config("mine.yaml")).codes("daid")
-    done = Project(tmp_path).snakemake("--configfile", "mine.yaml", "--", f"{store}/manifest.json")
+    done = WorkflowProject(tmp_path).snakemake(
+        "--configfile", "mine.yaml", "--", f"{store}/manifest.json"
+    )
     assert done.returncode == 0, done.stdout
     joined = TokenStore.open(store, verify=True)
     found = {joined.keys(i).partition("/")[2] for i in range(len(joined))}
