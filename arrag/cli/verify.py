@@ -35,9 +35,9 @@ def verify(
             again. ROW is a method's key or the row's label, COLUMN as the CSV names it.
     """
     if trace:
-        from arrag.report.trace import explain
+        from arrag.report.trace import trace_cell
 
-        traced = explain(*trace)
+        traced = trace_cell(*trace)
         return _result(traced.as_json(), traced.as_text(), not traced.holds)
     from tqdm import tqdm
 
