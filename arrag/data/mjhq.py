@@ -14,7 +14,7 @@ from pathlib import Path
 from arrag.data.images import SUFFIXES
 from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json
-from arrag.utils.readers import FileName, misfit
+from arrag.utils.readers import is_file_name
 
 OVERALL = "all"
 NAMED = 5
@@ -39,8 +39,8 @@ def load_mjhq(meta: str | Path) -> list[Entry]:
         for field in ("category", "prompt"):
             if not isinstance(value, dict) or not isinstance(value.get(field), str):
                 raise ArragError(f"{meta}: entry {key}: field {field} is missing; correct it")
-        names = {key: FileName, value["category"]: FileName}
-        if value["category"] == OVERALL or any(misfit(n, form) for n, form in names.items()):
+        names = (key, value["category"])
+        if value["category"] == OVERALL or not all(map(is_file_name, names)):
             raise ArragError(f"{meta}: entry {key}: {value['category']!r} is no category's name")
         entries.append(Entry(key, value["category"], value["prompt"]))
     return entries
