@@ -29,6 +29,7 @@ from arrag.utils.hashing import sha256_json
 
 RESULTS = Path("results")
 MICRO_ASSETS = Path("data/micro")
+FEATURE_NETWORK = Path("data/weights/mobilenetv2")  # as arrag.metrics.mobilenet has it
 MICRO = "micro"  # a database source
 MICRO_REFERENCE = "micro:reference"  # a reference: the scenes that the prompts describe
 KEY_LENGTH = 10  # hexadecimal digits: enough for a folder of a few thousand

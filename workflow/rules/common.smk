@@ -18,7 +18,7 @@ from arrag.config.root import load_config
 from arrag.data.micro.assets import WHEELS
 from arrag.pipeline.layout import RESULTS, TRAINS_ON
 from arrag.pipeline.plan import Plan
-from arrag.pipeline.plan_results import options
+from arrag.pipeline.artifact import options
 from arrag.pipeline.reports import TABLES, tables_of
 from arrag.utils.errors import ArragError
 from arrag.utils.hashing import sha256_file
