@@ -14,16 +14,10 @@ from pathlib import Path
 from pydantic import BaseModel, field_validator
 
 from arrag.data.images import SUFFIXES
-<<<<<<< HEAD
-from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json
-from arrag.utils.readers import is_file_name
-=======
 from arrag.data.questions import listed
 from arrag.utils.errors import FormatError, MismatchError, MissingError
 from arrag.utils.files import read_model
 from arrag.utils.shards import FileName
->>>>>>> main
 
 OVERALL = "all"
 
@@ -50,22 +44,6 @@ class _MetaData(BaseModel):
 
 
 def load_mjhq(meta: str | Path) -> list[Entry]:
-<<<<<<< HEAD
-    """The entries in the file's order. Raises ArragError that names the first mistake."""
-    held = read_json(meta)
-    if not isinstance(held, dict) or not held:
-        raise ArragError(f"{meta}: expected a mapping of hashes to entries, as meta_data.json has")
-    entries = []
-    for key, value in held.items():
-        for field in ("category", "prompt"):
-            if not isinstance(value, dict) or not isinstance(value.get(field), str):
-                raise ArragError(f"{meta}: entry {key}: field {field} is missing; correct it")
-        names = (key, value["category"])
-        if value["category"] == OVERALL or not all(map(is_file_name, names)):
-            raise ArragError(f"{meta}: entry {key}: {value['category']!r} is no category's name")
-        entries.append(Entry(key, value["category"], value["prompt"]))
-    return entries
-=======
     """Read the entries of meta_data.json in the file's order.
 
     Raises:
@@ -75,7 +53,6 @@ def load_mjhq(meta: str | Path) -> list[Entry]:
     if not held:
         raise FormatError("has no entry", path=meta, hint="give MJHQ-30K's meta_data.json")
     return [Entry(key, value.category, value.prompt) for key, value in held.items()]
->>>>>>> main
 
 
 def categories(entries: list[Entry]) -> dict[str, list[Entry]]:
