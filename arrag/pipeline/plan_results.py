@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -281,12 +280,14 @@ class ResultPlan:
             extractor and not asset_path(extractor, self.config.assets) and Path(extractor).exists()
         ):
             given["network"] = extractor
-        arguments = {"command": metric, "reference": str(statistics or reference)}
-        if isinstance(settings, OwnMetric):
-            own = {"module": settings.module, "settings": json.dumps(settings.model_extra)}
-            arguments |= {"command": f"distance {metric}", "settings": options(own)}
-        else:
-            arguments["settings"] = options(settings.model_dump())
+        own = isinstance(settings, OwnMetric)
+        if own:  # there are no statistics of the reference
+            given |= self.fetched({"": drawn.reference})
+        arguments = {
+            "metric": f"distance {metric}" if own else metric,
+            "reference": str(statistics or reference),
+            "settings": options(settings.options if own else settings.model_dump()),
+        }
         return Artifact("scores", inputs, given, arguments)
 
     def _add_references(self, benchmark: str) -> None:
