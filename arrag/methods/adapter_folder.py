@@ -19,7 +19,7 @@ from torch import nn
 
 from arrag.utils.checkpoint import read_file
 from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, write_json
+from arrag.utils.files import read_model, write_json
 
 FORMAT = 1
 KINDS = ("finetune", "faid", "racm3")
@@ -36,7 +36,7 @@ def read_adapter(folder: str | Path, kind: str, backbone_digest: str) -> dict[st
             f"{folder}: no {CONFIG} there; the micro adapters come with the repository, others are "
             "made by `arrag train` or `arrag faid import`"
         )
-    config = read_json(path, {})
+    config = read_model(path, dict[str, Any])
     for field, ours in {"format": FORMAT, "kind": kind, "backbone": backbone_digest}.items():
         if config.get(field) != ours:
             raise ArragError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from arrag.config.assets import asset_path, paths_in
+from arrag.config.benchmarks import OwnMetric
 from arrag.config.methods import CEILING_LABELS
 from arrag.config.resolve import ResolvedMethod
 from arrag.config.root import Config
@@ -279,10 +280,15 @@ class ResultPlan:
             extractor and not asset_path(extractor, self.config.assets) and Path(extractor).exists()
         ):
             given["network"] = extractor
-        compared = {"reference": str(statistics or reference)}
-        return Artifact(
-            "scores", inputs, given, compared | {"settings": options(settings.model_dump())}
-        )
+        own = isinstance(settings, OwnMetric)
+        if own:  # there are no statistics of the reference
+            given |= self.fetched({"": drawn.reference})
+        arguments = {
+            "metric": f"distance {metric}" if own else metric,
+            "reference": str(statistics or reference),
+            "settings": options(settings.options if own else settings.model_dump()),
+        }
+        return Artifact("scores", inputs, given, arguments)
 
     def _add_references(self, benchmark: str) -> None:
         """Add the images that a distribution is compared with, or their statistics."""
