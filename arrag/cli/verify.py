@@ -50,7 +50,7 @@ def verify(
             bar.update(size)
 
         found = verify_results(results, full=not quick, record=record, config=config, tick=tick)
-    return _result(found.as_json(), found.as_text(), bool(found.findings))
+    return _result(found.as_json(), found.as_text(), bool(found.issues))
 
 
 def _result(about: dict, text: str, failed: bool) -> Result:

@@ -10,7 +10,7 @@ from arrag.methods.daid import DAiD
 from arrag.methods.decoding import decode_raster, sample_codes, seeded_uniforms
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import FormatError, MissingError, UsageError
 
 PROMPTS = [
     "a photo of a dog",
@@ -163,20 +163,22 @@ def test_sampling_frequencies():
 
 def test_unknown_words_and_empty_prompts(micro_janus):
     shipped = JanusBackbone.load(micro_janus)
-    with pytest.raises(ArragError, match="does not know 'dragon'.*dog"):
+    with pytest.raises(UsageError):
         shipped.start(["a photo of a dragon"], 3.0)
-    with pytest.raises(ArragError, match="empty"):
+    with pytest.raises(UsageError):
         shipped.start(["  "], 3.0)
 
 
 def test_missing_and_truncated_checkpoints(tiny_janus, tmp_path):
     import shutil
 
-    with pytest.raises(ArragError, match="no config.json"):
+    with pytest.raises(MissingError) as caught:
         JanusBackbone.load(tmp_path / "nowhere")
+    assert caught.value.path == tmp_path / "nowhere" / "config.json"
     broken = tmp_path / "broken"
     shutil.copytree(tiny_janus, broken)
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:50_000])
-    with pytest.raises(ArragError, match="cannot be read as a Janus checkpoint"):
+    with pytest.raises(FormatError) as caught:
         JanusBackbone.load(broken)
+    assert caught.value.path == broken
