@@ -79,7 +79,7 @@ def run_mask2former(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_pipeline(args: argparse.Namespace) -> dict[str, Any]:
     """Convert the weights of one folder."""
-    from arrag.methods.pipeline_convert import convert_pipeline
+    from arrag.methods.pipeline_folder import convert_pipeline
 
     return convert_pipeline(args.folder, args.out)
 

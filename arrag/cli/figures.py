@@ -123,10 +123,10 @@ def run_figure5(args: argparse.Namespace) -> dict[str, Any]:
         sampler = opened(config, name, args.config)
         label = config.method(name).label
         codes = _codes(sampler, prompts, config)
-        drawn[label], pictures[label] = codes.numpy(), sampler.codec.decode(codes)
+        drawn[label], pictures[label] = codes.numpy(), sampler.image_tokenizer.decode(codes)
         if name == methods[0]:
             shown = torch.from_numpy(grids[: len(prompts)].astype("int64"))
-            pictures = {"reference": sampler.codec.decode(shown), **pictures}
+            pictures = {"reference": sampler.image_tokenizer.decode(shown), **pictures}
     found = measure(drawn, prompts, grids, references, others, store.codebook)
     figure5(found, pictures, args.out.with_suffix(""))
     means = {f"{a} {b} {c}": e.value for (a, b, c), e in found.estimates().items() if b == "share"}

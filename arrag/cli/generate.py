@@ -12,7 +12,7 @@ from arrag.pipeline.records import write_record
 
 if TYPE_CHECKING:
     from arrag.config.root import Config
-    from arrag.methods.build import ArtifactPaths
+    from arrag.methods.registry import ArtifactPaths
 
 
 def add(commands: Any) -> None:
@@ -72,7 +72,7 @@ def run_generate(args: argparse.Namespace) -> dict[str, Any]:
         args.prompts,
         seed=args.seed,
         samples_per_prompt=args.images,
-        paths=sources_of(config, args),
+        paths=paths_of(config, args),
         batch_size=args.batch_size or config.resources.batch_size,
     )
     return {"images": [str(path) for path in _save(images, args.out)]}
@@ -101,7 +101,6 @@ def run_sample(args: argparse.Namespace) -> dict[str, Any]:
 
     config = load_config(args.config)
     layout = Layout(config)
-    _refuse_foreign_folder(args.out)
     out = args.out or layout.samples(args.method, args.benchmark)
     if args.method in CEILING_LABELS:
         if args.part:
@@ -116,50 +115,38 @@ def run_sample(args: argparse.Namespace) -> dict[str, Any]:
         parts = drawn_with(layout, args.method, args.benchmark, {"assets": args.assets})
         write_record(out, made_of=with_digests(parts, run))
         return {"samples": out, **run}
-    from arrag.methods.runner import sample_benchmark
-    from arrag.methods.sample_parts import complete
+    from arrag.methods.runner import merge_parts, sample_benchmark
 
-    sources = sources_of(config, args)
-    run = args.join and complete(config, args.method, out, args.benchmark)
+    paths = paths_of(config, args)
+    run = args.join and merge_parts(config, args.method, out, args.benchmark)
     run = run or sample_benchmark(
         config,
         args.method,
         out,
         benchmark=args.benchmark,
-        paths=sources,
+        paths=paths,
         batch_size=args.batch_size or config.resources.batch_size,
         part=args.part,
     )
     if args.part:
         return {"samples": out, **run}
     given = {
-        "codes": sources.store,
-        "index": sources.index,
-        "image_index": sources.image_index,
-        "adapter": sources.adapter,
+        "codes": paths.store,
+        "index": paths.index,
+        "image_index": paths.image_index,
+        "adapter": paths.adapter,
     }
     parts = drawn_with(layout, args.method, args.benchmark, given)
     write_record(out, made_of=with_digests(parts, run))
     return {"samples": out, **run}
 
 
-def _refuse_foreign_folder(out: Path | None) -> None:
-    """Sampling empties a folder of other settings: let it not be a folder of something else."""
-    from arrag.utils.errors import ArragError
-
-    # In this order: another part may begin the folder between the two looks.
-    if out is None or not out.exists() or (out / "begun.json").is_file():
-        return
-    if not out.is_dir() or any(out.iterdir()):
-        raise ArragError(f"--out: {out} holds other files than samples; name a new folder")
-
-
-def sources_of(config: Config, args: argparse.Namespace) -> ArtifactPaths:
+def paths_of(config: Config, args: argparse.Namespace) -> ArtifactPaths:
     """The folders that a method needs, where the workflow has them or where ``args`` says.
 
     Raises ArragError with the command that makes them when they are not there.
     """
-    from arrag.methods.build import ArtifactPaths
+    from arrag.methods.registry import ArtifactPaths
     from arrag.pipeline.layout import LAST_FILES, RETRIEVES, Layout
     from arrag.utils.errors import ArragError
 

@@ -71,13 +71,13 @@ def redraw_with(config: Config, path: Path, method: str) -> Redraw:
     """What draws a method's samples again, loading the generator when it is first needed."""
 
     def redraw(jobs: list[tuple[str, int]]) -> list[Drawing]:
-        from arrag.cli.generate import sources_of
-        from arrag.methods.generator import open_method
+        from arrag.cli.generate import paths_of
+        from arrag.methods.registry import open_method
         from arrag.report.page.redraw import draw_again
 
         given = dict.fromkeys(("codes", "index", "image_index", "adapter"))
         asked = SimpleNamespace(method=method, config=path, **given)
-        sampler = open_method(config, method, sources_of(config, asked))
+        sampler = open_method(config, method, paths_of(config, asked))
         return draw_again(sampler, jobs, config.seed, config.resources.batch_size)
 
     return redraw

@@ -31,7 +31,7 @@ def make(path: Path, settings: Prepared) -> dict[str, Any]:
     if settings.kind == "llamagen":
         return _llamagen(settings, _free(path))
     if settings.kind == "pipeline":
-        from arrag.methods.pipeline_convert import convert_pipeline
+        from arrag.methods.pipeline_folder import convert_pipeline
 
         return convert_pipeline(settings.of, _free(path))
     from arrag.methods.faid.convert import import_faid

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from tqdm import tqdm
 
@@ -47,14 +49,11 @@ def draw_again(
     sampler: TokenGenerator, jobs: list[tuple[str, int]], seed: int, batch_size: int | None
 ) -> list[Drawing]:
     """Draw (prompt, sample) again; the same randomness gives the same codes."""
-    augment = sampler.augmentation
 
     def draw(batch: list[tuple[str, int]]) -> list[Drawing]:
-        sampler.augmentation = watched = Watched(augment)
-        try:
-            codes = sampler.generate_codes(*zip(*batch, strict=True), seed).cpu().numpy()
-        finally:
-            sampler.augmentation = augment
+        watched = Watched(sampler.augmentation)
+        watching = replace(sampler, augmentation=watched)
+        codes = watching.generate_codes(*zip(*batch, strict=True), seed).cpu().numpy()
         orders = watched.order().cpu().numpy()
         return [Drawing(c, o) for c, o in zip(codes, orders, strict=True)]
 

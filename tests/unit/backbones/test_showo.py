@@ -16,8 +16,7 @@ from arrag.backbones.showo_checkpoint import Vocabulary
 from arrag.config.root import load_config
 from arrag.data.encode import encode_source
 from arrag.data.token_store import TokenStore
-from arrag.methods.build import ArtifactPaths
-from arrag.methods.generator import TokenGenerator
+from arrag.methods.registry import ArtifactPaths, open_method
 from arrag.methods.runner import sample_benchmark
 from arrag.retrieval.index import build_index
 from arrag.retrieval.neighborhood import Neighborhood
@@ -315,7 +314,7 @@ def test_from_configuration_to_images(settings, tiny_showo, assets, tmp_path):
     run = sample_benchmark(config, "daid", tmp_path / "daid", paths=sources, progress=False)
     assert run["parameters"] == ShowoBackbone.load(tiny_showo).num_parameters
     assert len(list((tmp_path / "daid").rglob("*.png"))) == 4
-    sampler = TokenGenerator(config, "vanilla")
+    sampler = open_method(config, "vanilla")
     image = sampler.generate(["a photo of a dog"], [0], config.seed)
     assert image.shape == (1, 48, 48, 3) and image.dtype == np.uint8
 

@@ -11,7 +11,7 @@ from arrag.config.root import load_config
 from arrag.data.encode import encode_source
 from arrag.data.sample_dir import load_image, read_codes
 from arrag.data.token_store import TokenStore
-from arrag.methods.build import ArtifactPaths
+from arrag.methods.registry import ArtifactPaths
 from arrag.methods.runner import generate_images, image_path, prepare, sample_benchmark
 from arrag.retrieval.index import build_index
 from arrag.retrieval.neighborhood import Neighborhood

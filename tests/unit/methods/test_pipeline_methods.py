@@ -18,7 +18,7 @@ from arrag.config.backbones import Generator
 from arrag.config.pipelines import Diffusers
 from arrag.config.root import Config
 from arrag.methods.diffusion import load_diffusion
-from arrag.methods.pipeline_convert import convert_pipeline
+from arrag.methods.pipeline_folder import convert_pipeline
 from arrag.methods.retrieval_gate import RecordedAnswers
 from arrag.pipeline.layout import Layout
 from arrag.utils.errors import ArragError

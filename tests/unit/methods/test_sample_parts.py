@@ -8,12 +8,12 @@ import time
 
 import pytest
 import yaml
+from arrag.methods.sample_parts import complete
 from test_generate import PROMPT, database, settings  # noqa: F401 (fixtures)
 
 from arrag.cli.main import main
 from arrag.config.root import load_config
 from arrag.methods.runner import image_path, sample_benchmark
-from arrag.methods.sample_parts import complete
 from arrag.utils.errors import ArragError
 from arrag.utils.files import write_json, write_text
 from arrag.utils.hashing import sha256_file

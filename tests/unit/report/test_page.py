@@ -18,7 +18,7 @@ from PIL import Image
 from arrag.cli.main import main
 from arrag.cli.page import redraw_with
 from arrag.data.sample_dir import read_codes
-from arrag.methods.build import ArtifactPaths
+from arrag.methods.registry import ArtifactPaths
 from arrag.methods.runner import generate_images
 from arrag.report.origins import Blend, trace
 from arrag.report.page.build import Options, write_page
