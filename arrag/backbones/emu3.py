@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, Cache, Emu3ForConditionalGeneration
 from arrag.backbones.causal import CausalBackbone, State, run_decoder
 from arrag.backbones.prompt_checks import check_ids, check_lengths, check_prompts
 from arrag.backbones.registry import register_backbone
-from arrag.tokenizers.vq import grid_side
+from arrag.tokenizers.vq import emu3_grid_side
 from arrag.utils.checkpoint import load_pretrained, loading
 
 POSITIVE = " masterpiece, film grained, best quality."
@@ -55,7 +55,7 @@ class Emu3Backbone(CausalBackbone):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.positive, self.negative = tokenizer, positive, negative
         config = model.config
-        vq, side = config.vq_config, grid_side(config.to_dict())
+        vq, side = config.vq_config, emu3_grid_side(config.to_dict())
         super().__init__((side, side), vq.codebook_size, config.text_config.hidden_size)
         self.row_length = side
         words = config.vocabulary_map

@@ -27,7 +27,7 @@ from arrag.backbones.showo_checkpoint import (
     MARKERS,
     Vocabulary,
     language_model_config,
-    load_tokenizer,
+    load_text_tokenizer,
     read_vocabulary,
 )
 from arrag.utils.checkpoint import check_weights, read_tensors
@@ -98,7 +98,7 @@ class ShowoBackbone(Backbone):
             state_dict={name.removeprefix("showo."): value for name, value in state.items()},
             dtype=getattr(torch, dtype),
         )
-        tokenizer = load_tokenizer(checkpoint / LLM, vocabulary)
+        tokenizer = load_text_tokenizer(checkpoint / LLM, vocabulary)
         length = raw.get("max_text_length", 128) + 1  # the original's count leaves [t2i] out
         return cls(model.to(device), tokenizer, vocabulary, raw["num_vq_tokens"], length)
 

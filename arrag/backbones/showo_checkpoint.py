@@ -87,7 +87,7 @@ def language_model_config(path: Path, vocabulary: Vocabulary) -> PhiConfig:
     return PhiConfig.from_dict({**raw, "vocab_size": vocabulary.size, "qk_layernorm": True})
 
 
-def load_tokenizer(folder: Path, vocabulary: Vocabulary):
+def load_text_tokenizer(folder: Path, vocabulary: Vocabulary):
     """The text tokenizer of a folder with MARKERS added; ArragError as in :func:`add_markers`."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

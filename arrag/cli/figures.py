@@ -171,7 +171,7 @@ def run_figure6(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.data.token_store import TokenStore
     from arrag.report.figures.distances import figure6, measure
     from arrag.retrieval.index import open_index
-    from arrag.tokenizers.base import load_codec
+    from arrag.tokenizers.base import load_tokenizer
     from arrag.utils.errors import ArragError
 
     config, layout = _loaded(args, "figure6")
@@ -179,14 +179,14 @@ def run_figure6(args: argparse.Namespace) -> dict[str, Any]:
     folder = layout.reference(benchmark)
     items = list(open_source(str(folder), None, None))
     items = items[:: max(1, len(items) // config.figures.held_out)][: config.figures.held_out]
-    codec = load_codec(config.generator_of(method)[1].checkpoint)
-    images = [image.pixels for image in decode_all(iter(items), codec.image_size)]
+    tokenizer = load_tokenizer(config.generator_of(method)[1].checkpoint)
+    images = [image.pixels for image in decode_all(iter(items), tokenizer.image_size)]
     images = [pixels for pixels in images if pixels is not None]
     if not images:
         raise ArragError(f"figure 6: {folder}: holds no readable image; make the reference first")
-    codes = codec.encode(np.stack(images)).cpu()
+    codes = tokenizer.encode(np.stack(images)).cpu()
     store = TokenStore.open(layout.codes(method))
-    index = open_index(layout.index(method), store, codec.digest)
+    index = open_index(layout.index(method), store, tokenizer.digest)
     found = measure(index, torch.as_tensor(codes), min(config.figures.k, index.meta["entries"]))
     about = f"{len(images)} held-out images, {len(store):,} stored"
     figure6(found, args.out.with_suffix(""), about)

@@ -168,10 +168,10 @@ def _janus(args: argparse.Namespace) -> None:
 def _judge(args: argparse.Namespace) -> None:
     import importlib
 
-    from arrag.tokenizers.base import load_codec
+    from arrag.tokenizers.base import load_tokenizer
 
     train = importlib.import_module(f"arrag.cli.micro_train.{args.model}").train
-    train(args.assets, load_codec(args.tokenizer), args.out, args.work_dir, args.steps)
+    train(args.assets, load_tokenizer(args.tokenizer), args.out, args.work_dir, args.steps)
 
 
 def _retriever(args: argparse.Namespace) -> None:

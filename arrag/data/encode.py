@@ -16,7 +16,7 @@ from arrag.data.sources import ADVICE, Items, open_source
 from arrag.data.store_format import EXCLUDED, SKIPPED
 from arrag.data.subsample import Choice
 from arrag.data.token_store import StoreWriter
-from arrag.tokenizers.base import Codec, load_codec
+from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
 from arrag.utils.device import default_device
 from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json, write_json
@@ -48,7 +48,7 @@ def encode_source(
     wanted; choice: a sample of a corpus that they must be in; the others are not read. Returns
     counts; raises ArragError for a source or test images that cannot be used.
     """
-    codec = load_codec(checkpoint, default_device())
+    tokenizer = load_tokenizer(checkpoint, default_device())
     items = open_source(source, limit, assets)
     if only is not None:
         items = ((key, load) for key, load in items if key in only)
@@ -60,9 +60,9 @@ def encode_source(
         disk_space(out),
         StoreWriter(
             out,
-            tokenizer_digest=codec.digest,
-            grid=codec.grid,
-            codebook=codec.codebook.numpy(),
+            tokenizer_digest=tokenizer.digest,
+            grid=tokenizer.grid,
+            codebook=tokenizer.codebook.numpy(),
             source=_described(source, limit, tests, only, choice),
             shard_size=shard_size,
         ) as writer,
@@ -70,14 +70,14 @@ def encode_source(
         omitted = _Omitted(Path(out), tests)
         images = decode_all(
             _after(items, writer, omitted),
-            codec.image_size,
+            tokenizer.image_size,
             fingerprints=tests is not None,
             workers=workers,
         )
         stored = writer.done
         total = limit if only is None else len(only)
         with tqdm(desc=f"encode {source}", unit="image", initial=stored, total=total) as bar:
-            for count in _store(images, codec, writer, omitted, batch_size):
+            for count in _store(images, tokenizer, writer, omitted, batch_size):
                 stored += count
                 bar.update(count)
         if not stored:
@@ -86,12 +86,12 @@ def encode_source(
                 f"{len(omitted.excluded)}); {ADVICE}"
             )
     counts = {"skipped": len(omitted.skipped), "excluded": len(omitted.excluded)}
-    return {"images": stored, **counts, "grid": list(codec.grid), "store": str(out)}
+    return {"images": stored, **counts, "grid": list(tokenizer.grid), "store": str(out)}
 
 
 def _store(
     images: Iterator[Decoded],
-    codec: Codec,
+    tokenizer: ImageTokenizer,
     writer: StoreWriter,
     omitted: _Omitted,
     batch_size: int,
@@ -99,7 +99,7 @@ def _store(
     """Encode batches and add them; yields how many images each one had."""
     todo = omitted.filter(images)
     while batch := list(islice(todo, batch_size)):
-        codes = codec.encode(np.stack([image.pixels for image in batch])).numpy()
+        codes = tokenizer.encode(np.stack([image.pixels for image in batch])).numpy()
         omitted.write()  # before the shard that they belong to
         writer.add([image.key for image in batch], codes.astype(np.uint16))
         yield len(batch)

@@ -50,7 +50,7 @@ from arrag.utils.resource_errors import disk_space
 class StoreWriter:
     """Write a store shard by shard; a killed writer goes on after its last whole shard.
 
-    path: directory, made if need be. tokenizer_digest: which codec made the codes. grid: (H, W).
+    path: directory, made if need be. tokenizer_digest: of the codes' tokenizer. grid: (H, W).
     codebook: float [V, d], array or tensor. source: JSON-able description of the images.
     shard_size: images a shard from here on; it may change between runs.
 

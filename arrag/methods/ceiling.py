@@ -15,7 +15,7 @@ from arrag.data.micro.prompts import metadata_of
 from arrag.data.micro.world import World
 from arrag.data.prompts import load_captions, load_prompt_set
 from arrag.methods.sample_folder import SampleFolder, save_png
-from arrag.tokenizers.base import Codec, load_codec
+from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
 from arrag.utils.errors import FormatError
 from arrag.utils.files import read_json, write_json
 from arrag.utils.hashing import sha256_file, sha256_json
@@ -33,7 +33,7 @@ def write_reconstructions(
     config: Config, out: str | Path, assets: str | Path, benchmark: str | None = None
 ) -> dict:
     """Write the same scenes, encoded and decoded by the first generator's image tokenizer."""
-    image_tokenizer = load_codec(config.generator_of()[1].checkpoint)
+    image_tokenizer = load_tokenizer(config.generator_of()[1].checkpoint)
     return _write(config, Path(out), assets, benchmark, image_tokenizer)
 
 
@@ -42,7 +42,7 @@ def _write(
     out: Path,
     assets: str | Path,
     benchmark: str | None,
-    image_tokenizer: Codec | None,
+    image_tokenizer: ImageTokenizer | None,
 ) -> dict:
     block = config.benchmark(benchmark)
     prompts = load_prompt_set(block)

@@ -15,7 +15,7 @@ from arrag.backbones.registry import load_backbone
 from arrag.methods.augmentation import Augmentation
 from arrag.methods.decoding import decode_masked, decode_raster, seeded_uniforms
 from arrag.methods.retrieved_images import RetrievedImages
-from arrag.tokenizers.base import Codec, load_codec
+from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
 from arrag.utils.device import default_device
 from arrag.utils.hashing import tree_digest
 
@@ -75,7 +75,7 @@ class TokenGenerator(ImageGenerator):
 
     settings: Any
     backbone: Any
-    image_tokenizer: Codec
+    image_tokenizer: ImageTokenizer
     weights: dict[str, str]
     num_parameters: int
     augmentation: Augmentation | None = None
@@ -91,7 +91,7 @@ class TokenGenerator(ImageGenerator):
         """
         device = default_device()
         backbone = load_backbone(settings.kind, settings.checkpoint, settings.dtype, device)
-        image_tokenizer = load_codec(settings.checkpoint, device)
+        image_tokenizer = load_tokenizer(settings.checkpoint, device)
         weights = {
             "backbone": tree_digest(settings.checkpoint),
             "tokenizer": image_tokenizer.digest,

@@ -26,7 +26,7 @@ from arrag.methods.registry import MethodContext
 from arrag.methods.retrieval_gate import RetrievalGate, open_gate
 from arrag.methods.retrieved_images import ImageRetriever, RetrievedImages
 from arrag.retrieval.image_index import ImageIndex
-from arrag.tokenizers.base import Codec, load_codec
+from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
 from arrag.utils.checkpoint import loading
 from arrag.utils.device import default_device
 from arrag.utils.errors import ConfigError, MismatchError
@@ -59,7 +59,7 @@ class ImageRagGenerator(DiffusionGenerator):
         gate: RetrievalGate,
         index: ImageIndex,
         clip: OpenClip,
-        image_tokenizer: Codec,
+        image_tokenizer: ImageTokenizer,
     ) -> None:
         weights = {
             "clip": clip.digest,
@@ -125,7 +125,7 @@ def load_imagerag(
     gate: RetrievalGate,
     index: ImageIndex,
     clip: OpenClip,
-    image_tokenizer: Codec,
+    image_tokenizer: ImageTokenizer,
     device: str | None = None,
 ) -> ImageRagGenerator:
     """Load SDXL, the adapter and its image encoder.
@@ -149,7 +149,7 @@ def build_imagerag(context: MethodContext) -> ImageRagGenerator:
     """Load ImageRAG as a method, with the database that it retrieves from."""
     settings = context.settings
     index, clip = context.open_image_index()
-    image_tokenizer = load_codec(settings.tokenizer, default_device())
+    image_tokenizer = load_tokenizer(settings.tokenizer, default_device())
     return load_imagerag(settings, open_gate(settings.judge), index, clip, image_tokenizer)
 
 

@@ -62,13 +62,13 @@ def measure_coding(checkpoint: Path) -> tuple[float, float]:
     """Seconds to encode and to decode one image with a checkpoint's tokenizer."""
     import torch
 
-    from arrag.tokenizers.base import load_codec
+    from arrag.tokenizers.base import load_tokenizer
 
-    codec = load_codec(checkpoint)
-    images = np.zeros((4, codec.image_size, codec.image_size, 3), np.uint8)
-    codes = torch.zeros(4, *codec.grid, dtype=torch.int64)
-    encoded = 4 * per_second(lambda: codec.encode(images))
-    return 1 / encoded, 1 / (4 * per_second(lambda: codec.decode(codes)))
+    tokenizer = load_tokenizer(checkpoint)
+    images = np.zeros((4, tokenizer.image_size, tokenizer.image_size, 3), np.uint8)
+    codes = torch.zeros(4, *tokenizer.grid, dtype=torch.int64)
+    encoded = 4 * per_second(lambda: tokenizer.encode(images))
+    return 1 / encoded, 1 / (4 * per_second(lambda: tokenizer.decode(codes)))
 
 
 def per_second(work: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
@@ -238,7 +238,7 @@ def _encoding(device: str) -> Measured:
     from transformers import JanusVQVAEConfig
     from transformers.models.janus.modeling_janus import JanusVQVAE
 
-    from arrag.tokenizers.base import Vq16Codec
+    from arrag.tokenizers.janus_vq import JanusVqTokenizer
 
     side, batch = (SMALL_SIDE, 1) if device == "cpu" else (SIDE, 16)
     with torch.device("meta"):
@@ -246,10 +246,10 @@ def _encoding(device: str) -> Measured:
     model = model.to_empty(device=device)
     for weights in model.parameters():
         weights.data.fill_(0.01)
-    codec = Vq16Codec(model, side, "none")
+    tokenizer = JanusVqTokenizer(model, side, "none")
     images = np.zeros((batch, side, side, 3), np.uint8)
     clock = time.process_time if device == "cpu" else time.perf_counter
     with _one_thread():
-        done = per_second(lambda: codec.encode(images).cpu(), clock)
+        done = per_second(lambda: tokenizer.encode(images).cpu(), clock)
     about = f"a tokenizer of Janus's size, without its weights, {batch} x {side} x {side} pixels"
     return done * batch * side * side, f"{about}, {device}"

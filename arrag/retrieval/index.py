@@ -133,7 +133,7 @@ def open_index(
 ) -> PatchIndex:
     """Open an index over the store it was built from.
 
-    tokenizer_digest: of the generator's codec, checked if given. nprobe: instead of the stored
+    tokenizer_digest: of the generator's tokenizer, checked if given. nprobe: instead of the stored
     one, for modes with lists. Raises ArragError for another store or tokenizer (naming both
     digests), a truncated file, or a misplaced nprobe.
     """

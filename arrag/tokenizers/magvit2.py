@@ -1,9 +1,9 @@
 """MAGVIT-v2, Show-o's tokenizer: a convolutional autoencoder whose codes are signs of 13 numbers.
 
-There is no learned codebook (look-up free quantisation): code c stands for the vector of its bits,
-1 as +1 and 0 as -1, most significant bit first. Structure, names and sizes are those of the
-published weights (showlab/magvitv2), so that they load by key; widths and depths can be set, for
-small versions of the same thing. Source: Show-o (arXiv 2408.12528) and its public code.
+There is no learned codebook (lookup-free quantisation): the vector of code c is its bits, 1 as +1
+and 0 as -1, most significant bit first. Structure, names and sizes are those of the published
+weights (showlab/magvitv2), so that they load by key; widths and depths can be set, for small
+versions. Source: Show-o (arXiv 2408.12528) and its public code.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from arrag.tokenizers.base import Codec
+from arrag.tokenizers.base import ImageTokenizer, register_tokenizer
 from arrag.utils.checkpoint import digest_tensors, load_weights, read_tensors
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import FormatError, MismatchError
 from arrag.utils.files import read_json
 
 FOLDER = "magvitv2"
-"""Where a Show-o checkpoint keeps its tokenizer."""
+"""Folder of the tokenizer in a Show-o checkpoint."""
 
 
 @dataclass(frozen=True)
 class MagvitConfig:
     """Sizes; the defaults are the published ones.
 
-    Each level of the encoder halves the image, but the last. Channels of level i are
-    ``channels * multipliers[i]``; blocks[i] is the number of its residual blocks. The decoder's
-    levels are numbered from the full size down, too.
+    Each level of the encoder but the last halves the image. Level i has
+    ``channels * multipliers[i]`` channels and ``blocks[i]`` residual blocks. The decoder's levels
+    are numbered from the full size down, too.
     """
 
     channels: int = 128
@@ -43,21 +43,15 @@ class MagvitConfig:
 
     @property
     def patch(self) -> int:
-        """Pixels a side of the square that one code stands for."""
+        """Pixels a side of a code."""
         return 2 ** (len(self.encoder_multipliers) - 1)
 
 
-def swish(x: torch.Tensor) -> torch.Tensor:
-    """x times its logistic function."""
-    return F.silu(x)
-
-
-def norm(channels: int) -> nn.GroupNorm:
-    """The one kind of normalisation in use."""
+def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(32, channels, eps=1e-6)
 
 
-def conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
+def _conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
     """A convolution that keeps the size."""
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
 
@@ -67,24 +61,24 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.norm1, self.conv1 = norm(inputs), conv(inputs, outputs)
-        self.norm2, self.conv2 = norm(outputs), conv(outputs, outputs)
+        self.norm1, self.conv1 = _norm(inputs), _conv(inputs, outputs)
+        self.norm2, self.conv2 = _norm(outputs), _conv(outputs, outputs)
         if inputs != outputs:
-            self.nin_shortcut = conv(inputs, outputs, 1)
+            self.nin_shortcut = _conv(inputs, outputs, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.conv1(swish(self.norm1(x)))
-        h = self.conv2(swish(self.norm2(h)))
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
         return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
 class Attention(nn.Module):
-    """Self-attention over the places of a grid, one head as wide as the channels."""
+    """Self-attention over the positions of a grid, one head as wide as the channels."""
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm = norm(channels)
-        self.q, self.k, self.v, self.proj_out = (conv(channels, channels, 1) for _ in range(4))
+        self.norm = _norm(channels)
+        self.q, self.k, self.v, self.proj_out = (_conv(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.norm(x)
@@ -100,7 +94,9 @@ class Resample(nn.Module):
     def __init__(self, channels: int, down: bool):
         super().__init__()
         self.down = down
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2) if down else conv(channels, channels)
+        self.conv = (
+            nn.Conv2d(channels, channels, 3, stride=2) if down else _conv(channels, channels)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.down:
@@ -108,25 +104,24 @@ class Resample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def level(inputs: int, outputs: int, blocks: int) -> nn.Module:
-    """A level's residual blocks, in a module that can also hold its ``downsample``/``upsample``."""
+def _level(inputs: int, outputs: int, blocks: int) -> nn.Module:
+    """A level's residual blocks, in a module that can also have a ``downsample``/``upsample``."""
     part = nn.Module()
     widths = [inputs] + [outputs] * blocks
     part.block = nn.ModuleList(Block(a, b) for a, b in zip(widths, widths[1:], strict=False))
     return part
 
 
-def middle(channels: int) -> nn.Module:
+class Middle(nn.Module):
     """Block, attention, block at the smallest size."""
-    part = nn.Module()
-    part.block_1, part.attn_1 = Block(channels, channels), Attention(channels)
-    part.block_2 = Block(channels, channels)
-    return part
 
+    def __init__(self, channels: int):
+        super().__init__()
+        self.block_1, self.attn_1 = Block(channels, channels), Attention(channels)
+        self.block_2 = Block(channels, channels)
 
-def through_middle(part: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Apply what ``middle`` made."""
-    return part.block_2(part.attn_1(part.block_1(x)))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
 
 
 class Encoder(nn.Module):
@@ -135,15 +130,15 @@ class Encoder(nn.Module):
     def __init__(self, config: MagvitConfig):
         super().__init__()
         widths = [config.channels * m for m in config.encoder_multipliers]
-        self.conv_in = conv(3, config.channels)
+        self.conv_in = _conv(3, config.channels)
         self.down = nn.ModuleList()
         for i, (width, blocks) in enumerate(zip(widths, config.encoder_blocks, strict=True)):
-            self.down.append(level(widths[i - 1] if i else config.channels, width, blocks))
+            self.down.append(_level(widths[i - 1] if i else config.channels, width, blocks))
             if i < len(widths) - 1:
                 self.down[i].downsample = Resample(width, down=True)
-        self.mid = middle(widths[-1])
-        self.norm_out, self.conv_out = norm(widths[-1]), conv(widths[-1], config.bits)
-        self.quant_conv = conv(config.bits, config.bits, 1)
+        self.mid = Middle(widths[-1])
+        self.norm_out, self.conv_out = _norm(widths[-1]), _conv(widths[-1], config.bits)
+        self.quant_conv = _conv(config.bits, config.bits, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv_in(x)
@@ -152,8 +147,8 @@ class Encoder(nn.Module):
                 x = block(x)
             if hasattr(part, "downsample"):
                 x = part.downsample(x)
-        x = through_middle(self.mid, x)
-        return self.quant_conv(self.conv_out(swish(self.norm_out(x))))
+        x = self.mid(x)
+        return self.quant_conv(self.conv_out(F.silu(self.norm_out(x))))
 
 
 class Decoder(nn.Module):
@@ -162,24 +157,24 @@ class Decoder(nn.Module):
     def __init__(self, config: MagvitConfig):
         super().__init__()
         widths = [config.channels * m for m in config.decoder_multipliers]
-        self.post_quant_conv = conv(config.bits, config.bits, 1)
-        self.conv_in = conv(config.bits, widths[-1])
-        self.mid = middle(widths[-1])
+        self.post_quant_conv = _conv(config.bits, config.bits, 1)
+        self.conv_in = _conv(config.bits, widths[-1])
+        self.mid = Middle(widths[-1])
         self.up = nn.ModuleList()
         for i, (width, blocks) in enumerate(zip(widths, config.decoder_blocks, strict=True)):
-            self.up.append(level(widths[min(i + 1, len(widths) - 1)], width, blocks))
+            self.up.append(_level(widths[min(i + 1, len(widths) - 1)], width, blocks))
             if i:
                 self.up[i].upsample = Resample(width, down=False)
-        self.norm_out, self.conv_out = norm(widths[0]), conv(widths[0], 3)
+        self.norm_out, self.conv_out = _norm(widths[0]), _conv(widths[0], 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = through_middle(self.mid, self.conv_in(self.post_quant_conv(x)))
+        x = self.mid(self.conv_in(self.post_quant_conv(x)))
         for part in reversed(self.up):
             for block in part.block:
                 x = block(x)
             if hasattr(part, "upsample"):
                 x = part.upsample(x)
-        return self.conv_out(swish(self.norm_out(x)))
+        return self.conv_out(F.silu(self.norm_out(x)))
 
 
 class Signs(nn.Module):
@@ -220,10 +215,10 @@ class Magvit(nn.Module):
         return self.decoder(self.quantize.embedding[codes].permute(0, 3, 1, 2))
 
 
-class MagvitCodec(Codec):
-    """A MAGVIT-v2 tokenizer in evaluation mode, float32; codebook entries are +1 and -1."""
+class Magvit2Tokenizer(ImageTokenizer):
+    """A MAGVIT-v2 tokenizer; codebook entries are +1 and -1."""
 
-    def __init__(self, model: Magvit, image_size: int, digest: str):
+    def __init__(self, model: Magvit, image_size: int, digest: str) -> None:
         self.model = model.eval().requires_grad_(False)
         side = image_size // model.config.patch
         super().__init__(image_size, (side, side), model.quantize.embedding, digest)
@@ -236,36 +231,56 @@ class MagvitCodec(Codec):
 
 
 def read_config(raw: dict[str, Any], path: Path) -> MagvitConfig:
-    """The sizes in a ``config.json``; the published one names none and means the defaults.
+    """Read the sizes in a ``config.json``; the published one names none and means the defaults.
 
-    Raises ArragError for sizes that contradict each other.
+    Raises:
+        FormatError: The sizes contradict each other.
     """
     known = {field.name for field in fields(MagvitConfig)}
     sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in known}
     config = MagvitConfig(**sizes)
     depths = {len(getattr(config, name)) for name in known if "_" in name}
     if len(depths) != 1 or config.channels % 32:
-        raise ArragError(
-            f"{path}: found {sizes}; multipliers and blocks of encoder and decoder need one "
-            "length, and channels must be a multiple of 32; restore the file"
+        raise FormatError(
+            f"found {sizes}; multipliers and blocks of encoder and decoder need one length, and "
+            "channels must be a multiple of 32",
+            path=path,
+            hint="restore the file",
         )
     return config
 
 
-def load_magvit(checkpoint: Path, tokens: int | None, device: str = "cpu") -> MagvitCodec:
-    """Load the tokenizer in the folder ``checkpoint`` (config.json and weights).
+@register_tokenizer("MAGVITv2")
+def load_magvit2(
+    checkpoint: Path, raw: dict[str, Any], device: str = "cpu", tokens: int | None = None
+) -> Magvit2Tokenizer:
+    """Load the tokenizer in a folder of config.json (its JSON is ``raw``) and weights.
 
-    tokens: how many codes an image has, a square number; None takes images of 256 pixels.
-    Raises ArragError for missing files, or keys and shapes that differ, naming them.
+    Args:
+        checkpoint: The folder.
+        raw: JSON of its config.json.
+        device: Where to load it.
+        tokens: Codes of an image, a square number; None takes images of 256 pixels.
     """
-    config = read_config(read_json(checkpoint / "config.json"), checkpoint / "config.json")
+    config = read_config(raw, checkpoint / "config.json")
     state = read_tensors(checkpoint)
     model = Magvit(config)
     load_weights(model, {k: v if "power" in k else v.float() for k, v in state.items()}, checkpoint)
     if not torch.equal(model.quantize.embedding, codebook(config.bits)):
-        raise ArragError(
-            f"{checkpoint}: quantize.embedding is not the signs of a code's bits, most significant "
-            "first; these are the weights of another tokenizer"
+        raise MismatchError(
+            "is not the signs of a code's bits, most significant first",
+            path=checkpoint,
+            field="quantize.embedding",
+            hint="these are the weights of another tokenizer",
         )
     size = 256 if tokens is None else config.patch * round(tokens**0.5)
-    return MagvitCodec(model.to(device), size, digest_tensors(state))
+    return Magvit2Tokenizer(model.to(device), size, digest_tensors(state))
+
+
+@register_tokenizer("Showo")
+def load_showo_magvit2(
+    checkpoint: Path, raw: dict[str, Any], device: str = "cpu"
+) -> Magvit2Tokenizer:
+    """Load the tokenizer of a Show-o checkpoint."""
+    folder = checkpoint / FOLDER
+    return load_magvit2(folder, read_json(folder / "config.json"), device, raw["num_vq_tokens"])

@@ -1,7 +1,4 @@
-"""Tokenizers whose codebooks are taken as they are: those of aMUSEd and of Emu3.
-
-The library's own quantiser finds the nearest row; nothing is normalised.
-"""
+"""The VQ tokenizers of aMUSEd and Emu3, with the quantisers of diffusers and transformers."""
 
 from __future__ import annotations
 
@@ -12,21 +9,26 @@ import torch
 from transformers import Emu3Config, Emu3ImageProcessor
 from transformers.models.emu3.modeling_emu3 import Emu3VQVAE
 
-from arrag.tokenizers.base import Codec
-from arrag.utils.checkpoint import digest_tensors, load_assigned, load_weights, read_tensors
-from arrag.utils.errors import ArragError
+from arrag.tokenizers.base import ImageTokenizer, register_tokenizer
+from arrag.utils.checkpoint import (
+    digest_tensors,
+    load_assigned,
+    load_weights,
+    loading,
+    read_tensors,
+)
 from arrag.utils.files import read_json
 
 EMU3_PREFIXES = ("vqmodel.", "model.vqmodel.")
-"""Where it is in a checkpoint: as published and as transformers saves it, or as in its class."""
+"""Prefixes of its weights in a checkpoint: as published and saved, or as in transformers' class."""
 
 
 EMU3_IMAGE_AREA = 720 * 720
 """Pixels of an image of the published checkpoints."""
 
 
-class AmusedCodec(Codec):
-    """diffusers' ``VQModel`` of aMUSEd; its pixels are in [0, 1]."""
+class AmusedVqTokenizer(ImageTokenizer):
+    """diffusers' ``VQModel``; its pixels are in [0, 1]."""
 
     def __init__(self, model: Any, side: int, digest: str):
         self.model = model.eval().requires_grad_(False)
@@ -43,10 +45,15 @@ class AmusedCodec(Codec):
         return self.model.decode(latent, force_not_quantize=True).sample * 2 - 1
 
 
-class Emu3Codec(Codec):
-    """transformers' ``Emu3VQVAE``; an image is a video of one step.
+class Emu3VqTokenizer(ImageTokenizer):
+    """transformers' ``Emu3VQVAE``; an image is a video of one frame.
 
-    mean, std: of the pixels in [0, 1] that it was trained with, [3].
+    Args:
+        model: The tokenizer.
+        side: Codes a side.
+        mean: Mean [3] of the pixels in [0, 1] that it was trained with.
+        std: Their standard deviation [3].
+        digest: Of its weights.
     """
 
     def __init__(
@@ -66,51 +73,39 @@ class Emu3Codec(Codec):
         return (self.model.decode(codes) * self.std + self.mean) * 2 - 1
 
 
-def load_amused_codec(checkpoint: Path, device: str = "cpu") -> AmusedCodec:
-    """Load the tokenizer of an aMUSEd folder of diffusers.
-
-    Raises ArragError for missing or damaged files and keys or shapes that differ.
-    """
-    from diffusers import VQModel
+@register_tokenizer("AmusedPipeline")
+def load_amused_vq(checkpoint: Path, raw: dict[str, Any], device: str = "cpu") -> AmusedVqTokenizer:
+    """Load the tokenizer of an aMUSEd checkpoint in diffusers' format."""
+    from diffusers import VQModel  # takes seconds, and Emu3 does not need it
 
     side = read_json(checkpoint / "transformer" / "config.json")["sample_size"]
-    config, state = (
-        read_json(checkpoint / "vqvae" / "config.json"),
-        read_tensors(checkpoint / "vqvae"),
-    )
-    model = load_assigned(
-        lambda: VQModel.from_config(config), state, checkpoint / "vqvae", "float32"
-    )
+    folder = checkpoint / "vqvae"
+    config, state = read_json(folder / "config.json"), read_tensors(folder)
+    model = load_assigned(lambda: VQModel.from_config(config), state, folder, "float32")
     # In the published configuration the codebook is looked up by the pipeline's decoder.
     model.register_to_config(lookup_from_codebook=False)
-    return AmusedCodec(model.to(device), side, digest_tensors(state))
+    return AmusedVqTokenizer(model.to(device), side, digest_tensors(state))
 
 
-def load_emu3_codec(checkpoint: Path, raw: dict[str, Any], device: str = "cpu") -> Emu3Codec:
-    """Load the tokenizer of an Emu3 folder of transformers whose config.json is ``raw``.
-
-    Raises ArragError for missing or damaged files and keys or shapes that differ.
-    """
+@register_tokenizer("emu3")
+def load_emu3_vq(checkpoint: Path, raw: dict[str, Any], device: str = "cpu") -> Emu3VqTokenizer:
+    """Load the tokenizer of an Emu3 checkpoint in transformers' format."""
     config = Emu3Config.from_dict(raw)
     parts = [read_tensors(checkpoint, prefix) for prefix in EMU3_PREFIXES]
     state = next((part for part in parts if part), {})
     model = Emu3VQVAE(config.vq_config)
     load_weights(model, {k: v.float() for k, v in state.items()}, checkpoint)
-    try:
+    with loading(checkpoint / "preprocessor_config.json", "the pixels' mean and deviation"):
         pixels = Emu3ImageProcessor.from_pretrained(checkpoint, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ArragError(
-            f"{checkpoint}: its preprocessor_config.json cannot be read ({error}); fetch it again"
-        ) from error
     mean, std = torch.tensor(pixels.image_mean), torch.tensor(pixels.image_std)
-    side = grid_side(config.to_dict())
-    return Emu3Codec(model.to(device), side, mean, std, digest_tensors(state))
+    side = emu3_grid_side(config.to_dict())
+    return Emu3VqTokenizer(model.to(device), side, mean, std, digest_tensors(state))
 
 
-def grid_side(raw: dict[str, Any]) -> int:
-    """Codes a side of the images that a checkpoint's ``config.json`` draws: 90 if it is silent.
+def emu3_grid_side(raw: dict[str, Any]) -> int:
+    """Codes a side of an image of an Emu3 checkpoint, from its ``config.json``.
 
-    ``image_area`` is in pixels, as in the original's own configuration.
+    ``image_area`` is in pixels, as in the original's configuration; without it the side is 90.
     """
     patch = 2 ** (len(raw["vq_config"]["channel_multiplier"]) - 1)
     return round((raw.get("image_area") or EMU3_IMAGE_AREA) ** 0.5) // patch

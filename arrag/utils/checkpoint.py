@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from arrag.utils.errors import ArragError, FormatError
+from arrag.utils.errors import ArragError, FormatError, MismatchError, MissingError
 from arrag.utils.readers import short_message
 
 SHOWN = 5
@@ -50,8 +50,10 @@ def read_tensors(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:
     if checkpoint.is_file():
         files = [checkpoint]
     if not files:
-        raise ArragError(
-            f"{checkpoint}: holds no .safetensors file and no .bin; fetch the checkpoint again"
+        raise MissingError(
+            "has no .safetensors and no .bin file",
+            path=checkpoint,
+            hint="download the checkpoint again",
         )
     return {name: value for file in files for name, value in read_file(file, prefix).items()}
 
@@ -59,14 +61,8 @@ def read_tensors(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:
 def read_file(file: Path, prefix: str = "") -> dict[str, torch.Tensor]:
     """The same of one file; ArragError if it is damaged, or a pickle of more than tensors."""
     read = _read_safetensors if file.suffix == ".safetensors" else _read_bin
-    try:
+    with loading(file, "tensors"):
         return read(file, prefix)
-    except Exception as error:  # safetensors, torch, zipfile and the unpickler raise a dozen types
-        raise ArragError(
-            f"truncated, damaged, or more than tensors ({short_message(error)})",
-            path=file,
-            hint="restore it and run again",
-        ) from None
 
 
 def _read_safetensors(file: Path, prefix: str) -> dict[str, torch.Tensor]:
@@ -109,8 +105,10 @@ def check_tensors(
 def _refuse(where: Path, parts: dict[str, list[str]]) -> None:
     found = "; ".join(f"{what}: {_some(names)}" for what, names in parts.items() if names)
     if found:
-        raise ArragError(
-            f"{where}: the weights do not fit its config.json ({found}); fetch both again"
+        raise MismatchError(
+            f"the weights do not fit its config.json ({found})",
+            path=where,
+            hint="download both again",
         )
 
 

@@ -34,7 +34,7 @@ from arrag.methods.registry import ArtifactPaths, open_method
 from arrag.pipeline.layout import MICRO_ASSETS, Layout
 from arrag.retrieval.index import build_index
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 
 ALONE = "transformers generate"
 HOP = 1
@@ -93,7 +93,7 @@ def database(config: Config, patches: int, work: Path) -> tuple[Path, Path]:
     """Store and index of at least so many patches of the micro world, kept in ``work``."""
     checkpoint = config.generator_of("vanilla")[1].checkpoint
     neighborhood = Neighborhood("causal", HOP)
-    inside = int(neighborhood.valid_positions(*load_codec(checkpoint).grid).sum())
+    inside = int(neighborhood.valid_positions(*load_tokenizer(checkpoint).grid).sum())
     images = -(-patches // inside)
     codes, index = work / f"codes-{images}", work / f"index-{images}"
     encode_source("micro:database", checkpoint, codes, limit=images, assets=MICRO_ASSETS)

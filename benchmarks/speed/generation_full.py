@@ -29,7 +29,7 @@ from arrag.methods.faid.adapter import FAiD, FaidSettings
 from arrag.pipeline.layout import Layout
 from arrag.retrieval.index import build_index
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.files import write_text
 from arrag.utils.hashing import tree_digest
 
@@ -109,15 +109,19 @@ def write_adapter(out: Path, checkpoint: Path) -> None:
 
 def write_database(layout: Layout, checkpoint: Path, images: int) -> None:
     """Random codes and their inverted lists, where the workflow would have them."""
-    codec, rng = load_codec(checkpoint), np.random.default_rng(0)
-    path, size = layout.codes("daid"), len(codec.codebook)
-    book = codec.codebook.cpu()
-    about = {"tokenizer_digest": codec.digest, "grid": codec.grid, "codebook": book}
+    image_tokenizer, rng = load_tokenizer(checkpoint), np.random.default_rng(0)
+    path, size = layout.codes("daid"), len(image_tokenizer.codebook)
+    book = image_tokenizer.codebook.cpu()
+    about = {
+        "tokenizer_digest": image_tokenizer.digest,
+        "grid": image_tokenizer.grid,
+        "codebook": book,
+    }
     with StoreWriter(path, **about, source="random", shard_size=1000) as writer:
         for start in range(writer.done, images, 1000):
             count = min(1000, images - start)
             names = [f"random/{i}" for i in range(start, start + count)]
-            writer.add(names, rng.integers(0, size, (count, *codec.grid)))
+            writer.add(names, rng.integers(0, size, (count, *image_tokenizer.grid)))
     build_index(
         TokenStore.open(path), layout.index("daid"), neighborhood=Neighborhood("causal"), mode="ivf"
     )

@@ -16,7 +16,7 @@ from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.pipeline.layout import Layout
 from arrag.retrieval.index import PatchIndex, build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.tokenizers.base import Codec, load_codec
+from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
 from arrag.utils.files import write_json, write_text
 
 EVIL = '<script>alert(1)</script> & "quoted" </script><img src=x onerror=alert(2)>'
@@ -36,7 +36,7 @@ class Project:
     path: Path
     config: Config
     layout: Layout
-    codec: Codec
+    tokenizer: ImageTokenizer
     index: PatchIndex
     codes: dict[tuple[int, int], np.ndarray]
 
@@ -45,8 +45,8 @@ def make_project(path: Path, root: Path, checkpoint: Path) -> Project:
     """Everything in ``path``, which must be the working directory: digests hold relative names."""
     write_text(path / "prompts.jsonl", "".join(json.dumps(p) + "\n" for p in PROMPTS))
     config = load_config(_configuration(path, root, checkpoint))
-    layout, codec = Layout(config), load_codec(checkpoint)
-    index = _database(layout, codec)
+    layout, tokenizer = Layout(config), load_tokenizer(checkpoint)
+    index = _database(layout, tokenizer)
     rng = np.random.default_rng(5)
     codes = {}
     for name in config.methods:
@@ -55,8 +55,8 @@ def make_project(path: Path, root: Path, checkpoint: Path) -> Project:
             write_text(folder / f"{p:05d}/metadata.jsonl", json.dumps(prompt) + "\n")
             (folder / f"{p:05d}/samples").mkdir()
             for s in range(2):
-                grid = rng.integers(0, 30, codec.grid)
-                image = Image.fromarray(codec.decode(torch.from_numpy(grid)[None])[0])
+                grid = rng.integers(0, 30, tokenizer.grid)
+                image = Image.fromarray(tokenizer.decode(torch.from_numpy(grid)[None])[0])
                 image.save(
                     folder / f"{p:05d}/samples/{s:04d}.png",
                     pnginfo=codes_chunk(grid) if name == "daid" else None,
@@ -67,7 +67,7 @@ def make_project(path: Path, root: Path, checkpoint: Path) -> Project:
         write_json(folder / "run.json", {"versions": {"torch": "2.13.0"}})
     for name in ("real", "reconstructions"):
         _scored(layout, name)
-    return Project(path, config, layout, codec, index, codes)
+    return Project(path, config, layout, tokenizer, index, codes)
 
 
 def _configuration(path: Path, root: Path, checkpoint: Path) -> Path:
@@ -96,17 +96,17 @@ def _configuration(path: Path, root: Path, checkpoint: Path) -> Path:
     return path / "config.yaml"
 
 
-def _database(layout: Layout, codec: Codec) -> PatchIndex:
+def _database(layout: Layout, tokenizer: ImageTokenizer) -> PatchIndex:
     with StoreWriter(
         layout.codes("daid"),
-        tokenizer_digest=codec.digest,
-        grid=codec.grid,
-        codebook=codec.codebook,
+        tokenizer_digest=tokenizer.digest,
+        grid=tokenizer.grid,
+        codebook=tokenizer.codebook,
         source="random",
         shard_size=100,
     ) as writer:
         names = [f"scene <{i}>" for i in range(12)]
-        writer.add(names, np.random.default_rng(3).integers(0, 30, (12, *codec.grid)))
+        writer.add(names, np.random.default_rng(3).integers(0, 30, (12, *tokenizer.grid)))
     store = TokenStore.open(layout.codes("daid"))
     path = layout.index("daid")
     build_index(store, path, neighborhood=Neighborhood("causal"), progress=False)

@@ -8,7 +8,7 @@ from arrag.data.clip import OpenClip
 from arrag.data.encode import encode_source
 from arrag.data.token_store import TokenStore
 from arrag.retrieval.image_index import ImageIndex, build_image_index
-from arrag.tokenizers.base import Codec, load_codec
+from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
 
 IMAGES = 16
 
@@ -18,7 +18,7 @@ class Retriever(NamedTuple):
 
     index: ImageIndex
     clip: OpenClip
-    codec: Codec
+    tokenizer: ImageTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -29,4 +29,4 @@ def retriever(root, micro_janus, assets, tmp_path_factory):
     store = TokenStore.open(path / "codes")
     clip = OpenClip(root / "checkpoints" / "micro-retriever")
     build_image_index(store, "micro:database", clip, path / "i", limit=IMAGES, assets=assets)
-    return Retriever(ImageIndex(path / "i", store, clip.digest), clip, load_codec(micro_janus))
+    return Retriever(ImageIndex(path / "i", store, clip.digest), clip, load_tokenizer(micro_janus))

@@ -52,20 +52,20 @@ def test_greedy_equals_transformers_token_for_token(backbone):
 
 def test_images_are_their_own_and_retrieval_plugs_in(example, backbone, tmp_path):
     colours = torch.rand(COLOURS, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    codec = example["ColourCodec"](colours, SIDE, "by hand")
+    tokenizer = example["ColourTokenizer"](colours, SIDE, "by hand")
     draws = np.stack([seeded_uniforms(0, "", i, SIDE * SIDE) for i in range(3)])
     images = decode_raster(backbone, [""] * 3, draws, guidance_scale=1.0)
-    assert torch.equal(codec.encode(codec.decode(images)), images)
+    assert torch.equal(tokenizer.encode(tokenizer.decode(images)), images)
     alone = decode_raster(backbone, [""], draws[2:], guidance_scale=1.0)
     assert torch.equal(alone[0], images[2])
     with StoreWriter(
-        tmp_path / "codes", tokenizer_digest=codec.digest, grid=codec.grid,
+        tmp_path / "codes", tokenizer_digest=tokenizer.digest, grid=tokenizer.grid,
         codebook=colours.numpy(), source="drawn", shard_size=9,
     ) as writer:  # fmt: skip
         writer.add(["a", "b"], images[:2].numpy().astype(np.uint16))
     store = TokenStore.open(tmp_path / "codes")
     build_index(store, tmp_path / "index", neighborhood=Neighborhood("causal"), progress=False)
-    index = open_index(tmp_path / "index", store, codec.digest)
+    index = open_index(tmp_path / "index", store, tokenizer.digest)
     for lam, same in ((0.0, True), (1.0, False)):
         daid = DAiD(index, k=2, lam=lam, tau=0.1)
         got = decode_raster(backbone, [""] * 3, draws, guidance_scale=1.0, augmentation=daid)

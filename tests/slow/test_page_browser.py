@@ -162,7 +162,7 @@ def expected(project, codes, position):
     """What a direct search finds for a patch: the lines that the page should show."""
     found = trace(codes, project.index, K, 6, Blend(LAM, TAU))
     row = found.positions.tolist().index(position)
-    size = project.codec.grid[0] * project.codec.grid[1]
+    size = project.tokenizer.grid[0] * project.tokenizer.grid[1]
     lines = []
     for slot in range(6):
         image, place = divmod(int(found.entries[row, slot]), size)
@@ -188,13 +188,13 @@ def check_panel(page, project, codes, position):
     assert found == lines
     assert their_distances == pytest.approx(distances.tolist(), rel=1e-3)
     assert their_weights == pytest.approx(weights.tolist(), rel=1e-3)
-    row, column = divmod(position, project.codec.grid[1])
+    row, column = divmod(position, project.tokenizer.grid[1])
     heading = f"Row {row + 1}, column {column + 1}: code {codes[row, column]}"
     assert one(page, ".panel h3").text == heading
     assert one(page, ".said").text.startswith(f"{agreeing} of the {K} retrieved patches")
     marks = one(page, ".stage .marks")
     assert int(marks.get_attribute("data-patch")) == position
-    width = project.codec.grid[1]
+    width = project.tokenizer.grid[1]
     around = [position - width - 1, position - width, position - width + 1, position - 1]
     assert marks.get_attribute("data-around").split() == [str(p) for p in around]
     assert len(marks.find_elements(By.CSS_SELECTOR, "rect.around")) == 4
@@ -209,7 +209,7 @@ def choose(page, number):
 
 
 def test_pointing_at_a_patch_shows_what_a_search_finds(page, project):
-    width = project.codec.grid[1]
+    width = project.tokenizer.grid[1]
     page.execute_script("arguments[0].scrollIntoView()", one(page, "#viewer"))
     for number, (prompt, sample) in ((0, (0, 0)), (3, (1, 1))):
         choose(page, number)
@@ -226,7 +226,7 @@ def test_pointing_at_a_patch_shows_what_a_search_finds(page, project):
 
 
 def test_walking_over_patches_by_keyboard(page, project):
-    width = project.codec.grid[1]
+    width = project.tokenizer.grid[1]
     codes, start = project.codes[0, 0], 3 * width + 4
     choose(page, 0)
     page.execute_script("arguments[0].focus()", cell(page, start))
@@ -260,7 +260,7 @@ def test_on_a_phone(page, project, scheme):
     )
     ink, paper = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
     assert (ink > paper) == (scheme == "dark") and abs(ink - paper) > 450
-    width = project.codec.grid[1]
+    width = project.tokenizer.grid[1]
     position = 4 * width + 6
     choose(page, 0)
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", cell(page, position))

@@ -58,7 +58,7 @@ def crops_of(scene, image: np.ndarray, rng: random.Random):
             yield object_crop(image, mask, box), item.color, item.label
 
 
-def train(assets: Path, codec, out: Path, work_dir: Path, steps: int) -> None:
+def train(assets: Path, image_tokenizer, out: Path, work_dir: Path, steps: int) -> None:
     """Train for ``steps`` batches of crops; write an open_clip directory to ``out``."""
     worlds = [World(assets, split) for split in ("training", "database")]
     model, tokenizer = build()
@@ -76,7 +76,7 @@ def train(assets: Path, codec, out: Path, work_dir: Path, steps: int) -> None:
         batch = [world.scene(step * BATCH + i, tasks[i % 2]) for i in range(BATCH)]
         images = data.images_of(batch)
         half = BATCH // 2
-        images[:half] = codec.decode(codec.encode(images[:half]))
+        images[:half] = image_tokenizer.decode(image_tokenizer.encode(images[:half]))
         crops = [c for s, i in zip(batch, images, strict=True) for c in crops_of(s, i, rng)]
         pixels = torch.stack([transform(crop) for crop, _, _ in crops])
         template = TEMPLATES[step % len(TEMPLATES)]

@@ -35,7 +35,7 @@ class PatchCoder:
 
     def __init__(self, projection: torch.Tensor, bias: torch.Tensor, codebook: torch.Tensor):
         self.projection, self.bias = projection, bias
-        self.codebook = codebook  # [V, 8], rows nearly unit: the codec normalises them, as we do
+        self.codebook = codebook  # [V, 8], nearly unit rows: the tokenizer normalises them too
 
     def features(self, patches: torch.Tensor) -> torch.Tensor:
         """float32 patches [n, 48] -> unit vectors [n, 8]."""

@@ -37,8 +37,8 @@ def target_of(scene: Scene) -> dict[str, torch.Tensor]:
     }
 
 
-def train(assets: Path, codec, out: Path, work_dir: Path, steps: int) -> None:
-    """Train for ``steps`` batches, a third of each through ``codec``; write ``out``."""
+def train(assets: Path, image_tokenizer, out: Path, work_dir: Path, steps: int) -> None:
+    """Train for ``steps`` batches, a third of each through ``image_tokenizer``; write ``out``."""
     worlds = [World(assets, split) for split in ("training", "database")]
     torch.manual_seed(0)
     model = build_detector(len(CLASSES))
@@ -50,7 +50,7 @@ def train(assets: Path, codec, out: Path, work_dir: Path, steps: int) -> None:
         batch = data.scenes(worlds[step % 2], step, BATCH)
         images = data.images_of(batch)
         third = BATCH // 3
-        images[:third] = codec.decode(codec.encode(images[:third]))
+        images[:third] = image_tokenizer.decode(image_tokenizer.encode(images[:third]))
         if step % 3 == 0:
             images = data.jitter(images, step)
         tensors = list(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)

@@ -14,7 +14,7 @@ from arrag.data.sample_dir import load_image, read_codes
 from arrag.report.origins import Blend, Origins, trace
 from arrag.report.page.markup import picture
 from arrag.retrieval.index import PatchIndex
-from arrag.tokenizers.base import Codec
+from arrag.tokenizers.base import ImageTokenizer
 from arrag.utils.errors import ArragError
 
 
@@ -38,7 +38,7 @@ class Base:
     """
 
     index: PatchIndex
-    codec: Codec
+    tokenizer: ImageTokenizer
     used: dict[int, int] = field(default_factory=dict)
 
     def place(self, entry: int) -> int:
@@ -54,7 +54,7 @@ class Base:
         grids = store.grids(images).astype(np.int64)
         pictures = []
         for grid in tqdm(grids, desc="database pictures", unit="image"):
-            pictures.append(picture(self.codec.decode(_batch(grid))[0]))
+            pictures.append(picture(self.tokenizer.decode(_batch(grid))[0]))
         return {
             "grid": list(store.grid),
             "steps": sorted(set(self.index.neighborhood.offsets)),
@@ -104,7 +104,7 @@ def sample_drawings(
     return {
         (p, s): found[p, s]
         for p, _, s in jobs
-        if (p, s) in found and _is_image_of(base.codec, found[p, s].codes, _path(method, p, s))
+        if (p, s) in found and _is_image_of(base.tokenizer, found[p, s].codes, _path(method, p, s))
     }
 
 
@@ -112,14 +112,14 @@ def _path(method: Followed, prompt: int, sample: int) -> Path:
     return method.folder / f"{prompt:05d}" / "samples" / f"{sample:04d}.png"
 
 
-def _is_image_of(codec: Codec, codes: np.ndarray, path: Path) -> bool:
-    if codes.shape != tuple(codec.grid) or codes.max() >= len(codec.codebook):
+def _is_image_of(tokenizer: ImageTokenizer, codes: np.ndarray, path: Path) -> bool:
+    if codes.shape != tuple(tokenizer.grid) or codes.max() >= len(tokenizer.codebook):
         raise ArragError(
             f"{path}: its codes are of another tokenizer (grid {list(codes.shape)}); generate it "
             "again"
         )
     # On a GPU the last bit may differ from where it was drawn.
-    gap = codec.decode(_batch(codes))[0].astype(int) - load_image(path)
+    gap = tokenizer.decode(_batch(codes))[0].astype(int) - load_image(path)
     return int(abs(gap).max()) <= 1
 
 

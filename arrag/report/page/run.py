@@ -14,7 +14,7 @@ from arrag.report.origins import Blend
 from arrag.report.page.gallery import Column, read_verdicts
 from arrag.report.page.patches import Base, Followed, Redraw, followed_sample, sample_drawings
 from arrag.retrieval.index import open_index
-from arrag.tokenizers.base import Codec, load_codec
+from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
 
 FOLLOWED = ("daid", "faid")  # kinds of augment that retrieve patches
 Redrawer = Callable[[str], Redraw]
@@ -92,5 +92,5 @@ def followed(
 
 
 def _base(run: Run, method: str, store: Path, index: Path) -> Base:
-    codec: Codec = load_codec(run.config.generator_of(method)[1].checkpoint)
-    return Base(open_index(index, TokenStore.open(store), codec.digest), codec)
+    tokenizer: ImageTokenizer = load_tokenizer(run.config.generator_of(method)[1].checkpoint)
+    return Base(open_index(index, TokenStore.open(store), tokenizer.digest), tokenizer)

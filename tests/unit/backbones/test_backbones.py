@@ -21,7 +21,7 @@ from arrag.methods.registry import ArtifactPaths
 from arrag.methods.runner import sample_benchmark
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.errors import ArragError
 from arrag.utils.files import write_text
 
@@ -31,26 +31,27 @@ STEPS = 4
 
 @pytest.fixture(scope="module", params=KINDS)
 def case(request, tmp_path_factory):
-    """One kind's checkpoint, backbone in float64, codec, and a database of random grids."""
+    """One kind's checkpoint, backbone in float64, tokenizer, and a database of random grids."""
     kind = KINDS[request.param]
     folder = tmp_path_factory.mktemp(request.param) / "checkpoint"
     kind.write(folder)
-    backbone, codec = kind.load(folder, "float64"), load_codec(folder)
+    backbone, tokenizer = kind.load(folder, "float64"), load_tokenizer(folder)
     border = "skip" if backbone.context == "causal" else "zero"
     rng = np.random.default_rng(0)
-    grids = rng.integers(0, len(codec.codebook), (20, SIDE, SIDE))
+    grids = rng.integers(0, len(tokenizer.codebook), (20, SIDE, SIDE))
     with StoreWriter(
-        folder.parent / "codes", tokenizer_digest=codec.digest, grid=codec.grid,
-        codebook=codec.codebook.numpy(), source="drawn", shard_size=20,
+        folder.parent / "codes", tokenizer_digest=tokenizer.digest, grid=tokenizer.grid,
+        codebook=tokenizer.codebook.numpy(), source="drawn", shard_size=20,
     ) as writer:  # fmt: skip
         writer.add([str(i) for i in range(20)], grids.astype(np.uint16))
     store = TokenStore.open(folder.parent / "codes")
     around = Neighborhood(backbone.context, border=border)
     build_index(store, folder.parent / "index", neighborhood=around, progress=False)
-    index = open_index(folder.parent / "index", store, codec.digest)
+    index = open_index(folder.parent / "index", store, tokenizer.digest)
     return SimpleNamespace(
-        name=request.param, kind=kind, folder=folder, backbone=backbone, codec=codec, index=index,
-        grids=torch.from_numpy(grids), masked=backbone.context == "full",
+        name=request.param, kind=kind, folder=folder, backbone=backbone,
+        tokenizer=tokenizer, index=index, grids=torch.from_numpy(grids),
+        masked=backbone.context == "full",
     )  # fmt: skip
 
 
@@ -83,8 +84,8 @@ def adapter_of(backbone, **options):
 
 def test_it_states_what_adapters_and_loops_need(case):
     backbone = case.backbone
-    assert backbone.grid == case.codec.grid == (SIDE, SIDE)
-    assert backbone.codebook_size == len(case.codec.codebook)
+    assert backbone.grid == case.tokenizer.grid == (SIDE, SIDE)
+    assert backbone.codebook_size == len(case.tokenizer.codebook)
     embedded = backbone.embed_codes(case.grids[:2])
     assert embedded.shape == (2, SIDE, SIDE, backbone.hidden_size)
     assert (
@@ -250,7 +251,7 @@ def test_another_text_tokenizer_is_refused(case, tmp_path):
 
 
 def test_a_folder_without_its_files(case, tmp_path):
-    for load in (case.kind.load, load_codec):
+    for load in (case.kind.load, load_tokenizer):
         with pytest.raises(ArragError, match=str(tmp_path)):
             load(tmp_path / "nowhere")
     copy = tmp_path / "copy"
@@ -268,8 +269,8 @@ def test_a_database_that_holds_the_image_finds_it_at_distance_zero(case):
     inside = around.valid_positions(SIDE, SIDE).flatten().nonzero()[:, 0]
     found = case.index.search(codes, known, inside, 1)
     assert (found.distances == 0).all()
-    pixels = case.codec.decode(codes)
-    again = case.codec.encode(pixels)
+    pixels = case.tokenizer.decode(codes)
+    again = case.tokenizer.encode(pixels)
     assert again.shape == codes.shape and pixels.dtype == np.uint8
 
 

@@ -9,7 +9,7 @@ from arrag.data.micro.world import TASKS, World
 from arrag.metrics.color import ColorClassifier
 from arrag.metrics.detection import load_detector
 from arrag.metrics.geneval.judge import evaluate_image
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 
 PER_TASK = 12
 ADAPTERS = ("finetune", "faid", "racm3")
@@ -50,21 +50,23 @@ def test_transformers_loads_the_janus(micro_janus):
 
 
 def test_tokenizer_reconstructs_held_out_scenes(micro_janus, images, assets):
-    codec = load_codec(micro_janus)
-    codes = codec.encode(images)
-    error = ((codec.decode(codes) / 127.5 - images / 127.5) ** 2).mean(axis=(1, 2, 3))
+    tokenizer = load_tokenizer(micro_janus)
+    codes = tokenizer.encode(images)
+    error = ((tokenizer.decode(codes) / 127.5 - images / 127.5) ** 2).mean(axis=(1, 2, 3))
     assert np.mean(10 * np.log10(4 / error)) >= 23
     world = World(assets, "database")
     more = np.stack([world.scene(i).image for i in range(300)])
-    assert len(torch.unique(torch.cat([codes, codec.encode(more)]))) >= 0.9 * len(codec.codebook)
+    assert len(torch.unique(torch.cat([codes, tokenizer.encode(more)]))) >= 0.9 * len(
+        tokenizer.codebook
+    )
 
 
 def test_a_code_depends_on_its_own_patch_alone(micro_janus, images):
     """The encoder is the patch projection in disguise: change a patch, change one code."""
-    codec = load_codec(micro_janus)
+    tokenizer = load_tokenizer(micro_janus)
     changed = images[:4].copy()
     changed[:, 20:24, 8:12] = 255 - changed[:, 20:24, 8:12]
-    before, after = codec.encode(images[:4]), codec.encode(changed)
+    before, after = tokenizer.encode(images[:4]), tokenizer.encode(changed)
     moved = before != after
     moved[:, 5, 2] = False
     assert not moved.any()
@@ -76,8 +78,8 @@ def test_judge_on_scenes_that_are_right(root, micro_janus, scenes, images, throu
     detector = load_detector(root / "checkpoints" / "micro-detector")
     color = ColorClassifier(root / "checkpoints" / "micro-clip")
     if through_tokenizer:
-        codec = load_codec(micro_janus)
-        images = codec.decode(codec.encode(images))
+        tokenizer = load_tokenizer(micro_janus)
+        images = tokenizer.decode(tokenizer.encode(images))
     verdicts = {task: [] for task in TASKS}
     for scene, image, found in zip(scenes, images, detector.detect(list(images)), strict=True):
         record = evaluate_image(image, found, scene.metadata, color, "scene")

@@ -5,8 +5,9 @@ import torch
 from tiny_backbones import CODES, SIDE, N, emu3_parts
 
 from arrag.backbones.base import TokenSpan
-from arrag.backbones.emu3 import BOI, BOS, CODE, IMAGE, NEGATIVE, ROW_END, Emu3Backbone, grid_side
+from arrag.backbones.emu3 import BOI, BOS, CODE, IMAGE, NEGATIVE, ROW_END, Emu3Backbone
 from arrag.methods.decoding import decode_raster
+from arrag.tokenizers.vq import emu3_grid_side
 
 PROMPTS = ["a photo of a dog", "two red cats and a bus"]
 
@@ -94,6 +95,5 @@ def test_the_published_grid_and_size():
     attention = 2 * 4096 * 4096 + 2 * 4096 * 1024
     layer = attention + 3 * 4096 * 14336 + 2 * 4096
     assert backbone.num_parameters == 32 * layer + 2 * 184622 * 4096 + 4096
-    assert (
-        grid_side({"vq_config": {"channel_multiplier": [1, 2, 2, 4]}, "image_area": 512**2}) == 64
-    )
+    vq = {"channel_multiplier": [1, 2, 2, 4]}
+    assert emu3_grid_side({"vq_config": vq, "image_area": 512**2}) == 64

@@ -13,7 +13,7 @@ from arrag.backbones.convert.janus import from_official, janus_config, official_
 from arrag.backbones.janus import JanusBackbone
 from arrag.cli.main import main
 from arrag.methods.decoding import decode_raster
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 
 PROJECTOR = {"cls": "MlpProjector", "params": {"projector_type": "mlp_gelu", "depth": 2}}
 
@@ -142,7 +142,7 @@ def test_a_converted_checkpoint_draws_the_same(model_and_tokenizer, official, tm
         assert torch.equal(codes, decode_raster(wanted, prompts, None, guidance_scale=5.0))
     finally:
         wanted.model.float()
-    assert load_codec(out).grid == (SIDE, SIDE)
+    assert load_tokenizer(out).grid == (SIDE, SIDE)
     # The head of texts is not the embedding: both come from the file.
     state = load_file(out / "model.safetensors")
     assert not torch.equal(

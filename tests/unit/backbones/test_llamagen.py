@@ -27,7 +27,7 @@ from arrag.backbones.llamagen.model import LlamaGenBackbone
 from arrag.cli.main import main
 from arrag.methods.augmentation import Augmentation
 from arrag.methods.decoding import decode_raster, probabilities, seeded_uniforms
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.errors import ArragError
 
 PROMPTS = ["a photo of a dog", "two red cats and a bus"]
@@ -221,7 +221,7 @@ def test_published_files_become_a_checkpoint(published, checkpoint, tmp_path, ca
     codes = torch.randint(0, CODES, (1, N), generator=torch.Generator().manual_seed(1))
     got = converted.teacher_forced(PROMPTS[:1], codes)
     assert torch.equal(got, wanted.teacher_forced(PROMPTS[:1], codes))
-    assert load_codec(out).digest == load_codec(checkpoint).digest
+    assert load_tokenizer(out).digest == load_tokenizer(checkpoint).digest
     names = load_file(out / "model.safetensors").keys()
     assert names == llamagen_weights().keys()
 

@@ -94,14 +94,14 @@ def test_passing_by_loads_nothing_and_gives_the_same(tmp_path, kind):
 def test_a_killed_encoding_of_a_data_set_goes_on(
     tiny_janus, tmp_path, monkeypatch, kind, killed_after
 ):
-    from arrag.tokenizers.base import Codec
+    from arrag.tokenizers.base import ImageTokenizer
 
     source, options = (
         str(SAVERS[kind][0](tmp_path / "set", [1])),
         {"batch_size": 2, "shard_size": 3},
     )
     encode_source(source, tiny_janus, tmp_path / "whole", **options)
-    encode, calls = Codec.encode, []
+    encode, calls = ImageTokenizer.encode, []
 
     def dies(self, images):
         calls.append(1)
@@ -109,10 +109,10 @@ def test_a_killed_encoding_of_a_data_set_goes_on(
             raise KeyboardInterrupt
         return encode(self, images)
 
-    monkeypatch.setattr(Codec, "encode", dies)
+    monkeypatch.setattr(ImageTokenizer, "encode", dies)
     with pytest.raises(KeyboardInterrupt):
         encode_source(source, tiny_janus, tmp_path / "codes", **options)
-    monkeypatch.setattr(Codec, "encode", encode)
+    monkeypatch.setattr(ImageTokenizer, "encode", encode)
     encode_source(source, tiny_janus, tmp_path / "codes", **options)
     store, whole = (TokenStore.open(tmp_path / name) for name in ("codes", "whole"))
     assert store.digest == whole.digest

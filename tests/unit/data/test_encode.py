@@ -8,7 +8,7 @@ from arrag.data.encode import encode_source
 from arrag.data.images import open_rgb, square
 from arrag.data.micro.world import World
 from arrag.data.token_store import TokenStore
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json
 
@@ -21,7 +21,7 @@ def test_micro_source_holds_the_codes_of_its_scenes(tiny_janus, assets, tmp_path
     assert [len(shard) for shard in store.shards] == [3, 3, 1]
     world = World(assets, "database")
     images = np.stack([world.scene(i).image for i in range(7)])
-    expected = load_codec(tiny_janus).encode(images).numpy()
+    expected = load_tokenizer(tiny_janus).encode(images).numpy()
     assert np.array_equal(np.concatenate(store.shards), expected)
     assert store.keys(5) == "database/5"
 
@@ -38,13 +38,13 @@ def test_resuming_gives_the_same_store(tiny_janus, assets, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return original(self, images)
 
-    from arrag.tokenizers import base as codec
+    from arrag.tokenizers.base import ImageTokenizer
 
-    original = codec.Codec.encode
-    monkeypatch.setattr(codec.Codec, "encode", stop)
+    original = ImageTokenizer.encode
+    monkeypatch.setattr(ImageTokenizer, "encode", stop)
     with pytest.raises(KeyboardInterrupt):
         encode_source("micro:database", tiny_janus, killed, **options)
-    monkeypatch.setattr(codec.Codec, "encode", original)
+    monkeypatch.setattr(ImageTokenizer, "encode", original)
     assert not (killed / "manifest.json").exists()
     encode_source("micro:database", tiny_janus, killed, **options)
     assert TokenStore.open(killed).digest == TokenStore.open(whole).digest

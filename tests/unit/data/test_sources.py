@@ -139,9 +139,9 @@ def test_resuming_decodes_nothing_twice_and_keeps_the_lists(
     want = encode_source(tars, tiny_janus, tmp_path / "whole", **options)
     assert (want["images"], want["skipped"], want["excluded"]) == (10, 3, 1)
 
-    from arrag.tokenizers.base import Codec
+    from arrag.tokenizers.base import ImageTokenizer
 
-    encode, decode, calls, decoded = Codec.encode, arrag.data.images.decode, [], []
+    encode, decode, calls, decoded = ImageTokenizer.encode, arrag.data.images.decode, [], []
 
     def dies(self, images):
         calls.append(1)
@@ -149,10 +149,10 @@ def test_resuming_decodes_nothing_twice_and_keeps_the_lists(
             raise KeyboardInterrupt
         return encode(self, images)
 
-    monkeypatch.setattr(Codec, "encode", dies)
+    monkeypatch.setattr(ImageTokenizer, "encode", dies)
     with pytest.raises(KeyboardInterrupt):
         encode_source(tars, tiny_janus, tmp_path / "codes", **options)
-    monkeypatch.setattr(Codec, "encode", encode)
+    monkeypatch.setattr(ImageTokenizer, "encode", encode)
 
     def noted(key, payload, **options):
         decoded.append(key)
@@ -171,10 +171,10 @@ def test_resuming_decodes_nothing_twice_and_keeps_the_lists(
 
 KILLED = """
 import multiprocessing, os, pathlib, signal, sys
-from arrag.tokenizers.base import Codec
+from arrag.tokenizers.base import ImageTokenizer
 from arrag.data.encode import encode_source
 
-def encode(self, images, calls=[], real=Codec.encode):
+def encode(self, images, calls=[], real=ImageTokenizer.encode):
     calls.append(1)
     if len(calls) == 4:
         workers = [str(worker.pid) for worker in multiprocessing.active_children()]
@@ -183,7 +183,7 @@ def encode(self, images, calls=[], real=Codec.encode):
     return real(self, images)
 
 if __name__ == "__main__":
-    Codec.encode = encode
+    ImageTokenizer.encode = encode
     encode_source(*sys.argv[1:], batch_size=2, shard_size=3, workers=1)
 """
 

@@ -27,19 +27,19 @@ def backbone(tiny_janus):
 
 @pytest.fixture(scope="module")
 def patch_index(tiny_janus, tmp_path_factory):
-    from arrag.tokenizers.base import load_codec
+    from arrag.tokenizers.base import load_tokenizer
 
     folder = tmp_path_factory.mktemp("database")
-    codec = load_codec(tiny_janus)
+    tokenizer = load_tokenizer(tiny_janus)
     grids = np.random.default_rng(0).integers(0, 1024, (20, 12, 12)).astype(np.uint16)
     with StoreWriter(
-        folder / "codes", tokenizer_digest=codec.digest, grid=(12, 12),
-        codebook=codec.codebook.numpy(), source="random", shard_size=8,
+        folder / "codes", tokenizer_digest=tokenizer.digest, grid=(12, 12),
+        codebook=tokenizer.codebook.numpy(), source="random", shard_size=8,
     ) as writer:  # fmt: skip
         writer.add([str(i) for i in range(20)], grids)
     store = TokenStore.open(folder / "codes")
     build_index(store, folder / "index", neighborhood=Neighborhood("causal"), mode="exact")
-    return open_index(folder / "index", store, codec.digest)
+    return open_index(folder / "index", store, tokenizer.digest)
 
 
 def draws(prompts, samples, seed=0):

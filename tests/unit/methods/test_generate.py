@@ -15,7 +15,7 @@ from arrag.methods.registry import ArtifactPaths
 from arrag.methods.runner import generate_images, image_path, prepare, sample_benchmark
 from arrag.retrieval.index import build_index
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json, write_text
 from arrag.utils.hashing import sha256_file
@@ -59,7 +59,7 @@ def test_layout_resume_and_other_settings(settings, database, tmp_path):
     whole = digests(out)
     assert sorted(whole) == [f"0000{i}/samples/000{k}.png" for i in range(2) for k in range(2)]
     codes = read_codes(image_path(out, 1, 0))  # int64 [H, W], kept in the PNG
-    decoded = load_codec(config.generators["janus"].checkpoint).decode(
+    decoded = load_tokenizer(config.generators["janus"].checkpoint).decode(
         torch.from_numpy(codes)[None]
     )
     assert np.array_equal(decoded[0], load_image(image_path(out, 1, 0)))

@@ -16,7 +16,7 @@ from arrag.config.pipelines import Always, Diffusers, ImageRag, Recorded
 from arrag.methods.diffusion import generator_of, load_diffusion
 from arrag.methods.imagerag import load_imagerag
 from arrag.methods.retrieval_gate import RecordedAnswers, open_gate
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.errors import ArragError
 
 PROMPTS = ["a photo of a dog", "a red umbrella", "two cups"]
@@ -66,12 +66,12 @@ def test_the_reference_is_the_nearest_image_as_the_tokenizer_shows_it(always, re
 
     chosen = set()
     for prompt in PROMPTS:
-        found = always.retrieved(prompt, 0)
+        found = always.retrieved_images(prompt, 0)
         wanted = nearest(retriever, prompt)
         assert found.images == [wanted] and found.keys == [f"database/{wanted}"]
         scene = World(assets, "database").scene(wanted).image
-        codes = retriever.codec.encode(np.asarray(scene)[None])
-        assert np.array_equal(always.reference(found), retriever.codec.decode(codes)[0])
+        codes = retriever.tokenizer.encode(np.asarray(scene)[None])
+        assert np.array_equal(always.reference(found), retriever.tokenizer.decode(codes)[0])
         chosen.add(wanted)
     assert len(chosen) > 1
 
@@ -91,7 +91,7 @@ def test_the_image_is_that_of_diffusers_own_adapter(folder, retriever, adapter):
     want = []
     for i, prompt in enumerate(PROMPTS):
         codes = retriever.index.store.grids(np.array([nearest(retriever, prompt)]))
-        picture = retriever.codec.decode(torch.from_numpy(codes.astype(np.int64)))[0]
+        picture = retriever.tokenizer.decode(torch.from_numpy(codes.astype(np.int64)))[0]
         stream = generator_of(7, prompt, i)
         want.append(plain(
             prompt=f"According to this image of {prompt}, generate {prompt}",
@@ -121,10 +121,10 @@ def test_an_image_that_lacks_nothing_is_the_one_of_sdxl(folder, retriever, tmp_p
     images = ours.generate(PROMPTS, [0, 0, 0], 7)
     assert np.array_equal(images[:2], alone[:2])
     assert not np.array_equal(images[2], alone[2])
-    assert ours.retrieved(PROMPTS[1], 0) is None
-    found = ours.retrieved(PROMPTS[1], 1)
+    assert ours.retrieved_images(PROMPTS[1], 0) is None
+    found = ours.retrieved_images(PROMPTS[1], 1)
     assert found.query == "an umbrella" and found.images == [nearest(retriever, "an umbrella")]
-    assert ours.told("a dog", "fur") == "According to this image of fur, generate a dog"
+    assert ours.prompt_with("a dog", "fur") == "According to this image of fur, generate a dog"
 
 
 def test_an_image_depends_on_seed_prompt_and_sample_alone(folder, retriever, tmp_path):  # noqa: F811
@@ -134,14 +134,16 @@ def test_an_image_depends_on_seed_prompt_and_sample_alone(folder, retriever, tmp
     judge = RecordedAnswers(answers(tmp_path / "a.jsonl", *lines), "some model")
     ours = load(settings(folder, "plus"), retriever, judge)
     samples = [0, 1, 2, 3]
-    assert ours.retrieved(prompts[0], 0).images != ours.retrieved(prompts[2], 2).images
+    assert (
+        ours.retrieved_images(prompts[0], 0).images != ours.retrieved_images(prompts[2], 2).images
+    )
     together = ours.generate(prompts, samples, 7)
     order = [3, 2, 0, 1]
     assert np.array_equal(ours.generate([prompts[i] for i in order], order, 7), together[order])
     for i in (1, 2):
         assert np.array_equal(ours.generate(prompts[i : i + 1], [i], 7), together[i : i + 1])
         assert not np.array_equal(ours.generate(prompts[i : i + 1], [i], 8), together[i : i + 1])
-    assert ours.kind.alone  # on any machine: diffusers shows all references to each of a batch
+    assert ours.spec.one_by_one  # on any machine: diffusers shows all references to each of a batch
 
 
 def test_without_guidance(folder, retriever):  # noqa: F811
@@ -150,7 +152,9 @@ def test_without_guidance(folder, retriever):  # noqa: F811
 
 
 def test_what_the_encoder_cuts_is_the_whole_text(always):
-    room = 75 - len(always.told("", "").replace(" ", ""))  # a letter is a token, a space is none
+    room = 75 - len(
+        always.prompt_with("", "").replace(" ", "")
+    )  # a letter is a token, a space is none
     fits, cut = "x" * (room // 2), "x" * (room // 2 + 1)
     assert always.truncated_prompts([*PROMPTS, fits, cut, "🌊\n" * 1000]) == [cut, "🌊\n" * 1000]
     assert always.generate(["🌊\n" * 1000], [0], 7).shape == (1, 32, 32, 3)
@@ -163,13 +167,13 @@ def test_answers_that_are_missing_are_told_before_anything_is_drawn(tmp_path):
         {"prompt": "two", "sample": 0, "caption": "x"},
     )
     judge = open_gate(Recorded(kind="recorded", name="some model", answers=file))
-    judge.check(["one"], 4)
-    judge.check(["one", "two"], 1)
+    judge.check_prompts(["one"], 4)
+    judge.check_prompts(["one", "two"], 1)
     with pytest.raises(ArragError, match=r"a.jsonl lacks answers for 1 of 2 prompts \('two'\).* 2"):
-        judge.check(["one", "two"], 2)
+        judge.check_prompts(["one", "two"], 2)
     with pytest.raises(ArragError, match=r"a.jsonl holds no answer for sample 1 of 'two'"):
         judge.caption("two", 1)
-    open_gate(Always(kind="always")).check(["anything"], 4)
+    open_gate(Always(kind="always")).check_prompts(["anything"], 4)
     assert judge.label == "recorded answers of some model" and len(judge.digest) == 64
 
 
@@ -200,7 +204,7 @@ def test_no_answers_at_all(tmp_path):
 
 
 def test_a_database_of_another_tokenizer(folder, retriever, tiny_janus):  # noqa: F811
-    other = retriever._replace(codec=load_codec(tiny_janus))
+    other = retriever._replace(tokenizer=load_tokenizer(tiny_janus))
     with pytest.raises(ArragError, match=r"its tokenizer is .* name the one that encoded the data"):
         load(settings(folder), other)
 

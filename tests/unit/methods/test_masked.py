@@ -16,7 +16,7 @@ from arrag.methods.decoding import decode_masked, num_masked, seeded_uniforms
 from arrag.methods.faid.adapter import FAiD, FAiDAugmentation, FaidSettings
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 
 PROMPTS = ["a photo of a dog", "a photo of a red dog and a blue car", "a photo of two apples"]
 STEPS, N = 6, 144
@@ -34,19 +34,19 @@ def vanilla(backbone):
 
 @pytest.fixture(scope="module")
 def make_index(tiny_showo, tmp_path_factory):
-    codec = load_codec(tiny_showo)
+    tokenizer = load_tokenizer(tiny_showo)
 
     def make(grids, mode):
         folder = tmp_path_factory.mktemp("database")
         with StoreWriter(
-            folder / "codes", tokenizer_digest=codec.digest, grid=(12, 12),
-            codebook=codec.codebook.numpy(), source="made", shard_size=8,
+            folder / "codes", tokenizer_digest=tokenizer.digest, grid=(12, 12),
+            codebook=tokenizer.codebook.numpy(), source="made", shard_size=8,
         ) as writer:  # fmt: skip
             writer.add([str(i) for i in range(len(grids))], np.asarray(grids, np.uint16))
         store = TokenStore.open(folder / "codes")
         around = Neighborhood("full", border="zero")
         build_index(store, folder / "index", neighborhood=around, mode=mode, progress=False)
-        return open_index(folder / "index", store, codec.digest)
+        return open_index(folder / "index", store, tokenizer.digest)
 
     return make
 

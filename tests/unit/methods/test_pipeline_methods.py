@@ -232,7 +232,7 @@ def test_the_examples_of_the_documentation(root, tmp_path):
         TypeAdapter(Generator).validate_python(kinds[name])
     write_text(tmp_path / "a.jsonl", answers)
     judge = RecordedAnswers(tmp_path / "a.jsonl", "a model")
-    judge.check(["a green cup and a yellow bowl", "a photo of a dog"], 1)
+    judge.check_prompts(["a green cup and a yellow bowl", "a photo of a dog"], 1)
     assert judge.caption("a photo of a dog", 3) is None
 
 
@@ -265,7 +265,7 @@ def test_pickled_weights_are_converted(models, tmp_path):
         convert_pipeline(tmp_path / "converted", tmp_path / "again")
     assert not (tmp_path / "again").exists()
     torch.save({"a": Settings()}, pickled / "vae" / "diffusion_pytorch_model.bin")
-    with pytest.raises(ArragError, match=r"vae/diffusion_pytorch_model.bin: truncated, damaged"):
+    with pytest.raises(ArragError, match="diffusion_pytorch_model.bin"):
         convert_pipeline(pickled, tmp_path / "evil")
     assert not (tmp_path / "evil").exists()
 

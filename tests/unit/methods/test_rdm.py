@@ -45,7 +45,7 @@ def brute_force(retriever, prompt):  # noqa: F811
 
 
 def test_the_neighbours_are_those_of_brute_force(rdm, retriever):  # noqa: F811
-    found = [rdm.retrieved(prompt, 0) for prompt in PROMPTS]
+    found = [rdm.retrieved_images(prompt, 0) for prompt in PROMPTS]
     for prompt, one in zip(PROMPTS, found, strict=True):
         near, context = brute_force(retriever, prompt)
         assert one.images == near and one.query == prompt
@@ -89,7 +89,7 @@ def test_an_image_depends_on_seed_prompt_and_sample_alone(rdm, monkeypatch):
     assert np.array_equal(rdm.generate(PROMPTS[1:2], [1], 7), together[1:2])
     assert not np.array_equal(rdm.generate(PROMPTS[1:2], [1], 8), together[1:2])
     apart = rdm.pixels(PROMPTS, [0, 1, 2], 7)
-    monkeypatch.setattr(rdm, "together", True)  # as on an accelerator
+    monkeypatch.setattr(rdm, "batched", True)  # as on an accelerator
     assert np.abs(rdm.pixels(PROMPTS, [0, 1, 2], 7) - apart).max() <= 1e-5
 
 
@@ -97,7 +97,7 @@ def test_the_neighbours_are_looked_at(folder, rdm, retriever):  # noqa: F811
     images = rdm.pixels(PROMPTS, [0, 0, 0], 7)
     for k in (0, 1):
         few = load_rdm(settings(folder, k=k), retriever.index, retriever.clip)
-        assert len(few.retrieved(PROMPTS[0], 0).images) == k
+        assert len(few.retrieved_images(PROMPTS[0], 0).images) == k
         assert few.context(PROMPTS[0]).shape == (1 + k, FEATURES)
         assert np.abs(few.pixels(PROMPTS, [0, 0, 0], 7) - images).max() > 1e-3
 

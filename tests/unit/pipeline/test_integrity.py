@@ -19,7 +19,7 @@ from arrag.metrics.features import ImageList, read_images
 from arrag.pipeline.layout import Layout
 from arrag.pipeline.records import read_record, record_of, write_record
 from arrag.report.crate import check_crate
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json, write_json
 from arrag.utils.hashing import sha256_file
@@ -403,7 +403,7 @@ def test_the_chain_of_a_cell_is_right(here, capsys):
         "prompts": ("prompts.jsonl", sha256_file("prompts.jsonl")),
         "backbone": (checkpoint, None),
         "adapter": ("checkpoints/micro-faid", None),
-        "tokenizer": (here.codes("faid") / "manifest.json", load_codec(checkpoint).digest),
+        "tokenizer": (here.codes("faid") / "manifest.json", load_tokenizer(checkpoint).digest),
         "index": (here.index("faid"), open_index(here.index("faid"), store).digest),
         "codes of index": (here.codes("faid"), store.digest),
     }

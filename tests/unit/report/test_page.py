@@ -130,7 +130,7 @@ def test_the_same_run_gives_the_same_bytes(page, project):
 def test_patches_are_those_of_a_direct_search(page, project):
     data = data_of(page[1])
     base = data["bases"][0]
-    assert base["grid"] == list(project.codec.grid)
+    assert base["grid"] == list(project.tokenizer.grid)
     assert base["steps"] == [[-1, -1], [-1, 0], [-1, 1], [0, -1]]
     size = base["grid"][0] * base["grid"][1]
     store = project.index.store
@@ -151,7 +151,7 @@ def test_patches_are_those_of_a_direct_search(page, project):
                 assert weight == pytest.approx(found.weights[row, slot], rel=1e-3)
     assert len(base["pictures"]) == len(base["names"]) == len(set(base["names"]))
     first = store.grids(np.array([int(re.findall(r"\d+", base["names"][0])[0])]))
-    drawn = project.codec.decode(np_tensor(first))[0].astype(int)
+    drawn = project.tokenizer.decode(np_tensor(first))[0].astype(int)
     shown = Image.open(BytesIO(b64decode(base["pictures"][0].split(",")[1]))).convert("RGB")
     shown = np.asarray(shown.resize(drawn.shape[:2], Image.Resampling.BOX)).astype(int)
     assert abs(shown - drawn).mean() < 8  # lossy, and yet this image and no other
@@ -180,7 +180,7 @@ def test_codes_are_read_redrawn_or_left_out_but_never_guessed(project, tmp_path)
 
     def codes(redraw):
         method = Followed("daid", "DAiD", folder, 0, K, None, redraw)
-        return sample_drawings(method, Base(project.index, project.codec), jobs)
+        return sample_drawings(method, Base(project.index, project.tokenizer), jobs)
 
     assert asked == [] and set(codes(None)) == {(0, 0), (0, 1), (1, 1)}
     found = codes(redraw)
@@ -200,7 +200,7 @@ def test_a_drawing_can_be_repeated(project):
     drawn = generate_images(
         project.config, "daid", [text], seed=0, samples_per_prompt=2, paths=ArtifactPaths(**at)
     )
-    assert np.array_equal(project.codec.decode(np_tensor(drawing.codes[None]))[0], drawn[1])
+    assert np.array_equal(project.tokenizer.decode(np_tensor(drawing.codes[None]))[0], drawn[1])
     assert drawing.order.flatten().tolist() == list(range(drawing.codes.size))  # raster
 
 

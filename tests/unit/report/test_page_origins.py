@@ -16,20 +16,20 @@ from arrag.report.origins import Blend, trace
 from arrag.report.page.redraw import Watched
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.errors import ArragError
 
 PROMPT = "a photo of a dog"
 
 
-def make_index(folder, codec, neighborhood, images=20):
+def make_index(folder, tokenizer, neighborhood, images=20):
     """A database of random codes of few kinds, so that repeats of a code are retrieved too."""
-    grids = np.random.default_rng(0).integers(0, 40, (images, *codec.grid))
+    grids = np.random.default_rng(0).integers(0, 40, (images, *tokenizer.grid))
     with StoreWriter(
         folder / "store",
-        tokenizer_digest=codec.digest,
-        grid=codec.grid,
-        codebook=codec.codebook,
+        tokenizer_digest=tokenizer.digest,
+        grid=tokenizer.grid,
+        codebook=tokenizer.codebook,
         source="random",
         shard_size=100,
     ) as writer:
@@ -52,10 +52,10 @@ class Recorder(Augmentation):
 
 
 def test_raster_order(tiny_janus, tmp_path):
-    backbone, codec = JanusBackbone.load(tiny_janus, "float64"), load_codec(tiny_janus)
-    index = make_index(tmp_path, codec, Neighborhood("causal"))
+    backbone, tokenizer = JanusBackbone.load(tiny_janus, "float64"), load_tokenizer(tiny_janus)
+    index = make_index(tmp_path, tokenizer, Neighborhood("causal"))
     recorder = Recorder(DAiD(index, k=12, lam=0.9, tau=0.2))
-    height, width = codec.grid
+    height, width = tokenizer.grid
     draws = seeded_uniforms(0, PROMPT, 0, height * width)[None]
     codes = decode_raster(backbone, [PROMPT], draws, guidance_scale=1.0, augmentation=recorder)[0]
     origins = trace(codes.numpy(), index, k=12, shown=5, blend=Blend(0.9, 0.2))
@@ -75,9 +75,9 @@ def test_raster_order(tiny_janus, tmp_path):
 
 
 def test_weights_add_up_to_the_blended_distribution(tiny_janus, tmp_path):
-    codec = load_codec(tiny_janus)
-    index = make_index(tmp_path, codec, Neighborhood("causal"))
-    codes = np.random.default_rng(1).integers(0, 40, codec.grid)
+    tokenizer = load_tokenizer(tiny_janus)
+    index = make_index(tmp_path, tokenizer, Neighborhood("causal"))
+    codes = np.random.default_rng(1).integers(0, 40, tokenizer.grid)
     for dedupe in ("nearest", "none"):
         origins = trace(codes, index, k=30, shown=30, blend=Blend(0.5, 0.3, dedupe))
         assert np.allclose(origins.weights.sum(1), 1, atol=1e-5)
@@ -99,10 +99,10 @@ def test_weights_add_up_to_the_blended_distribution(tiny_janus, tmp_path):
 
 
 def test_other_orders_need_the_order(tiny_showo, tmp_path):
-    backbone, codec = ShowoBackbone.load(tiny_showo, "float64"), load_codec(tiny_showo)
-    index = make_index(tmp_path, codec, Neighborhood("full", border="zero"), images=5)
+    backbone, tokenizer = ShowoBackbone.load(tiny_showo, "float64"), load_tokenizer(tiny_showo)
+    index = make_index(tmp_path, tokenizer, Neighborhood("full", border="zero"), images=5)
     recorder = Recorder(DAiD(index, k=4, lam=0.5, tau=0.2))
-    height, width = codec.grid
+    height, width = tokenizer.grid
     steps, count = 6, height * width
     draws = seeded_uniforms(0, PROMPT, 0, steps * 2 * count).reshape(1, steps, 2, count)
     watched = Watched(recorder)

@@ -7,9 +7,11 @@ from tiny_backbones import CODES, SIDE, VQ, published_vq, write_amused, write_em
 from transformers import Emu3ForConditionalGeneration, JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from arrag.tokenizers.base import load_codec
+import arrag.tokenizers
+from arrag.tokenizers import base
+from arrag.tokenizers.base import load_tokenizer
 from arrag.tokenizers.janus_vq import from_published, published_name
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import FormatError
 from arrag.utils.files import write_json
 
 PLACES = [(0, 0, 0), (1, 3, 4), (2, 5, 5)]
@@ -30,8 +32,8 @@ def nearest(latent, rows, place):
     return int(((rows.double() - latent[b, :, r, c].double()) ** 2).sum(1).argmin())
 
 
-def check(codec, pictures, latent, rows):
-    codes = codec.encode(pictures)
+def check(tokenizer, pictures, latent, rows):
+    codes = tokenizer.encode(pictures)
     assert codes.shape == (3, SIDE, SIDE) and len(codes.unique()) > 3
     for place in PLACES:
         assert codes[place] == nearest(latent, rows, place)
@@ -41,7 +43,7 @@ def check(codec, pictures, latent, rows):
 @torch.no_grad()
 def test_llamagen_normalises_rows_and_latents(pictures, tmp_path):
     write_llamagen(tmp_path / "c")
-    codec, state = load_codec(tmp_path / "c"), published_vq()
+    tokenizer, state = load_tokenizer(tmp_path / "c"), published_vq()
     model = JanusVQVAE(JanusVQVAEConfig(**VQ, num_patches=SIDE))
     model.load_state_dict(from_published(model, state, tmp_path))
     rows = state["quantize.embedding.weight"]
@@ -49,12 +51,12 @@ def test_llamagen_normalises_rows_and_latents(pictures, tmp_path):
     latent = model.quant_conv(model.encoder(pixels(pictures) * 2 - 1))
     latent = latent / latent.norm(dim=1, keepdim=True)
     unit = rows / rows.norm(dim=1, keepdim=True)
-    codes = check(codec, pictures, latent, unit)
-    assert torch.allclose(codec.codebook, unit)
+    codes = check(tokenizer, pictures, latent, unit)
+    assert torch.allclose(tokenizer.codebook, unit)
     assert any(codes[place] != nearest(latent, rows, place) for place in np.ndindex(3, SIDE, SIDE))
     seen = model.decode(codes[:1].flatten(1))[0].clamp(-1, 1)
     wanted = ((seen + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    assert np.array_equal(codec.decode(codes[:1])[0], wanted)
+    assert np.array_equal(tokenizer.decode(codes[:1])[0], wanted)
 
 
 def test_the_published_names():
@@ -89,38 +91,45 @@ def test_amused_takes_the_codebook_as_it_is(pictures, tmp_path):
     from diffusers import VQModel
 
     write_amused(tmp_path / "c")
-    codec, model = load_codec(tmp_path / "c"), VQModel.from_pretrained(tmp_path / "c" / "vqvae")
+    tokenizer, model = (
+        load_tokenizer(tmp_path / "c"),
+        VQModel.from_pretrained(tmp_path / "c" / "vqvae"),
+    )
     rows = model.quantize.embedding.weight
-    codes = check(codec, pictures, model.encode(pixels(pictures)).latents, rows)
+    codes = check(tokenizer, pictures, model.encode(pixels(pictures)).latents, rows)
     shape = (1, SIDE, SIDE, 4)  # as the pipeline calls it
     seen = model.decode(codes[:1], force_not_quantize=True, shape=shape).sample[0].clip(0, 1)
     wanted = (seen * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    off = codec.decode(codes[:1])[0].astype(int) - wanted
+    off = tokenizer.decode(codes[:1])[0].astype(int) - wanted
     assert np.abs(off).max() <= 1 and (off == 0).mean() > 0.99
 
 
 @torch.no_grad()
 def test_emu3_takes_the_codebook_as_it_is(pictures, tmp_path):
     write_emu3(tmp_path / "c")
-    codec = load_codec(tmp_path / "c")
+    tokenizer = load_tokenizer(tmp_path / "c")
     model = Emu3ForConditionalGeneration.from_pretrained(tmp_path / "c").eval().model.vqmodel
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.5, 0.4, 0.3], [0.5, 0.3, 0.2]))
     x = (pixels(pictures[:1]) - mean) / std
     frames = x[:, None].repeat(1, 4, 1, 1, 1)  # a video of one image
     latent = model.quant_conv(model.encoder(frames).permute(0, 2, 1, 3, 4))[:, :, 0]  # [1, d, H, W]
-    codes = codec.encode(pictures)
+    codes = tokenizer.encode(pictures)
     rows = model.quantize.embedding.weight
     for place in [(0, 0, 0), (0, 3, 4), (0, 5, 5)]:
         assert codes[place] == nearest(latent, rows, place)
     seen = (model.decode(codes[:1])[0] * std + mean).clip(0, 1)
-    off = codec.decode(codes[:1])[0] / 255 - seen.permute(1, 2, 0).numpy()
+    off = tokenizer.decode(codes[:1])[0] / 255 - seen.permute(1, 2, 0).numpy()
     assert np.abs(off).max() < 0.6 / 255
-    assert codec.codebook.shape == (CODES, 4)
+    assert tokenizer.codebook.shape == (CODES, 4)
 
 
 def test_kinds_that_are_not_known(tmp_path):
     write_json(tmp_path / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
-    with pytest.raises(
-        ArragError, match="model_index.json: .*StableDiffusionPipeline.*AmusedPipeline"
-    ):
-        load_codec(tmp_path)
+    with pytest.raises(FormatError) as caught:
+        load_tokenizer(tmp_path)
+    assert caught.value.path.name == "model_index.json" and caught.value.hint
+
+
+def test_the_public_names_are_those_of_the_module():
+    assert set(arrag.tokenizers.__all__) <= set(dir(base))
+    assert arrag.tokenizers.load_tokenizer is load_tokenizer

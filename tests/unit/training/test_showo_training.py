@@ -12,7 +12,7 @@ from arrag.backbones.showo import ShowoBackbone
 from arrag.cli.micro_train import data, masked_lm, signs
 from arrag.cli.micro_train.codebook import to_patches
 from arrag.data.micro.world import World
-from arrag.tokenizers.base import load_codec
+from arrag.tokenizers.base import load_tokenizer
 from arrag.tokenizers.magvit2 import Magvit
 from arrag.training.masked import noise
 
@@ -122,4 +122,4 @@ def test_parts_join_into_a_checkpoint(tmp_path):
     masked_lm.assemble(tmp_path / "lm.safetensors", tmp_path / "decoder.safetensors", out)
     loaded = ShowoBackbone.load(out)
     assert torch.equal(loaded.model.lm_head.weight, model.lm_head.weight.half().float())
-    assert load_codec(out).grid == loaded.grid == (12, 12)
+    assert load_tokenizer(out).grid == loaded.grid == (12, 12)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from arrag.tokenizers.base import load_codec
-from arrag.tokenizers.magvit2 import Magvit, MagvitConfig, codebook
-from arrag.utils.errors import ArragError
+from arrag.tokenizers.base import load_tokenizer
+from arrag.tokenizers.magvit2 import Magvit, MagvitConfig, codebook, read_config
+from arrag.utils.errors import ArragError, FormatError
 
 
 @pytest.fixture(scope="module")
@@ -137,40 +138,36 @@ def test_a_code_is_its_bits_most_significant_first():
     assert torch.equal(quantize(latents[:, :, None, None]).flatten(), nearest)
 
 
-def test_codec_of_a_checkpoint(tiny_showo, pictures):
-    codec = load_codec(tiny_showo)
-    assert codec.grid == (12, 12) and codec.image_size == 48
-    assert torch.equal(codec.codebook, codebook(10))
-    codes = codec.encode(pictures)
+def test_the_tokenizer_of_a_checkpoint(tiny_showo, pictures):
+    tokenizer = load_tokenizer(tiny_showo)
+    assert tokenizer.grid == (12, 12) and tokenizer.image_size == 48
+    assert torch.equal(tokenizer.codebook, codebook(10))
+    codes = tokenizer.encode(pictures)
     assert codes.dtype == torch.int64 and codes.shape == (3, 12, 12)
     assert 0 <= codes.min() and codes.max() < 1024 and len(codes.unique()) > 20
-    decoded = codec.decode(codes)
+    decoded = tokenizer.decode(codes)
     assert decoded.dtype == np.uint8 and decoded.shape == pictures.shape
-    assert torch.equal(codec.encode(pictures[1:2])[0], codes[1])
-    assert np.array_equal(codec.decode(codes[2:])[0], decoded[2])
+    assert torch.equal(tokenizer.encode(pictures[1:2])[0], codes[1])
+    assert np.array_equal(tokenizer.decode(codes[2:])[0], decoded[2])
     # Distances between vectors are four times the bits that differ.
     a, b = codes.flatten()[:100], codes.flatten()[100:200]
     bits = [bin(int(x) ^ int(y)).count("1") for x, y in zip(a, b, strict=True)]
-    squared = ((codec.codebook[a] - codec.codebook[b]) ** 2).sum(1)
+    squared = ((tokenizer.codebook[a] - tokenizer.codebook[b]) ** 2).sum(1)
     assert squared.tolist() == [4 * n for n in bits]
-    with pytest.raises(ArragError, match=r"\(32, 32, 3\).*\(48, 48, 3\)"):
-        codec.encode(np.zeros((1, 32, 32, 3), np.uint8))
 
 
 def test_one_tokenizer_serves_both_sizes_of_show_o(tiny_showo, tmp_path):
     shutil.copytree(tiny_showo, tmp_path / "large")
     config = json.loads((tmp_path / "large/config.json").read_text())
     (tmp_path / "large/config.json").write_text(json.dumps(config | {"num_vq_tokens": 576}))
-    large, small = load_codec(tmp_path / "large"), load_codec(tiny_showo)
+    large, small = load_tokenizer(tmp_path / "large"), load_tokenizer(tiny_showo)
     assert large.grid == (24, 24) and large.image_size == 96
-    assert large.digest == small.digest == load_codec(tiny_showo / "magvitv2").digest
+    assert large.digest == small.digest == load_tokenizer(tiny_showo / "magvitv2").digest
 
 
-def test_published_config_means_published_sizes(tmp_path):
-    (tmp_path / "config.json").write_text('{"_class_name": "MAGVITv2", "_version": "0.0.1"}')
-    save_file({"decoder.conv_in.bias": torch.zeros(512)}, tmp_path / "model.safetensors")
-    with pytest.raises(ArragError, match=r"missing: encoder.conv_in.weight, .* and 37\d more"):
-        load_codec(tmp_path)
+def test_published_config_means_published_sizes():
+    raw = {"_class_name": "MAGVITv2", "_version": "0.0.1"}
+    assert read_config(raw, Path("config.json")) == MagvitConfig()
 
 
 def broken(folder, tmp_path, change):
@@ -183,32 +180,29 @@ def broken(folder, tmp_path, change):
 
 
 CHANGES = {
-    "missing": (lambda s: s.pop("encoder.quant_conv.bias"), "missing: encoder.quant_conv.bias"),
-    "extra": (lambda s: s.update(a=torch.ones(1)), "not expected: a"),
-    "shape": (
-        lambda s: s.update({"decoder.conv_out.bias": torch.ones(4)}),
-        r"decoder.conv_out.bias is \[4\], expected \[3\]",
-    ),
-    "order": (
-        lambda s: s.update({"quantize.embedding": s["quantize.embedding"].flip(1).contiguous()}),
-        "most significant first",
+    "missing": lambda s: s.pop("encoder.quant_conv.bias"),
+    "extra": lambda s: s.update(a=torch.ones(1)),
+    "shape": lambda s: s.update({"decoder.conv_out.bias": torch.ones(4)}),
+    "order": lambda s: s.update(
+        {"quantize.embedding": s["quantize.embedding"].flip(1).contiguous()}
     ),
 }
 
 
-@pytest.mark.parametrize("change, message", CHANGES.values(), ids=CHANGES)
-def test_other_weights_are_refused_by_name(tiny_showo, tmp_path, change, message):
-    with pytest.raises(ArragError, match=message):
-        load_codec(broken(tiny_showo, tmp_path, change))
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_other_weights_are_refused(tiny_showo, tmp_path, change):
+    with pytest.raises(ArragError):
+        load_tokenizer(broken(tiny_showo, tmp_path, change))
 
 
 def test_sizes_that_contradict_each_other(tiny_showo, tmp_path):
-    path = broken(tiny_showo, tmp_path, lambda state: None)
-    config = json.loads((path / "magvitv2/config.json").read_text())
+    path = broken(tiny_showo, tmp_path, lambda state: None) / "magvitv2/config.json"
+    config = json.loads(path.read_text())
     for wrong in ({"channels": 48}, {"encoder_blocks": [1, 1]}):
-        (path / "magvitv2/config.json").write_text(json.dumps(config | wrong))
-        with pytest.raises(ArragError, match="need one length, and channels must be a multiple"):
-            load_codec(path)
+        path.write_text(json.dumps(config | wrong))
+        with pytest.raises(FormatError) as caught:
+            load_tokenizer(path.parent.parent)
+        assert caught.value.path == path
 
 
 class Trap:
@@ -226,11 +220,12 @@ def test_pytorch_files_load_without_running_code(tiny_showo, tmp_path):
     file = path / "magvitv2/model.safetensors"
     torch.save(load_file(file), path / "magvitv2/pytorch_model.bin")
     file.unlink()
-    assert load_codec(path).digest == load_codec(tiny_showo).digest
+    assert load_tokenizer(path).digest == load_tokenizer(tiny_showo).digest
     torch.save({"a": Trap(tmp_path / "made")}, path / "magvitv2/pytorch_model.bin")
-    with pytest.raises(ArragError, match="pytorch_model.bin: truncated, damaged"):
-        load_codec(path)
+    for content in (None, b"PK no such file"):
+        if content:
+            (path / "magvitv2/pytorch_model.bin").write_bytes(content)
+        with pytest.raises(FormatError) as caught:
+            load_tokenizer(path)
+        assert caught.value.path == path / "magvitv2/pytorch_model.bin"
     assert not (tmp_path / "made").exists()
-    (path / "magvitv2/pytorch_model.bin").write_bytes(b"PK no such file")
-    with pytest.raises(ArragError, match="pytorch_model.bin: truncated, damaged"):
-        load_codec(path)
