@@ -1,9 +1,8 @@
 """aMUSEd: diffusers' masked transformer over a CLIP text encoder.
 
-Nothing of diffusers' pipeline is used but its networks; the loop is ours, whose schedule is the
-same as its scheduler's with linear annealing. A code is unknown as the mask token. Guidance is
-u + g (c - u), the unconditional row that of the empty prompt. Source: aMUSEd (arXiv 2401.01808)
-and diffusers' AmusedPipeline.
+Only the networks of diffusers' pipeline are used; with linear annealing, arrag's decoding loop has
+the schedule of its scheduler. Guidance is u + g (c - u), where u is of the empty prompt.
+Source: aMUSEd (arXiv 2401.01808) and diffusers' AmusedPipeline.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from arrag.utils.errors import MismatchError, UsageError
 from arrag.utils.files import read_json
 
 AESTHETIC_SCORE = 6
-"""What an image is said to be worth, out of 10; the pipeline's default."""
+"""Aesthetic score out of 10 that images are conditioned on; the pipeline's default."""
 
 
 @dataclass
 class State:
-    """A batch of B prompts in decoding: their text, conditional rows first."""
+    """The state of a batch of B prompts: their encoded text, conditional rows first."""
 
     pooled: torch.Tensor  # [R, projection], R = 2B, or B without guidance
     hidden: torch.Tensor  # [R, T, text width]
@@ -100,23 +99,21 @@ class AmusedBackbone(Backbone):
         return cls(model.to(device), encoder.to(device), tokenizer, mask_id, 2 ** (levels - 1))
 
     @property
-    def decoder_layers(self) -> list[Site]:
+    def decoder_layers(self) -> list[HookableLayer]:
         """The transformer's layers, first to last.
 
-        Raises ArragError for a model whose layers hold one state for four codes (amused-512).
+        Raises:
+            UsageError: The layers have one hidden state for four codes, as in amused-512.
         """
         if self.model.config.downsample:
             raise UsageError(
                 "the layers of this aMUSEd checkpoint have one hidden state for four codes",
                 hint="use amused-256 for feature-level augmentation",
             )
-        return [Site(layer) for layer in self.model.transformer_layers]
+        return [HookableLayer(layer) for layer in self.model.transformer_layers]
 
     def start(self, prompts: list[str], guidance_scale: float) -> State:
-        """Encode the text of B prompts. Without guidance (1) there is no second row.
-
-        Raises ArragError as :meth:`tokenize` does.
-        """
+        """Encode the text of B prompts. Without guidance (1) there are B rows, else 2B."""
         rows = [self._encode(ids) for ids in self.tokenize(prompts)]
         if guidance_scale != 1:
             rows += [self._encode(self._ids(""))] * len(prompts)
@@ -126,11 +123,7 @@ class AmusedBackbone(Backbone):
     def logits(
         self, state: State, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
-        """Logits of the codes at ``positions``, guidance applied: [B, P, V] in at least float32.
-
-        codes: int64 [B, H, W]; known: bool [B, H, W], the others are masked; positions: int64 [P],
-        flat.
-        """
+        """Logits [B, P, V] of the codes at ``positions``: see :class:`Backbone`."""
         logits = self._forward(state, codes, known)[..., positions].mT  # [R, P, V]
         if len(logits) == len(codes):
             return logits
@@ -140,32 +133,31 @@ class AmusedBackbone(Backbone):
     def teacher_forced(
         self, prompts: list[str], codes: torch.Tensor, known: torch.Tensor
     ) -> torch.Tensor:
-        """Logits of every code of B images given the known ones: [B, N, V], no guidance.
+        """Logits [B, N, V] of every image token given the known ones; no guidance, differentiable.
 
-        codes, known: [B, H, W] or [B, N], as for :meth:`logits`. Differentiable.
+        Args:
+            prompts: B texts.
+            codes: int64 [B, H, W] or [B, N].
+            known: bool, like ``codes``; the others are masked.
         """
         shape = (len(codes), *self.grid)
         return self._forward(self.start(prompts, 1.0), codes.view(shape), known.view(shape)).mT
 
     def tokenize(self, prompts: Sequence[str]) -> list[torch.Tensor]:
-        """Ids int64 [1, T] of each prompt, padded on the right.
-
-        Raises ArragError for a prompt that is empty or holds a marker.
-        """
+        """Ids int64 [1, T] of each prompt, padded on the right."""
         check_prompts(self.tokenizer, prompts)
         warn_truncated(self.truncated_prompts(prompts), self._length)
         return [self._ids(prompt) for prompt in prompts]
 
     def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts whose end is left out."""
+        """The prompts that are longer than the text encoder reads."""
         lengths = [len(self.tokenizer(prompt, verbose=False).input_ids) for prompt in prompts]
         return [p for p, length in zip(prompts, lengths, strict=True) if length > self._length]
 
     def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """int64 codes [...] -> what the layers would hold for them alone, [..., D].
+        """Embeddings [..., D] of image tokens, int64 [...], in the space of the layers' inputs.
 
-        What stands between embedding and layers looks at neighbours and at the text, and is left
-        out.
+        The convolutions between embedding and layers are left out, since they mix neighbours.
         """
         model = self.model
         embedded = model.embed(codes.reshape(-1, 1, 1))[..., 0, 0]  # [n, channels]
@@ -206,8 +198,8 @@ class AmusedBackbone(Backbone):
         return at_least_float32(logits.flatten(2))
 
 
-class Site:
-    """A layer whose self-attention gives a bare tensor, for hooks that expect a tuple."""
+class HookableLayer:
+    """A layer whose self-attention returns a tensor, for hooks that expect a tuple."""
 
     def __init__(self, layer: nn.Module):
         self.layer, self.self_attn = layer, _Attention(layer.attn1)

@@ -1,12 +1,13 @@
-"""What all causal backbones share: guidance pairs, a cache, one code after the other.
+"""What all causal backbones share: guidance pairs, a KV cache, one token after the other.
 
-A sequence is a prompt, padded on the left, and the codes in raster order. The first code is
-predicted where the prompt ends, every other one where the sequence before it ends.
+A sequence is a prompt, padded on the left, and the image tokens in raster order. Each image token
+is predicted at the position before it, the first one at the end of the prompt.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,21 +22,22 @@ from arrag.backbones.base import Backbone, ImageTokenSpans, TokenSpan, at_least_
 
 @dataclass
 class State:
-    """A batch of B prompts in decoding: their guidance pairs' cache, mask and next inputs."""
+    """The state of a batch of B prompts: cache, mask and next inputs of their guidance pairs."""
 
     cache: Cache
-    mask: torch.Tensor  # [2B, T]: 1 where there is a token; conditional rows first
+    mask: torch.Tensor  # [2B, T]: 1 at tokens, 0 at padding; conditional rows first
     inputs: torch.Tensor | None  # [2B, t, D] embeddings not yet run
     guidance_scale: float
-    position: int = 0  # of the next code, in raster order
-    steps: LlamaSteps | None = None  # of the tokens after the prompt, if there is a faster way
+    position: int = 0  # of the next image token, in raster order
+    steps: LlamaSteps | None = None  # compiled forward of the tokens after the prompt
 
 
 class CausalBackbone(Backbone):
     """A decoder over a prompt and the image tokens in raster order, with guidance pairs.
 
-    A subclass implements ``load``, ``start`` (prompts to inputs, then ``_begin``), ``embed_codes``,
-    ``decoder_layers``, ``_hidden`` (inputs to hidden states) and ``_head`` (these to logits).
+    A subclass implements ``load``, ``tokenize``, ``start`` (prompts to inputs, then ``_begin``),
+    ``embed_codes``, ``decoder_layers``, ``_embed_text``, ``_hidden`` (inputs to hidden states) and
+    ``_head`` (these to logits).
 
     Attributes:
         row_length: Image tokens a row, if the sequence has a token after each row that is no image
@@ -54,6 +56,24 @@ class CausalBackbone(Backbone):
         return self.grid[0] * self.grid[1] + (self.grid[0] if self.row_length else 0)
 
     @abstractmethod
+    def tokenize(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode prompts to ids (or text features) and mask [B, T], padded on the left.
+
+        Raises:
+            UsageError: A prompt is refused.
+        """
+
+    def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
+        """None: prompts that do not fit are refused as by ``tokenize``."""
+        for prompt in prompts:
+            self.tokenize([prompt])
+        return []
+
+    @abstractmethod
+    def _embed_text(self, text: torch.Tensor) -> torch.Tensor:
+        """Inputs [B, T, D] of what ``tokenize`` returns."""
+
+    @abstractmethod
     def _hidden(
         self, inputs: torch.Tensor, mask: torch.Tensor, cache: Cache | None = None
     ) -> torch.Tensor:
@@ -61,7 +81,7 @@ class CausalBackbone(Backbone):
 
     @abstractmethod
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits of codes alone: [..., D] -> [..., V]."""
+        """Logits of image tokens alone: [..., D] -> [..., V]."""
 
     def _row_end(self, batch: int) -> torch.Tensor:
         """Inputs [B, 1, D] after a row of image tokens; called only if ``row_length`` is set."""
@@ -73,7 +93,7 @@ class CausalBackbone(Backbone):
         return State(reserved_cache(len(self.decoder_layers), room), mask, inputs, guidance_scale)
 
     def _steps(self, state: State) -> LlamaSteps | None:
-        """A faster way from what follows the prompt to logits: none."""
+        """The compiled forward of the tokens after the prompt, if there is one."""
         return None
 
     def _run(self, state: State) -> torch.Tensor:
@@ -89,11 +109,7 @@ class CausalBackbone(Backbone):
         return self._head(hidden[:, -1])
 
     def logits(self, state: State, previous: torch.Tensor | None) -> torch.Tensor:
-        """Logits of the next code, guidance applied: [B, V] in at least float32.
-
-        ``previous``: the codes [B] chosen last, or None at the first position. Guidance is
-        u + g (c - u) over the conditional c and unconditional u rows.
-        """
+        """Logits [B, V] of the next token: u + g (c - u) of conditional and unconditional rows."""
         if previous is not None:
             state.inputs = self.embed_codes(previous)[:, None].repeat(2, 1, 1)  # [2B, 1, D]
             if self.row_length and state.position % self.row_length == 0:
@@ -108,13 +124,22 @@ class CausalBackbone(Backbone):
         conditional, unconditional = logits.chunk(2)
         return unconditional + state.guidance_scale * (conditional - unconditional)
 
+    def teacher_forced(
+        self, prompts: list[str] | tuple[torch.Tensor, torch.Tensor], codes: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits [B, N, V] of every image token given those before it; no guidance, differentiable.
+
+        Args:
+            prompts: B texts, or what ``tokenize`` returns for them.
+            codes: int64 [B, H, W] or [B, N].
+        """
+        text, mask = self.tokenize(prompts) if isinstance(prompts, list) else prompts
+        return self._forced(self._embed_text(text), mask, codes)
+
     def _forced(
         self, prompts: torch.Tensor, mask: torch.Tensor, codes: torch.Tensor
     ) -> torch.Tensor:
-        """Logits of every code given those before it: [B, N, V], no guidance; differentiable.
-
-        prompts: [B, T, D], mask: [B, T], codes: int64 [B, H, W] or [B, N].
-        """
+        """The same for prompts as inputs [B, T, D] with their mask [B, T]."""
         codes = codes.flatten(1)  # [B, N]
         batch, count = codes.shape
         length = prompts.shape[1]
@@ -134,9 +159,9 @@ class CausalBackbone(Backbone):
 def run_decoder(
     model: nn.Module, inputs: torch.Tensor, mask: torch.Tensor, cache: Cache | None
 ) -> torch.Tensor:
-    """Last hidden states [B, t, D] of a decoder of transformers' for inputs [B, t, D].
+    """Last hidden states [B, t, D] of a decoder of transformers for inputs [B, t, D].
 
-    mask: [B, T], the cached included; padding takes no position.
+    The mask [B, T] includes the cached tokens; padding does not advance the position ids.
     """
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
     return model(

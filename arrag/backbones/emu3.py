@@ -1,8 +1,9 @@
 """Emu3 on transformers' own class: an autoregressive model whose rows of codes end with a token.
 
 A prompt names the grid, ``{bos}{text}{boi}{H}*{W}{image}``, and every row of codes is followed by
-one token that ends it. It is fed, never drawn: with the last code of a row it makes two inputs of
-one step, so that the decoding loop sees codes alone. The unconditional row is a negative prompt.
+one token that ends it. That token is fed, never sampled: it and the last code of its row are the
+two inputs of one step, so that the decoding loop sees codes alone. The unconditional row is a
+negative prompt.
 Source: Emu3 (arXiv 2409.18869), its public code and transformers' Emu3Processor.
 """
 
@@ -28,7 +29,7 @@ NEGATIVE = (
     "cropped, worst quality, low quality, normal quality, jpeg artifacts, signature, watermark, "
     "username, blurry."
 )
-"""What the original adds to a prompt, and its unconditional row."""
+"""What the original appends to a prompt, and the prompt of its unconditional row."""
 
 BOS, BOI, IMAGE = "<|extra_203|>", "<|image start|>", "<|image token|>"
 ROW_END, CODE = "<|extra_200|>", "<|visual token {:06d}|>"
@@ -91,58 +92,34 @@ class Emu3Backbone(CausalBackbone):
         return list(self.model.model.text_model.layers)
 
     def start(self, prompts: list[str], guidance_scale: float) -> State:
-        """Tokenise B prompts into guidance pairs; nothing is run yet.
-
-        Raises ArragError as :meth:`tokenize` does.
-        """
-        check_prompts(self.tokenizer, prompts)
-        texts = [prompt + self.positive for prompt in prompts]
-        ids, mask = self._rows([*texts, *[self.negative] * len(prompts)])  # [2B, T]
-        self._check_lengths(prompts, mask)
-        return self._begin(self.model.get_input_embeddings()(ids), mask, guidance_scale)
+        """Tokenise B prompts into guidance pairs; nothing is run yet."""
+        ids, mask = self._tokenize(prompts, [self.negative] * len(prompts))  # [2B, T]
+        return self._begin(self._embed_text(ids), mask, guidance_scale)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and mask, both int64 [B, T], of prompts with their markers, padded on the left.
-
-        Raises ArragError for a prompt that is empty, holds a marker, or is longer than the
-        context.
-        """
-        check_prompts(self.tokenizer, prompts)
-        ids, mask = self._rows([prompt + self.positive for prompt in prompts])
-        self._check_lengths(prompts, mask)
-        return ids, mask
-
-    def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
-        """None: what is not read whole is refused, as :meth:`tokenize` does."""
-        for prompt in prompts:
-            self.tokenize([prompt])
-        return []
-
-    def teacher_forced(
-        self, prompts: list[str] | tuple[torch.Tensor, torch.Tensor], codes: torch.Tensor
-    ) -> torch.Tensor:
-        """Logits of every code of B images given the codes before it: [B, N, V], no guidance.
-
-        prompts: B texts, or their ids and mask as :meth:`tokenize` gives them. codes: int64
-        [B, H, W] or [B, N]. Differentiable.
-        """
-        ids, mask = self.tokenize(prompts) if isinstance(prompts, list) else prompts
-        return self._forced(self.model.get_input_embeddings()(ids), mask, codes)
+        """Ids and mask, both int64 [B, T], of prompts in the template, padded on the left."""
+        return self._tokenize(prompts, [])
 
     def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """int64 codes [...] -> what the language model reads for them, [..., D]."""
+        """Input embeddings [..., D] of image tokens, int64 [...]."""
         return self.model.get_input_embeddings()(self._ids[codes])
 
-    def _rows(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _tokenize(
+        self, prompts: Sequence[str], negative: list[str]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask of prompts, and of negative prompts below them."""
+        check_prompts(self.tokenizer, prompts)
+        texts = [*(prompt + self.positive for prompt in prompts), *negative]
         height, width = self.grid
-        whole = [f"{BOS}{text}{BOI}{height}*{width}{IMAGE}" for text in texts]
-        rows = self.tokenizer(whole, padding=True, padding_side="left", return_tensors="pt")
-        return rows.input_ids.to(self.device), rows.attention_mask.to(self.device)
-
-    def _check_lengths(self, prompts: Sequence[str], mask: torch.Tensor) -> None:
-        lengths = mask[: len(prompts)].sum(1).tolist()
+        texts = [f"{BOS}{text}{BOI}{height}*{width}{IMAGE}" for text in texts]
+        rows = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
+        lengths = rows.attention_mask[: len(prompts)].sum(1).tolist()
         context = self.model.config.text_config.max_position_embeddings
         check_lengths(prompts, lengths, self.image_tokens, context)
+        return rows.input_ids.to(self.device), rows.attention_mask.to(self.device)
+
+    def _embed_text(self, text: torch.Tensor) -> torch.Tensor:
+        return self.model.get_input_embeddings()(text)
 
     def _row_end(self, batch: int) -> torch.Tensor:
         ends = torch.full((batch, 1), self.row_end_id, device=self.device)

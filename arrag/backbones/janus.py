@@ -1,7 +1,7 @@
 """Janus and Janus-Pro on transformers' own class, with its text template and guidance rows.
 
-``generate()`` of transformers is not used: its logits processors see the rows before guidance and
-never the image tokens.
+``generate()`` of transformers is not used: its logits processors run before guidance and never see
+the image tokens.
 """
 
 from __future__ import annotations
@@ -71,9 +71,11 @@ class JanusBackbone(CausalBackbone):
     ) -> State:
         """Tokenise B prompts into guidance pairs; nothing is run yet.
 
-        Prompts of different lengths are padded on the left and the padding is masked. prefix:
-        [B, R, D], what each prompt is preceded by, as ``embed_codes`` gives it; in the
-        unconditional rows as many pads take its place. Raises ArragError as :meth:`tokenize` does.
+        Args:
+            prompts: The texts.
+            guidance_scale: g of u + g (c - u).
+            prefix: [B, R, D], inputs before each prompt, such as ``embed_codes`` of an image; the
+                unconditional rows have as much padding there.
         """
         ids, mask = self.tokenize(prompts)  # [B, T]
         ids = torch.cat([ids, self.unconditional_ids(ids, mask)[0]])  # [2B, T]
@@ -82,12 +84,8 @@ class JanusBackbone(CausalBackbone):
         inputs, mask = self._with_prefix(prefix, ids, mask.repeat(2, 1))
         return self._begin(inputs, mask, guidance_scale)
 
-    def tokenize(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and mask, both int64 [B, T], of prompts in the template, padded on the left.
-
-        Raises ArragError for a prompt that is empty, holds a marker, has a word the tokenizer
-        lacks, or is longer than the context.
-        """
+    def tokenize(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask, both int64 [B, T], of prompts in the template, padded on the left."""
         check_prompts(self.tokenizer, prompts)
         texts = [TEMPLATE.format(prompt=prompt) for prompt in prompts]
         text = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
@@ -96,12 +94,6 @@ class JanusBackbone(CausalBackbone):
         check_lengths(prompts, mask.sum(1).tolist(), self.image_tokens, context)
         return ids.to(self.device), mask.to(self.device)
 
-    def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
-        """None: what is not read whole is refused, as :meth:`tokenize` does."""
-        for prompt in prompts:
-            self.tokenize([prompt])
-        return []
-
     def unconditional_ids(
         self, ids: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,7 +101,7 @@ class JanusBackbone(CausalBackbone):
         return unconditional_row(ids, self.tokenizer.bos_token_id, self.boi, self.pad), mask
 
     def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """int64 codes [...] -> what the language model reads for them, [..., D]."""
+        """Input embeddings [..., D] of image tokens, int64 [...]."""
         return self.model.prepare_embeddings_for_image_generation(codes)
 
     def null_prefix(self, prefix: torch.Tensor) -> torch.Tensor:
@@ -117,14 +109,17 @@ class JanusBackbone(CausalBackbone):
         pad = torch.tensor(self.pad, device=self.device)
         return self.model.get_input_embeddings()(pad).to(prefix).expand_as(prefix)
 
+    def _embed_text(self, text: torch.Tensor) -> torch.Tensor:
+        return self.model.get_input_embeddings()(text)
+
     def _with_prefix(
         self, prefix: torch.Tensor | None, ids: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs [B, R + T, D] and mask [B, R + T] of prompts with what precedes them."""
-        text = self.model.get_input_embeddings()(ids)  # [B, T, D]
+        """Inputs [B, R + T, D] and mask [B, R + T] of prompts with their prefix."""
+        text = self._embed_text(ids)  # [B, T, D]
         if prefix is None:
             return text, mask
-        # Padding between prefix and prompt is masked and takes no position: as if it were not.
+        # Padding between prefix and prompt has no effect: it is masked and takes no position id.
         before = mask.new_ones(prefix.shape[:2])
         return torch.cat([prefix.to(text.dtype), text], dim=1), torch.cat([before, mask], dim=1)
 
@@ -134,11 +129,9 @@ class JanusBackbone(CausalBackbone):
         codes: torch.Tensor,
         prefix: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Logits of every code of B images given the codes before it: [B, N, V], no guidance.
+        """As :meth:`CausalBackbone.teacher_forced`.
 
-        prompts: B texts, or their ids and mask [B, T] as :meth:`tokenize` gives them (rows may
-        be unconditional ones). codes: int64 [B, H, W] or [B, N]. prefix: as for :meth:`start`,
-        :meth:`null_prefix` where the row is unconditional. Differentiable.
+        ``prefix`` is as for :meth:`start`, with :meth:`null_prefix` in unconditional rows.
         """
         ids, mask = self.tokenize(prompts) if isinstance(prompts, list) else prompts
         return self._forced(*self._with_prefix(prefix, ids, mask), codes)
@@ -160,9 +153,9 @@ class JanusBackbone(CausalBackbone):
 
 
 def unconditional_row(ids: torch.Tensor, bos: int, boi: int, pad: int) -> torch.Tensor:
-    """The row without the prompt, of the same shape as ``ids``: all but BOS and BOI becomes pad.
+    """Replace all of ``ids`` but BOS and BOI by padding, which is attended to.
 
-    Those pads are attended to (deepseek-ai/Janus, generation_inference.py).
+    Source: deepseek-ai/Janus, generation_inference.py.
     """
     return torch.where((ids == bos) | (ids == boi), ids, pad)
 

@@ -1,34 +1,43 @@
-"""What every backbone asks of a prompt before it is tokenised, and before anything is computed."""
+"""Checks of prompts and text tokenizers that every backbone makes before anything is computed."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import MismatchError, UsageError
 
 
 def check_prompts(tokenizer, prompts: Sequence[str], markers: Sequence[str] = ()) -> None:
-    """ArragError for a prompt that is empty, or holds a marker, or words that are not known.
+    """Refuse prompts that the model cannot have been trained on.
 
-    markers: those of the model; the tokenizer's own are added, but for single characters, which
-    some tokenizers pad with. Any other text is taken by any tokenizer but one of whole words (the
-    micro models').
+    Args:
+        tokenizer: The text tokenizer. Its special tokens are refused, but for those of a single
+            character, which some tokenizers pad with. If it splits at words (as the micro models'
+            do), so are unknown words.
+        prompts: The prompts.
+        markers: Further special tokens of the model.
+
+    Raises:
+        UsageError: A prompt is empty, or has a special token or an unknown word.
     """
-    own = [token for token in tokenizer.all_special_tokens if len(token) > 1]
+    special = [*markers, *(token for token in tokenizer.all_special_tokens if len(token) > 1)]
     for prompt in prompts:
         if not prompt.strip():
-            raise ArragError("prompt: empty; write what the image should show")
-        if held := [token for token in (*markers, *own) if token in prompt]:
-            raise ArragError(
-                f"prompt {prompt!r}: holds {held[0]!r}, which is a marker of the model and no "
-                "text; leave it out"
+            raise UsageError("is empty", field="prompt", hint="write what the image should show")
+        if found := [token for token in special if token in prompt]:
+            raise UsageError(
+                f"contains the special token {found[0]!r}",
+                field=f"prompt {prompt!r}",
+                hint="remove it",
             )
-        if bad := _unknown_words(tokenizer, prompt):
+        if unknown := _unknown_words(tokenizer, prompt):
             known = ", ".join(sorted(w for w in tokenizer.get_vocab() if w.isalpha()))
-            raise ArragError(
-                f"prompt {prompt!r}: the model does not know {', '.join(map(repr, bad))}; "
-                f"its words are: {known}"
+            raise UsageError(
+                f"the model does not know {', '.join(map(repr, unknown))}",
+                field=f"prompt {prompt!r}",
+                hint=f"its words are: {known}",
             )
 
 
@@ -42,37 +51,47 @@ def _unknown_words(tokenizer, prompt: str) -> list[str]:
 
 
 def check_lengths(prompts: Sequence[str], lengths: Sequence[int], image: int, context: int) -> None:
-    """ArragError for a prompt that with its image is longer than the model's context.
+    """Refuse prompts that with their image are longer than the model's context.
 
-    lengths: tokens of each prompt with what stands around it; image: tokens of an image.
+    Args:
+        prompts: The prompts.
+        lengths: Tokens of each prompt with its template.
+        image: Tokens of an image.
+        context: Tokens of the model's context.
+
+    Raises:
+        UsageError: A prompt is too long.
     """
     for prompt, length in zip(prompts, lengths, strict=True):
         if length + image > context:
-            raise ArragError(
-                f"prompt {prompt[:60]!r}...: has {length} tokens, but the model's context of "
-                f"{context} leaves {context - image} before an image of {image}; shorten it"
+            raise UsageError(
+                f"has {length} tokens, but a context of {context} leaves {context - image} beside "
+                f"an image of {image}",
+                field=f"prompt {prompt[:60]!r}...",
+                hint="shorten it",
             )
 
 
 def warn_truncated(prompts: Sequence[str], tokens: int) -> None:
-    """Warn that of each of ``prompts`` only the first ``tokens`` tokens are read."""
+    """Warn that only the first ``tokens`` tokens of each of ``prompts`` are read."""
     for prompt in prompts:
-        warnings.warn(
-            f"prompt {prompt!r}: longer than the {tokens} tokens that the model reads; its end is "
-            "left out",
-            stacklevel=4,
-        )
+        warnings.warn(f"prompt {prompt!r}: truncated to the model's {tokens} tokens", stacklevel=4)
 
 
-def check_ids(where: object, expected: dict[str, int | None], found: dict[str, int | None]) -> None:
-    """ArragError unless a tokenizer gives every name in ``expected`` the id expected of it."""
+def check_ids(path: Path, expected: dict[str, int | str | None], found: dict[str, int]) -> None:
+    """Check that a tokenizer gives each name in ``expected`` the id expected of it.
+
+    Raises:
+        MismatchError: An id differs.
+    """
     wrong = [
         f"{name} is {found.get(name)}, expected {id}"
         for name, id in expected.items()
         if found.get(name) != id
     ]
     if wrong:
-        raise ArragError(
-            f"{where}: the tokenizer's ids are not the checkpoint's ({'; '.join(wrong)}); use the "
-            "tokenizer that the checkpoint was trained with"
+        raise MismatchError(
+            f"the tokenizer's ids are not the checkpoint's ({'; '.join(wrong)})",
+            path=path,
+            hint="use the tokenizer that the checkpoint was trained with",
         )

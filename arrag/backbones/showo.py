@@ -1,9 +1,9 @@
 """Show-o: a stock Phi language model that fills in masked codes, with its own prompt and mask.
 
 A sequence is ``[PAD…][t2i][bos] text [eos]``, padded on the left to a fixed length, then
-``[soi] N codes [eoi]``. Text looks at the text before it; the image block looks at itself and the
-text; nothing looks at a pad. The text therefore never changes while an image is made: it is run
-once and its keys and values are kept. Source: Show-o (arXiv 2408.12528) and its public code.
+``[soi] N codes [eoi]``. Text attends to the text before it; the image block to itself and the text;
+nothing to padding. The text therefore does not depend on the image: it is run once and its keys
+and values are cached. Source: Show-o (arXiv 2408.12528) and its public code.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from arrag.utils.files import read_json
 
 @dataclass
 class State:
-    """A batch of B prompts in decoding: the text's cache and mask, conditional rows first."""
+    """The state of a batch of B prompts: the text's cache and mask, conditional rows first."""
 
     cache: DynamicCache
     mask: torch.Tensor  # bool [R, T], R = 2B, or B without guidance
@@ -108,10 +108,7 @@ class ShowoBackbone(Backbone):
         return list(self.model.model.layers)
 
     def start(self, prompts: list[str], guidance_scale: float) -> State:
-        """Tokenise B prompts and run the text. Without guidance (0) there is no second row.
-
-        Raises ArragError as :meth:`tokenize` does.
-        """
+        """Tokenise B prompts and run the text. Without guidance (0) there are B rows, else 2B."""
         ids, mask = self.tokenize(prompts)  # [B, T]
         if guidance_scale:
             empty, seen = self.unconditional_ids(ids, mask)
@@ -124,23 +121,19 @@ class ShowoBackbone(Backbone):
     def logits(
         self, state: State, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
-        """Logits of the codes at ``positions``, guidance applied: [B, P, V] in at least float32.
-
-        codes: int64 [B, H, W]; known: bool [B, H, W], the others are masked; positions: int64 [P],
-        flat. Guidance is (1 + g) c - g u over the conditional c and unconditional u rows.
-        """
+        """Logits [B, P, V]: (1 + g) c - g u of conditional and unconditional rows."""
         repeats = len(state.mask) // len(codes)
         inputs = self._block(codes, known).repeat(repeats, 1, 1)  # [R, N + 2, D]
         length = state.mask.shape[1]
         seen = image_rows(state.mask, inputs.shape[1])
-        self.spans = self._slots(len(codes), 0)
+        self.spans = self._image_spans(len(codes), 0)
         hidden = self._hidden(inputs, seen, length, state.cache)
         state.cache.crop(-inputs.shape[1])  # keep the text alone
         logits = self._head(hidden[:, 1 + positions])  # [R, P, V]
         if repeats == 1:
             return logits
         conditional, unconditional = logits.chunk(2)
-        g = state.guidance_scale  # in place: on a processor a copy takes as long as the arithmetic
+        g = state.guidance_scale  # in place: on a CPU a copy takes as long as the arithmetic
         return conditional.mul_(1 + g).sub_(unconditional.mul_(g))
 
     def teacher_forced(
@@ -149,10 +142,12 @@ class ShowoBackbone(Backbone):
         codes: torch.Tensor,
         known: torch.Tensor,
     ) -> torch.Tensor:
-        """Logits of every code of B images given the known ones: [B, N, V], no guidance.
+        """Logits [B, N, V] of every image token given the known ones; no guidance, differentiable.
 
-        prompts: B texts, or their ids and mask [B, T] as :meth:`tokenize` gives them.
-        codes, known: [B, H, W] or [B, N], as for :meth:`logits`. Differentiable.
+        Args:
+            prompts: B texts, or what :meth:`tokenize` returns for them.
+            codes: int64 [B, H, W] or [B, N].
+            known: bool, like ``codes``; the others are masked.
         """
         ids, mask = self.tokenize(prompts) if isinstance(prompts, list) else prompts
         block = self._block(codes, known)  # [B, N + 2, D]
@@ -160,24 +155,21 @@ class ShowoBackbone(Backbone):
         rows = F.pad(causal_rows(mask), (0, block.shape[1]))
         seen = torch.cat([rows, image_rows(mask, block.shape[1])], dim=2)
         length = ids.shape[1]
-        self.spans = self._slots(len(ids), length)
+        self.spans = self._image_spans(len(ids), length)
         return self._head(self._hidden(inputs, seen, 0)[:, length + 1 : -1])
 
     def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """int64 codes [...] -> what the language model reads for them, [..., D]."""
+        """Input embeddings [..., D] of image tokens, int64 [...]."""
         return self.model.get_input_embeddings()(codes + self.vocabulary.first_code)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids int64 and mask bool, both [B, T], of prompts with their markers, padded on the left.
-
-        Raises ArragError for an empty prompt, one that holds a marker, or an unknown word.
-        """
+        """Ids int64 and mask bool, both [B, T], of prompts in the template, padded on the left."""
         check_prompts(self.tokenizer, prompts, MARKERS)
         warn_truncated(self.truncated_prompts(prompts), self.text_length - 3)
         return self._pad([self._ids(prompt) for prompt in prompts])
 
     def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts whose end is left out."""
+        """The prompts of more than ``text_length`` tokens."""
         return [prompt for prompt in prompts if len(self._ids(prompt)) > self.text_length - 3]
 
     def unconditional_ids(
@@ -206,38 +198,38 @@ class ShowoBackbone(Backbone):
         )
         return self.model.get_input_embeddings()(torch.cat([start, tokens, end], dim=1))
 
-    def _slots(self, rows: int, before: int) -> ImageTokenSpans:
-        """The image tokens' slots when the block begins at index ``before`` of the forward."""
+    def _image_spans(self, rows: int, before: int) -> ImageTokenSpans:
+        """The image tokens' spans when the block begins at index ``before`` of the forward."""
         tokens = TokenSpan(before + 1, 0, self.grid[0] * self.grid[1])
         return ImageTokenSpans(rows, tokens, tokens)
 
     def _hidden(
-        self, inputs: torch.Tensor, seen: torch.Tensor, first: int, cache: Any = None
+        self, inputs: torch.Tensor, mask: torch.Tensor, first: int, cache: Any = None
     ) -> torch.Tensor:
-        """Last hidden states [R, t, D] of inputs [R, t, D] at places ``first`` and on.
+        """Last hidden states [R, t, D] of inputs [R, t, D] at positions ``first`` and on.
 
-        seen: bool [R, 1, t, T], what each looks at, the cached included.
+        The mask is bool [R, 1, t, T], the cached tokens included.
         """
-        places = torch.arange(first, first + inputs.shape[1], device=inputs.device)[None]
+        positions = torch.arange(first, first + inputs.shape[1], device=inputs.device)[None]
         return self.model.model(
             inputs_embeds=inputs,
-            attention_mask=seen,
-            position_ids=places,
+            attention_mask=mask,
+            position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
         ).last_hidden_state
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits of codes alone: [..., D] -> [..., V] in at least float32."""
+        """Logits of image tokens alone: [..., D] -> [..., V] in at least float32."""
         first, head = self.vocabulary.first_code, self.model.lm_head
         rows = slice(first, first + self.codebook_size)
         return at_least_float32(F.linear(hidden, head.weight[rows], head.bias[rows]))
 
 
 def image_rows(mask: torch.Tensor, count: int) -> torch.Tensor:
-    """What ``count`` tokens of an image block look at: the block, and the text before it.
+    """Attention mask of an image block of ``count`` tokens: bool [B, 1, count, T + count].
 
-    mask: bool [B, T], which text tokens are no pads -> bool [B, 1, count, T + count].
+    Each attends to the block and to the text before it, whose mask is bool [B, T].
     """
     keys = F.pad(mask, (0, count), value=True)
     return keys[:, None, None].expand(-1, 1, count, -1)

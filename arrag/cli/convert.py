@@ -72,9 +72,9 @@ def add(commands: Any) -> None:
 
 def run_mask2former(args: argparse.Namespace) -> dict[str, Any]:
     """Convert one checkpoint."""
-    from arrag.metrics.detectors.mask2former import convert
+    from arrag.metrics.detectors.mask2former_convert import convert_mask2former
 
-    return convert(args.checkpoint, args.out)
+    return convert_mask2former(args.checkpoint, args.out)
 
 
 def run_pipeline(args: argparse.Namespace) -> dict[str, Any]:
@@ -86,16 +86,17 @@ def run_pipeline(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_janus(args: argparse.Namespace) -> dict[str, Any]:
     """Convert one checkpoint."""
-    from arrag.backbones.convert.janus import convert_janus
+    from arrag.backbones.convert import convert_checkpoint
 
-    return convert_janus(args.checkpoint, args.out)
+    return convert_checkpoint("janus", args.checkpoint, args.out)
 
 
 def run_llamagen(args: argparse.Namespace) -> dict[str, Any]:
     """Convert one checkpoint."""
-    from arrag.backbones.convert.llamagen import convert_llamagen
+    from arrag.backbones.convert import convert_checkpoint
 
-    return convert_llamagen(args.checkpoint, args.tokenizer, args.out, args.image_size)
+    options = {"tokenizer": args.tokenizer, "image_size": args.image_size}
+    return convert_checkpoint("llamagen", args.checkpoint, args.out, **options)
 
 
 def run_grid(args: argparse.Namespace) -> dict[str, Any]:

@@ -68,20 +68,18 @@ def run_list(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_choose(args: argparse.Namespace) -> dict[str, Any]:
     """Draw the sample."""
-    from dataclasses import asdict
+    from arrag.data.subsample import subsample_corpus
 
-    from arrag.data.subsample import choose
-
-    choice = choose(args.lists, args.out, args.images, args.seed)
+    spec = subsample_corpus(args.lists, args.out, args.images, args.seed)
     write_record(args.out)
-    return {"choice": args.out, **asdict(choice)}
+    return {"choice": args.out, **spec.model_dump(exclude={"format"})}
 
 
 def run_prints(args: argparse.Namespace) -> dict[str, Any]:
     """Hash test images."""
-    from arrag.data.decontamination import TestImages
+    from arrag.data.decontamination import Decontaminator
 
-    tests = TestImages.load(args.sources)
+    tests = Decontaminator.load(args.sources)
     tests.save(args.out)
     write_record(args.out)
     return {"prints": args.out, "images": len(tests.names), "digest": tests.digest}
@@ -89,8 +87,8 @@ def run_prints(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_join(args: argparse.Namespace) -> dict[str, Any]:
     """Join stores."""
-    from arrag.data.subsample import join
+    from arrag.data.merge import join_stores
 
-    about = join(args.stores, args.out)
+    about = join_stores(args.stores, args.out)
     write_record(args.out)
     return {"store": args.out, **about}

@@ -93,7 +93,7 @@ def run_fetch(args: argparse.Namespace) -> dict[str, Any]:
 def run_encode(args: argparse.Namespace) -> dict[str, Any]:
     """Encode a source into a store."""
     from arrag.data.encode import encode_source
-    from arrag.data.subsample import Choice
+    from arrag.data.subsample import SubsampleSpec
 
     counts = encode_source(
         args.source,
@@ -105,7 +105,7 @@ def run_encode(args: argparse.Namespace) -> dict[str, Any]:
         assets=args.assets,
         exclude=args.exclude,
         workers=args.workers,
-        choice=Choice.read(args.choice) if args.choice else None,
+        subsample=SubsampleSpec.read(args.choice) if args.choice else None,
     )
     write_record(args.out, made_of={"tokenizer": args.tokenizer, "choice": args.choice})
     return counts

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from arrag.cli.common import command, count
-from arrag.pipeline.records import score_record, write_record
+from arrag.pipeline.records import record_of, score_record, write_record
 
 FEATURES = Path("results/features")
 HELP = {
@@ -36,7 +38,7 @@ def add_scores(scores: Any) -> None:
         parser.add_argument("images", type=Path, help="folder, tar, .npz or .npy: the generated")
         parser.add_argument("reference", type=Path, help="folder, tar, .npz or .npy: the reference")
         parser.add_argument("--out", type=Path, help="JSON file of the score")
-        _options(parser, metric)
+        _settings(parser, metric)
         parser.add_argument(
             "--resamples",
             type=whole,
@@ -53,6 +55,22 @@ def add_scores(scores: Any) -> None:
                 action="store_true",
                 help="also compute the figure with clean-fid's and torchmetrics' formulas",
             )
+
+    parser = command(
+        scores,
+        "distance",
+        "a distance of your own, or any other by its name",
+        "arrag score distance mean_color results/samples/daid reference --module my_metrics",
+        run_score,
+    )
+    parser.add_argument("metric", metavar="NAME", help="the registered name")
+    parser.add_argument("images", type=Path, help="folder, tar, .npz or .npy: the generated")
+    parser.add_argument("reference", type=Path, help="folder, tar, .npz or .npy: the reference")
+    parser.add_argument("--module", help="dotted name of the module that registers the metric")
+    parser.add_argument("--settings", default="{}", help="the metric's settings as JSON")
+    parser.add_argument("--out", type=Path, help="JSON file of the score")
+    _run_options(parser, cached=True)
+    parser.add_argument("--resamples", type=whole, help="draws for the interval; 0: none (200)")
 
 
 def add(commands: Any) -> None:
@@ -75,10 +93,10 @@ def add(commands: Any) -> None:
         metavar="META",
         help="MJHQ-30K's meta_data.json: statistics of all and of every category",
     )
-    _options(parser, None)
+    _settings(parser, None)
 
 
-def _options(parser: argparse.ArgumentParser, metric: str | None) -> None:
+def _settings(parser: argparse.ArgumentParser, metric: str | None) -> None:
     """What shapes features; ``metric`` None: of any metric."""
     if metric != "fwd":
         parser.add_argument("--extractor", help=EXTRACTOR)
@@ -88,21 +106,24 @@ def _options(parser: argparse.ArgumentParser, metric: str | None) -> None:
             default="clean",
             help="how images are resized for Inception and MobileNetV2 (%(default)s)",
         )
-        parser.add_argument(
-            "--features",
-            type=Path,
-            default=FEATURES,
-            help="cached features (%(default)s)",
-        )
-        parser.add_argument("--no-cache", action="store_true", help="neither read nor write it")
-        parser.add_argument("--batch-size", type=count, help="images at a time (4; 64 on a GPU)")
-        parser.add_argument("--workers", type=whole, default=0, help="threads that decode images")
     if metric in ("fwd", None):
         parser.add_argument("--wavelet", default="haar", help="PyWavelets' name (%(default)s)")
         parser.add_argument("--level", type=count, default=4, help="depth (%(default)s)")
         parser.add_argument(
             "--size", type=count, help="resize to N x N pixels first (the images' own size)"
         )
+    _run_options(parser, cached=metric != "fwd")
+
+
+def _run_options(parser: argparse.ArgumentParser, cached: bool) -> None:
+    """What does not change what is measured."""
+    if cached:
+        parser.add_argument(
+            "--features", type=Path, default=FEATURES, help="cached features (%(default)s)"
+        )
+        parser.add_argument("--no-cache", action="store_true", help="neither read nor write it")
+        parser.add_argument("--batch-size", type=count, help="images at a time (4; 64 on a GPU)")
+        parser.add_argument("--workers", type=whole, default=0, help="threads that decode images")
     parser.add_argument("--expect", type=count, help="number of images a folder must hold")
     parser.add_argument(
         "--allow-partial",
@@ -118,31 +139,62 @@ def whole(text: str) -> int:
     return int(text)
 
 
-def _read(args: argparse.Namespace) -> Any:
-    """The command line as ``arrag.metrics.image_set.Options``."""
+def _open_metric(args: argparse.Namespace) -> Any:
+    """The metric with the settings of the command line; what is not given is the default."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from arrag.metrics.base import get_metric
+    from arrag.utils.errors import UsageError
+
+    metric = get_metric(args.metric, getattr(args, "module", None))
+    if hasattr(args, "settings"):
+        try:
+            return metric(TypeAdapter(metric.Settings).validate_json(args.settings))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(["--settings", *map(str, first["loc"])])
+            hint = f"known: {', '.join(metric.Settings.model_fields) or 'none'}"
+            raise UsageError(first["msg"], field=field, hint=hint) from None
+    given = {name: getattr(args, name, None) for name in metric.Settings.model_fields}
+    return metric(metric.Settings(**{k: v for k, v in given.items() if v is not None}))
+
+
+def _options(args: argparse.Namespace) -> Any:
+    """The command line as ``arrag.metrics.base.ScoreOptions``."""
     from dataclasses import fields
 
-    from arrag.metrics.image_set import Options
+    from arrag.metrics.base import ScoreOptions
 
-    given = {f.name: getattr(args, f.name) for f in fields(Options) if hasattr(args, f.name)}
+    given = {f.name: getattr(args, f.name) for f in fields(ScoreOptions) if hasattr(args, f.name)}
     cache = None if getattr(args, "no_cache", False) else getattr(args, "features", None)
-    return Options(**given, cache=cache)
+    return ScoreOptions(**given | {"cache": cache})
+
+
+@contextmanager
+def _recorded_features(cache: Path | None) -> Iterator[None]:
+    """Write the records of the cached features that the block adds."""
+    try:
+        yield
+    finally:
+        for file in [] if cache is None else sorted(cache.glob("*/*")):
+            cached = file.suffix == ".safetensors" or file.name == "manifest.json"
+            if cached and not record_of(file).is_file():
+                write_record(file)
 
 
 def run_score(args: argparse.Namespace) -> dict[str, Any]:
     """Score; the resampled values are in the file alone."""
-    from arrag.metrics.distribution import score
     from arrag.utils.errors import ArragError
-    from arrag.utils.files import write_json
 
+    options = _options(args)
     try:
-        result = score(args.metric, args.images, args.reference, _read(args))
-    except ArragError as error:  # the numbers' own do not know whose they are
+        with _recorded_features(options.cache):
+            result = _open_metric(args).score(args.images, args.reference, options).to_json()
+    except ArragError as error:  # errors of numbers do not name the files
         if any(str(path) in str(error) for path in (args.images, args.reference)):
             raise
         raise ArragError(f"{args.images}, {args.reference}: {error}") from None
     if args.out is not None:
-        write_json(args.out, result)
         score_record(args.out, result, None, {"extractor": getattr(args, "extractor", None)})
     shown = dict(result)
     if shown["bootstrap"]:
@@ -152,14 +204,12 @@ def run_score(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_stats(args: argparse.Namespace) -> dict[str, Any]:
     """Write statistics; returns what they say of themselves."""
-    from arrag.metrics.reference_stats import write_mjhq, write_statistics
-    from arrag.utils.errors import ArragError
-
-    options = _read(args)
-    if args.mjhq is None:
-        about = write_statistics(args.metric, args.images, args.out, options)
-        write_record(args.out)
-        return {"stats": args.out, **about}
-    if args.metric == "fwd":
-        raise ArragError("--mjhq: not for fwd, whose file holds gigabytes; leave --mjhq out")
-    return {"stats": write_mjhq(args.metric, args.images, args.mjhq, args.out, options)}
+    metric, options = _open_metric(args), _options(args)
+    with _recorded_features(options.cache):
+        if args.mjhq is not None:
+            return {
+                "stats": metric.write_mjhq_statistics(args.images, args.mjhq, args.out, options)
+            }
+        about = metric.write_statistics(args.images, args.out, options)
+    write_record(args.out)
+    return {"stats": args.out, **about}

@@ -53,7 +53,7 @@ def add(commands: Any) -> None:
 def run_hub(args: argparse.Namespace) -> dict[str, Any]:
     """Download a repository's files."""
     from arrag.config import hub
-    from arrag.data.hub import about_of, fetch
+    from arrag.data.hub import fetch_hub, manifest_path
     from arrag.utils.errors import ArragError
 
     try:
@@ -62,10 +62,10 @@ def run_hub(args: argparse.Namespace) -> dict[str, Any]:
         raise ArragError(f"REFERENCE: {error}") from None
     if inside:
         raise ArragError(f"REFERENCE: name the repository without :{inside}; it is fetched whole")
-    about = fetch(reference, args.out)
+    about = fetch_hub(reference, args.out)
     total = sum(file["bytes"] for file in about["files"].values())
     folder = args.out or reference.folder
-    write_record(folder, about_of(folder))
+    write_record(folder, manifest_path(folder))
     return {"folder": folder, "bytes": total, **about}
 
 

@@ -150,7 +150,7 @@ def paths_of(config: Config, args: argparse.Namespace) -> ArtifactPaths:
     from arrag.pipeline.layout import LAST_FILES, RETRIEVES, Layout
     from arrag.utils.errors import ArragError
 
-    retriever = config.resolved(args.method).retriever
+    retriever = config.resolved(args.method).retrieval_settings
     layout, found = Layout(config), {}
     given = {"codes": args.codes, "index": args.index, "image_index": args.image_index}
     wanted = {

@@ -256,7 +256,8 @@ def run_verify(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_merge(args: argparse.Namespace) -> dict[str, Any]:
     """Join stores and extend the first one's index."""
-    from arrag.data.token_store import TokenStore, merge_stores
+    from arrag.data.merge import merge_stores
+    from arrag.data.token_store import TokenStore
     from arrag.retrieval.extend import extend_index
 
     parts = [TokenStore.open(path) for path in args.codes]

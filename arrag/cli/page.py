@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from arrag.cli.common import command, config_option, count
-from arrag.pipeline.records import write_record
-
-if TYPE_CHECKING:
-    from arrag.config.root import Config
-    from arrag.report.page.patches import Drawing, Redraw
 
 
 def add_page(reports: Any) -> None:
@@ -42,42 +36,23 @@ def add_page(reports: Any) -> None:
 
 
 def run_page(args: argparse.Namespace) -> dict[str, Any]:
-    """What is there of the configuration's results."""
+    """Write the page of a configuration's results."""
+    from arrag.cli.timing import opened
     from arrag.config.root import load_config
-    from arrag.pipeline.reports import TABLES
     from arrag.report.page.build import Options, write_page
 
     config = load_config(args.config)
-    about = write_page(
+    return write_page(
         config,
-        args.config.name,
+        args.config,
         args.out,
-        tables=list(TABLES.items()),
         benchmark=args.benchmark,
         reports=args.reports,
         options=Options(
             prompts=args.prompts,
             images=args.images,
-            followed=args.followed,
+            traced_prompts=args.followed,
             neighbours=args.neighbours,
         ),
-        redrawer=lambda method: redraw_with(config, args.config, method),
+        open_method=lambda method: opened(config, method, args.config),
     )
-    write_record(args.out)
-    return about
-
-
-def redraw_with(config: Config, path: Path, method: str) -> Redraw:
-    """What draws a method's samples again, loading the generator when it is first needed."""
-
-    def redraw(jobs: list[tuple[str, int]]) -> list[Drawing]:
-        from arrag.cli.generate import paths_of
-        from arrag.methods.registry import open_method
-        from arrag.report.page.redraw import draw_again
-
-        given = dict.fromkeys(("codes", "index", "image_index", "adapter"))
-        asked = SimpleNamespace(method=method, config=path, **given)
-        sampler = open_method(config, method, paths_of(config, asked))
-        return draw_again(sampler, jobs, config.seed, config.resources.batch_size)
-
-    return redraw

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,93 +134,61 @@ def run_geneval(args: argparse.Namespace) -> dict[str, Any]:
         return _sum_up(args)
     if args.rejudge:
         raise ArragError("--rejudge needs --results; images are judged anyway")
+    from arrag.metrics.base import ScoreOptions, load_detector
     from arrag.metrics.color import ColorClassifier
-    from arrag.metrics.detection import load_detector
-    from arrag.metrics.geneval.score import score_geneval
+    from arrag.metrics.geneval.score import GenEval
 
     detector, color = _needed(args.detector, "--detector"), _needed(args.color, "--color")
-    with _output(args.out) as out:
-        score = score_geneval(
-            images,
-            args.prompts,
-            load_detector(detector),
-            ColorClassifier(color),
-            out,
-            args.records or out.with_suffix(".jsonl"),
-            batch_size=args.batch_size,
-            allow_partial=args.allow_partial,
-        )
-        if args.out:
-            judge = {"detector": detector, "color": color}
-            score_record(out, score, args.prompts, judge, args.records or out.with_suffix(".jsonl"))
+    records = args.records or (args.out and args.out.with_suffix(".jsonl"))
+    options = ScoreOptions(
+        out=args.out, records=records, batch_size=args.batch_size, allow_partial=args.allow_partial
+    )
+    metric = GenEval(load_detector(detector), ColorClassifier(color))
+    score = metric.score(images, args.prompts, options).to_json()
+    if args.out:
+        score_record(args.out, score, args.prompts, {"detector": detector, "color": color}, records)
     return _shown(score, args.out)
-
-
-@contextmanager
-def _output(out: Path | None) -> Iterator[Path]:
-    """Where to write a score: without --out it is only printed, and nothing is kept."""
-    if out is not None:
-        yield out
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder) / "score.json"
 
 
 def _sum_up(args: argparse.Namespace) -> dict[str, Any]:
     from arrag.metrics.geneval.results import score_results
-    from arrag.utils.files import write_json, write_text
+    from arrag.metrics.geneval.score import write_records
 
     score, records = score_results(args.results, args.prompts, args.rejudge, args.allow_partial)
     if args.records:
-        write_text(args.records, "".join(json.dumps(record) + "\n" for record in records))
+        write_records(args.records, records)
     if args.out:
-        write_json(args.out, score)
-    return _shown(score, args.out)
+        score.write(args.out)
+    return _shown(score.to_json(), args.out)
 
 
 def run_dpg(args: argparse.Namespace) -> dict[str, Any]:
     """Score images by a judge, or recorded answers."""
-    from arrag.metrics.dpg.questions import choose
-    from arrag.metrics.dpg.score import score_images, score_recorded
-    from arrag.utils.files import write_json
+    from arrag.metrics.base import ScoreOptions
+    from arrag.metrics.dpg.judges import open_judge
+    from arrag.metrics.dpg.score import DPGBench
 
-    compat, dependency = choose(args.compat, args.dependency)
-    rules = {"compat": compat, "dependency": dependency, "allow_partial": args.allow_partial}
+    rules = {"compat": args.compat, "dependency": args.dependency}
     images = _source(args, args.answers, "--answers")
     if images is None:
-        score = score_recorded(args.questions, args.answers, _where(args.where), **rules)
-        if args.out:
-            write_json(args.out, score)
-        return _shown(score, args.out)
-    judge = _judge(args)
-    with _output(args.out) as out:
-        score = score_images(
-            images,
-            args.questions,
-            judge,
-            out,
-            args.answers_out or out.with_suffix(".answers.csv"),
-            per_prompt=args.images_per_prompt,
-            resolution=args.resolution,
-            **rules,
+        options = ScoreOptions(out=args.out, allow_partial=args.allow_partial)
+        score = DPGBench(**rules).score_recorded(
+            args.answers, args.questions, _where(args.where), options
         )
-        if args.out:
-            models = {"judge": args.judge, "detector": args.detector, "color": args.color}
-            answers = args.answers_out or out.with_suffix(".answers.csv")
-            score_record(out, score, args.questions, models, answers)
+        return _shown(score.to_json(), args.out)
+    metric = DPGBench(
+        open_judge(args.judge, args.detector, args.color),
+        per_prompt=args.images_per_prompt,
+        resolution=args.resolution,
+        **rules,
+    )
+    answers = args.answers_out or (args.out and args.out.with_suffix(".answers.csv"))
+    options = ScoreOptions(out=args.out, records=answers, allow_partial=args.allow_partial)
+    score = metric.score(images, args.questions, options).to_json()
+    if args.out:
+        models = {"judge": args.judge, "detector": args.detector, "color": args.color}
+        score_record(args.out, score, args.questions, models, answers)
     return _shown(score, args.out)
-
-
-def _judge(args: argparse.Namespace) -> Any:
-    from arrag.metrics.dpg.judges import RuleJudge, load_judge
-
-    if args.judge != "rules":
-        return load_judge(args.judge)
-    from arrag.metrics.color import ColorClassifier
-    from arrag.metrics.detection import load_detector
-
-    detector, color = _needed(args.detector, "--detector"), _needed(args.color, "--color")
-    return RuleJudge(load_detector(detector), ColorClassifier(color))
 
 
 def _source(args: argparse.Namespace, recorded: Path | None, option: str) -> Path | None:

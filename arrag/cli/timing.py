@@ -55,25 +55,12 @@ def run_table4(args: argparse.Namespace) -> dict[str, Any]:
     """Write the table, with the labels that the rows have now."""
     from arrag.config.root import load_config
     from arrag.pipeline.layout import Layout
-    from arrag.report.made_of import record_table
     from arrag.report.table4 import write_table4
-    from arrag.utils.files import read_json
 
     config = load_config(args.config)
-    layout = Layout(config)
-    path = args.timing or layout.timing(timed_methods(config))
-    timing = read_json(path)
-    for key, row in timing.get("rows", {}).items():
-        if key in config.methods:
-            method = config.method(key)
-            row |= {"label": method.label, "paper_key": method.paper_key}
-    write_table4({**timing, "not_run": config.not_run}, args.out.with_suffix(""))
-    rows = timing["rows"]
-    labels = {key: row["label"] for key, row in rows.items() if key in config.methods}
-    about = {"kind": "timing", "benchmark": timing["benchmark"], "config": str(args.config)}
-    scores = {key: {"timing": path} for key in labels}
-    record_table(args.out.with_suffix(".md"), (".csv", ".tex"), layout, labels, about, scores)
-    return {"table": args.out, "rows": list(timing["rows"])}
+    path = args.timing or Layout(config).timing(timed_methods(config))
+    rows = write_table4(config, args.config, path, args.out)
+    return {"table": args.out, "rows": list(rows)}
 
 
 def run_time(args: argparse.Namespace) -> dict[str, Any]:

@@ -6,12 +6,14 @@ there: an entry's identity is that of what it is made from, never of bytes on th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from arrag.config.base import FilePath, Model
+from arrag.config.hub import FOLDER, reference_of
 
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]+$")]
 
@@ -99,7 +101,7 @@ class ImportedFaid(Model):
     k: int = Field(default=10, ge=1, description="patches blended at a position, >= 1")
 
 
-Prepared = Annotated[
+Asset = Annotated[
     Download
     | Subset
     | Assembled
@@ -111,49 +113,68 @@ Prepared = Annotated[
 ]
 
 
-def sources_of(made: Prepared) -> dict[str, Path]:
-    """What an entry is made from, by field."""
+def sources_of(asset: Asset) -> dict[str, Path]:
+    """The files and folders that an asset is made from, by field."""
     fields = ("of", "checkpoint", "tokenizer", "t5")
-    found = {field: path for field in fields if (path := getattr(made, field, None)) is not None}
-    return found | {f"parts.{name}": path for name, path in getattr(made, "parts", {}).items()}
+    found = {field: path for field in fields if (path := getattr(asset, field, None)) is not None}
+    return found | {f"parts.{name}": path for name, path in getattr(asset, "parts", {}).items()}
 
 
-def made_part(path: Path, prepared: dict[str, Any]) -> Path | None:
-    """The path itself or the folder around it that an entry makes; None if there is none."""
-    return next((p for p in (path, *path.parents) if str(p) in prepared), None)
+def asset_containing(path: Path, assets: dict[str, Any]) -> Path | None:
+    """The asset that ``path`` is, or lies in; None if there is none."""
+    return next((p for p in (path, *path.parents) if str(p) in assets), None)
 
 
-def placed(path: Path | str, prepared: dict[str, Any]) -> Path | None:
-    """What rules make of a path: a hub's folder, or what an entry makes; None if the user does."""
-    from arrag.config.hub import reference_of
-
+def asset_path(path: Path | str, assets: dict[str, Any]) -> Path | None:
+    """What rules make of a path: a hub's folder, or an asset; None if the user provides it."""
     reference = reference_of(path)
-    return made_part(Path(path), prepared) if reference is None else reference.folder
+    return asset_containing(Path(path), assets) if reference is None else reference.folder
 
 
-def identity_of(path: Path, prepared: dict[str, Any]) -> Any:
+def identity_of(path: Path, assets: dict[str, Any]) -> Any:
     """What identifies a path that rules make, as JSON; None for a path of the user's own.
 
-    A hub's folder is its repository at its revision. Something made is its settings and the
-    identities of what it is made from; of a file, of its pinned content alone.
+    A hub's folder: its repository at its revision. An asset: its settings and the identities of
+    what it is made from. A file: its pinned content alone.
     """
-    from arrag.config.hub import FOLDER, reference_of
-
     reference = reference_of(path)
     if reference is not None:
         inside = path.relative_to(FOLDER).parts[1:]
         return {"hub": str(reference), "inside": "/".join(inside)}
-    top = made_part(path, prepared)
+    top = asset_containing(path, assets)
     if top is None:
         return None
-    made = prepared[str(top)]
+    asset = assets[str(top)]
     if top != path:
-        return {"of": identity_of(top, prepared), "inside": str(path.relative_to(top))}
-    if made.kind == "file":
-        return {"sha256": made.sha256} if made.sha256 else {"git_blob": made.git_blob}
-    settings = made.model_dump(mode="json", exclude=set(sources_of(made)) | {"parts"})
+        return {"of": identity_of(top, assets), "inside": str(path.relative_to(top))}
+    if asset.kind == "file":
+        return {"sha256": asset.sha256} if asset.sha256 else {"git_blob": asset.git_blob}
+    settings = asset.model_dump(mode="json", exclude=set(sources_of(asset)) | {"parts"})
     sources = {
-        field: identity_of(source, prepared) or str(source)
-        for field, source in sources_of(made).items()
+        field: identity_of(source, assets) or str(source)
+        for field, source in sources_of(asset).items()
     }
     return {**settings, **sources}
+
+
+def paths_in(part: Any, assets: dict[str, Any], at: str = "") -> Iterator[tuple[str, Path]]:
+    """(field, path) of every file or folder that a block names.
+
+    A field that holds other texts too, such as a source of images, counts when rules make what it
+    names.
+    """
+    below = f"{at}." if at else ""
+    if isinstance(part, Path):
+        yield at, part
+    elif isinstance(part, str):
+        if asset_path(part, assets) is not None:
+            yield at, Path(part)
+    elif isinstance(part, BaseModel):
+        for name in type(part).model_fields:
+            yield from paths_in(getattr(part, name), assets, f"{below}{name}")
+    elif isinstance(part, dict):
+        for name, value in part.items():
+            yield from paths_in(value, assets, f"{below}{name}")
+    elif isinstance(part, list | tuple):
+        for i, value in enumerate(part):
+            yield from paths_in(value, assets, f"{at}[{i}]")

@@ -1,13 +1,18 @@
-"""The part of a configuration that says what is drawn and how it is scored."""
+"""The blocks of a configuration that say what is drawn and how it is scored.
+
+``FidSettings`` (FID and KID), ``CmmdSettings`` and ``FwdSettings`` are the only declaration of
+these metrics' parameters: the metric takes such a model, the command line builds its options from
+it (``arrag.cli.options``), and records hold its ``model_dump()``.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from arrag.config.base import FilePath, Model, Place
+from arrag.config.base import FilePath, Model, Name, Place
 
 KINDS = ("geneval", "dpg", "distribution")  # of Tables 1, 2, 3
 MPLUG = "mplug"  # the judge of DPG-Bench's published numbers, which modelscope downloads
@@ -47,16 +52,20 @@ class Dpg(Model):
         return self.questions
 
 
-class Cmmd(Model):
+class CmmdSettings(Model):
     """CLIP maximum mean discrepancy."""
 
-    extractor: Place = Field(description="`clip`, or the folder of a CLIP")
+    extractor: Place = Field(default="clip", description="`clip`, or the folder of a CLIP")
 
 
-class Fid(Model):
-    """Fréchet distance of features."""
+class FidSettings(Model):
+    """Fréchet distance of features (FID), or the kernel distance of the same features (KID)."""
 
-    extractor: Place = Field(description="inception, mobilenetv2:WIDTH, or a file")
+    extractor: Place = Field(
+        default="inception",
+        description="inception, clip, mobilenetv2:WIDTH, a TorchScript file (.pt), pytorch-fid's "
+        "weights (.pth), or the folder of a CLIP",
+    )
     mode: Literal["clean", "legacy_pytorch"] = Field(
         default="clean", description="how images are resized for the network"
     )
@@ -65,7 +74,7 @@ class Fid(Model):
     )
 
 
-class Fwd(Model):
+class FwdSettings(Model):
     """Fréchet distance of wavelet packets."""
 
     wavelet: str = Field(default="haar", min_length=1, description="name of the wavelet")
@@ -78,18 +87,38 @@ class Fwd(Model):
     )
 
 
-class Metrics(Model):
-    """Which distances are measured; each is a column."""
+class OwnMetric(Model):
+    """A distance that another module defines; its further keys are the metric's settings."""
 
-    cmmd: Cmmd | None = Field(default=None, description="CMMD; null = not measured")
-    fid: Fid | None = Field(default=None, description="FID; null = not measured")
-    fwd: Fwd | None = Field(default=None, description="FWD; null = not measured")
-    kid: Fid | None = Field(default=None, description="KID, beside FID; null = not measured")
+    model_config = ConfigDict(extra="allow")
+
+    module: str = Field(
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$",
+        description="dotted name of the module that registers the metric",
+    )
+
+
+class Metrics(Model):
+    """Which distances are measured; each is a column.
+
+    A key of another name is a metric of your own: see docs/add-your-own-metric.md.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[Name, OwnMetric]
+
+    cmmd: CmmdSettings | None = Field(default=None, description="CMMD; null = not measured")
+    fid: FidSettings | None = Field(default=None, description="FID; null = not measured")
+    fwd: FwdSettings | None = Field(default=None, description="FWD; null = not measured")
+    kid: FidSettings | None = Field(
+        default=None, description="KID, beside FID; null = not measured"
+    )
 
     @property
-    def wanted(self) -> dict[str, Cmmd | Fid | Fwd]:
-        """The measured ones by name, in the table's order."""
-        return {name: metric for name in METRICS if (metric := getattr(self, name)) is not None}
+    def wanted(self) -> dict[str, CmmdSettings | FidSettings | FwdSettings | OwnMetric]:
+        """The measured ones by name, in the table's order; one's own come last."""
+        known = {name: getattr(self, name) for name in METRICS}
+        return {name: metric for name, metric in known.items() if metric} | self.__pydantic_extra__
 
 
 class Distribution(Model):
@@ -113,7 +142,7 @@ class Distribution(Model):
 Benchmark = GenEval | Dpg | Distribution
 
 
-class Judge(Model):
+class Scorers(Model):
     """The models that look at the images."""
 
     detector: FilePath = Field(description="folder of the object detector")

@@ -7,18 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from arrag.config.base import FilePath, Model, Place
-from arrag.config.hops import checked_hops
+from arrag.config.base import FilePath, Hops, Model, Place
 from arrag.utils.globs import files_of
-
-_HOP = {"type": "integer", "minimum": 1}
-Hops = Annotated[
-    Any,  # int | tuple[int, ...], of which pydantic would serialize the tuple with a warning
-    PlainValidator(checked_hops),
-    WithJsonSchema({"anyOf": [_HOP, {"type": "array", "items": _HOP, "minItems": 1}]}),
-]
 
 
 def _checked_mode(mode: str) -> str:

@@ -1,151 +1,109 @@
-"""Turns what pydantic finds wrong in a file into one sentence a person can act on."""
+"""Turns what pydantic finds wrong in a file into errors that name the field and the way out."""
 
 from __future__ import annotations
 
 import difflib
-import types
-from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from collections.abc import Sequence
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ConfigError
+from arrag.utils.registry import nearest
 
 
-def unknown_choice(what: str, found: str, known: list[str]) -> ArragError:
-    """``no such method 'diad'; did you mean 'daid'? There are vanilla, daid``."""
-    return ArragError(f"no such {what} '{found}'{_hint(found, known)} (known: {', '.join(known)})")
+def mistakes_in(
+    error: ValidationError, document: Any, model: type[BaseModel], at: str = ""
+) -> list[ConfigError]:
+    """One error for each mistake that pydantic found.
 
-
-def explain(error: ValidationError, path: Path, model: type[BaseModel]) -> ArragError:
-    """One ArragError for all mistakes that pydantic found in the file ``path``."""
-    lines = sentences(error, model)
-    if len(lines) == 1:
-        return ArragError(f"{path}: {lines[0]}")
-    numbered = "; ".join(f"({i}) {line}" for i, line in enumerate(lines, start=1))
-    return ArragError(f"{path}: {len(lines)} mistakes: {numbered}")
-
-
-def sentences(error: ValidationError, model: type[BaseModel], at: str = "") -> list[str]:
-    """A sentence for each mistake in a ``model``, which stands at ``at`` in the file."""
-    details = error.errors(include_url=False)
-    # A misspelt key is also a missing one: tell it once.
-    respelt = set()
-    for detail in details:
+    Args:
+        error: What validating raised.
+        document: What was validated.
+        model: The model it was validated against.
+        at: The field of the file where ``document`` is, for the errors' ``field``.
+    """
+    found, misspelt = [], set()
+    for detail in error.errors(include_url=False):
+        path, info, models = _locate(model, document, detail)
+        field = ".".join([at] * bool(at) + path)
+        known = list(dict.fromkeys(name for m in models for name in m.model_fields))
         if detail["type"] == "extra_forbidden":
-            parent = _model_at(model, detail["loc"][:-1])
-            near = _nearest(str(detail["loc"][-1]), list(parent.model_fields) if parent else [])
-            respelt.add((*detail["loc"][:-1], near))
-    return [
-        _sentence(detail, model, at)
-        for detail in details
-        if not (detail["type"] == "missing" and tuple(detail["loc"]) in respelt)
-    ]
+            near = difflib.get_close_matches(path[-1].lower(), known, n=1, cutoff=0.5)
+            misspelt |= {".".join([at] * bool(at) + path[:-1] + near)}
+        found.append((detail["type"], _mistake(detail, field, info, models, known)))
+    # A misspelt key is also a missing one: report it once.
+    return [m for kind, m in found if not (kind == "missing" and m.field in misspelt)]
 
 
-def _sentence(detail: Any, model: type[BaseModel], at: str) -> str:
-    location = [part for part in detail["loc"] if part != "[key]"]
-    field = ".".join([at] * bool(at) + _written(model, location))
-    kind, found = detail["type"], detail.get("input")
-    if kind == "value_error":  # written by a validator of ours: it already says what to do
-        message = str(detail["ctx"]["error"])
-        return f"{field}: {message}" if field else message
+def _mistake(
+    detail: Any,
+    field: str,
+    info: FieldInfo | None,
+    models: Sequence[type[BaseModel]],
+    known: list[str],
+) -> ConfigError:
+    kind, found = detail["type"], detail["input"]
+    if kind == "value_error":  # written by one of our validators, as "message; hint"
+        message, _, hint = str(detail["ctx"]["error"]).partition("; ")
+        return ConfigError(message, field=field or None, hint=hint or None)
     if kind == "extra_forbidden":
-        parent = _model_at(model, location[:-1])
-        known = list(parent.model_fields) if parent else []
-        hint = _hint(str(location[-1]), known)
-        return f"{field}: unknown key{hint} (known keys: {', '.join(known)})"
+        hint = nearest(field.rpartition(".")[2], known)
+        return ConfigError("unknown key", field=field, hint=hint)
     if kind in ("union_tag_not_found", "union_tag_invalid"):
-        return _kind_sentence(detail, model, field)
-    info = _field_at(model, location)
-    wanted = f" ({info.description})" if info and info.description else ""
+        kinds = [_kind(model) for model in models]
+        if kind == "union_tag_not_found":
+            hint = f"add it (one of {', '.join(kinds)})"
+            return ConfigError("missing", field=f"{field}.kind", hint=hint)
+        tag = detail["ctx"]["tag"]
+        return ConfigError(f"unknown kind '{tag}'", field=f"{field}.kind", hint=nearest(tag, kinds))
+    wanted = info.description if info else None
     if kind == "missing":
-        return f"{field}: missing; add it{wanted}"
-    message = detail["msg"][0].lower() + detail["msg"][1:]
-    return f"{field}: found {_show(found)}; {message}{wanted}"
+        return ConfigError(
+            "missing", field=field, hint=f"add it ({wanted})" if wanted else "add it"
+        )
+    text = repr(found)
+    text = text if len(text) <= 60 else text[:57] + "..."
+    message = f"found {text}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+    return ConfigError(message, field=field, hint=wanted and f"wanted: {wanted}")
 
 
-def _nearest(word: str, known: list[str]) -> str | None:
-    near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
-    return near[0] if near else None
+def _locate(
+    model: type[BaseModel], document: Any, detail: Any
+) -> tuple[list[str], FieldInfo | None, list[type[BaseModel]]]:
+    """The place of a mistake in the file, the field there, and the models around it.
+
+    Pydantic's location also has the ``kind`` of a block between its keys, which the file has not.
+    """
+    path: list[str] = []
+    info, models, named = None, [model], False
+    location = detail["loc"]
+    for depth, part in enumerate(location):
+        last = depth == len(location) - 1
+        inside = part in document if isinstance(document, dict) else isinstance(part, int)
+        if not inside and not (last and detail["type"] == "missing"):
+            models = [m for m in models if _kind(m) == part] or models
+            continue
+        path.append(str(part))
+        document = document[part] if inside else None
+        if named or isinstance(part, int):  # a name that the user chose, or a place in a list
+            named = False
+            continue
+        info = next((m.model_fields[part] for m in models if part in m.model_fields), None)
+        if info is not None:
+            models, named = _models(info.annotation), "dict[" in str(info.annotation)
+    return path, info, models
 
 
-def _hint(word: str, known: list[str]) -> str:
-    near = _nearest(word, known)
-    return f"; did you mean '{near}'?" if near else ""
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _field_at(model: type[BaseModel], location: list) -> FieldInfo | None:
-    for depth in range(len(location), 0, -1):
-        parent = _model_at(model, location[: depth - 1])
-        if parent is not None and location[depth - 1] in parent.model_fields:
-            return parent.model_fields[location[depth - 1]]
-    return None
-
-
-def _kind_sentence(detail: Any, model: type[BaseModel], field: str) -> str:
-    """The sentence for a block whose ``kind`` says nothing that exists."""
-    known = [_tag(option) for option in _options(_annotation_at(model, detail["loc"]))]
-    block = detail["input"]
-    if not isinstance(block, dict) or "kind" not in block:
-        return f"{field}.kind: missing; add it (one of {', '.join(known)})"
-    found = str(block["kind"])
-    return f"{field}.kind: unknown kind '{found}'{_hint(found, known)} (known: {', '.join(known)})"
-
-
-def _written(model: type[BaseModel], location: list) -> list[str]:
-    """``location`` as it stands in the file: pydantic names a block's kind between its keys."""
-    return [
-        str(part)
-        for depth, part in enumerate(location)
-        if len(_options(_annotation_at(model, location[:depth]))) < 2
-    ]
-
-
-def _model_at(model: type[BaseModel], location: Any) -> type[BaseModel] | None:
-    """The model that a place in the document is checked against, None if it is no mapping."""
-    found = _options(_annotation_at(model, location))
-    return found[0] if len(found) == 1 and not get_origin(found[0]) else None
-
-
-def _annotation_at(model: type[BaseModel], location: Any) -> Any:
-    """The type that a place in the document must have, None if there is no such place."""
-    annotation: Any = model
-    for part in location:
-        options = _options(annotation)
-        if len(options) > 1:  # told apart by their kind, which pydantic makes a part of its own
-            annotation = next((option for option in options if _tag(option) == part), None)
-        elif not options:
-            return None
-        elif get_origin(options[0]) is dict:
-            annotation = get_args(options[0])[1]
-        elif part in options[0].model_fields:
-            annotation = options[0].model_fields[part].annotation
-        else:
-            return None
-    return annotation
-
-
-def _options(annotation: Any) -> list[Any]:
-    """The models and dictionary types that ``annotation`` allows."""
-    if get_origin(annotation) is Annotated:
-        return _options(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [found for option in get_args(annotation) for found in _options(option)]
-    if get_origin(annotation) is dict:
-        return [annotation]
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models in an annotation, however they are nested in it."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return []
+    return [model for part in get_args(annotation) for model in _models(part)]
 
 
-def _tag(option: Any) -> str | None:
+def _kind(model: type[BaseModel]) -> str | None:
     """The only value of a model's field ``kind``."""
-    field = getattr(option, "model_fields", {}).get("kind")
+    field = model.model_fields.get("kind")
     return get_args(field.annotation)[0] if field else None

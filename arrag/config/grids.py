@@ -1,22 +1,17 @@
-"""The parts of a configuration that reports ask for: ablation grids, figures and timing."""
+"""The blocks of a configuration that reports ask for: ablation grids, timing and figures."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import re
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from arrag.config.base import Model, Name
 from arrag.utils.hashing import sha256_json
 
-if TYPE_CHECKING:
-    from arrag.config.methods import Method
-    from arrag.config.root import Config
-
-BLOCKS = ("augment", "database", "index", "training")  # what a point may change of its method
 Settings = dict[str, Any]
 
 
@@ -79,7 +74,7 @@ class Grid(Model):
         found = []
         for values in itertools.product(*self.values.values()):
             some = dict(zip(self.values, values, strict=True))
-            text = ", ".join(f"{short(path)} {value_text(v)}" for path, v in some.items())
+            text = ", ".join(f"{last_word(path)} {value_text(v)}" for path, v in some.items())
             found.append((text, self.fixed | some))
         return found
 
@@ -114,15 +109,7 @@ class Figures(Model):
     )
 
 
-class Derived(NamedTuple):
-    """A point as a method of its own; at: where the file has it."""
-
-    at: str
-    label: str
-    method: Method
-
-
-def short(path: str) -> str:
+def last_word(path: str) -> str:
     """The last word of a dotted path."""
     return path.rpartition(".")[2]
 
@@ -139,110 +126,9 @@ def point_name(method: str, settings: Settings) -> str:
 
     It holds an @, which no name in a file may: a point cannot be mistaken for a method.
     """
-    parts = [f"{short(path)}={value_text(value)}" for path, value in sorted(settings.items())]
+    parts = [f"{last_word(path)}={value_text(value)}" for path, value in sorted(settings.items())]
     text = "+".join(parts) or "unchanged"
     slug = re.sub(r"[^A-Za-z0-9_.=+]+", "-", text)[:60]
     plain = all(isinstance(value, int | float | str) for value in settings.values())
-    same = plain and slug == text and len({short(path) for path in settings}) == len(settings)
+    same = plain and slug == text and len({last_word(path) for path in settings}) == len(settings)
     return f"{method}@{slug}" if same else f"{method}@{slug}-{sha256_json(settings)[:6]}"
-
-
-def derive(config: Config) -> dict[str, Derived]:
-    """Every point of every grid as a method, by its name; equal settings are one.
-
-    The grids' own names are checked before. Raises ValueError naming the grid, the field, what was
-    found and what to do.
-    """
-    found: dict[str, Derived] = {}
-    for grid_name, grid in config.grids.items():
-        base = config.methods[grid.method]
-        at = f"grids.{grid_name}.{'points' if grid.points else 'values'}"
-        for label, settings in grid.settings():
-            name = point_name(grid.method, settings)
-            if name not in found:
-                found[name] = Derived(at, label, _changed(base, settings, at))
-    return found
-
-
-def check_reports(config: Config) -> None:
-    """Raises ValueError for a grid, timing or figures that name what there is not."""
-    for name, grid in config.grids.items():
-        _check_name(config.methods, "method", grid.method, f"grids.{name}.method")
-        _check_name(config.methods, "method", grid.baseline, f"grids.{name}.baseline")
-        _check_name(config.benchmarks, "benchmark", grid.benchmark, f"grids.{name}.benchmark")
-    _check_name(config.benchmarks, "benchmark", config.timing.benchmark, "timing.benchmark")
-    for method in config.timing.methods or ():
-        _check_name(config.methods, "method", method, "timing.methods")
-    for name in config.figures.maps or ():
-        _check_name(config.grids, "grid", name, "figures.maps")
-        if len(axes := config.grids[name].axes) != 2:
-            raise ValueError(
-                f"figures.maps: grid '{name}' has {len(axes)} paths; a map needs one of two paths"
-            )
-
-
-def _check_name(known: dict, what: str, found: str | None, field: str) -> None:
-    from arrag.config.errors import unknown_choice
-
-    if found is not None and found not in known:
-        raise ValueError(f"{field}: {unknown_choice(what, found, list(known))}")
-
-
-def _changed(base: Method, settings: Settings, at: str) -> Method:
-    """``base`` with some places in it set."""
-    from arrag.config.errors import sentences
-
-    document = base.model_dump(exclude_unset=True)
-    known = known_paths(base)
-    for path, value in settings.items():
-        if path not in known:
-            raise ValueError(f"{at}.{path}: {_no_path(path, known)}")
-        place = document
-        *way, last = path.split(".")
-        for step in way:
-            place[step] = dict(place.get(step) or {})
-            place = place[step]
-        place[last] = value
-    try:
-        changed = type(base).model_validate(document)
-    except ValidationError as error:
-        raise ValueError("; ".join(sentences(error, type(base), at))) from None
-    if base.augment is not None and not changed.is_trained_here:
-        for path in settings:
-            if path.startswith("training."):
-                raise ValueError(
-                    f"{at}.{path}: changes nothing, because the method names the folder of a "
-                    "trained adapter; add `fixed: {augment.adapter: null}` to train one for each"
-                )
-    return changed
-
-
-def known_paths(method: Method) -> list[str]:
-    """The dotted paths that a point of a grid may set in a method."""
-    from arrag.config.database import Database, Index
-    from arrag.config.training import Training
-
-    blocks = {"database": Database, "index": Index, "training": Training}
-    if method.augment is not None:
-        blocks = {"augment": type(method.augment)} | blocks
-    return [path for block, model in blocks.items() for path in _paths(model, block)]
-
-
-def _paths(model: type[Model], at: str) -> list[str]:
-    found = []
-    for name, field in model.model_fields.items():
-        found.append(f"{at}.{name}")
-        for one in (field.annotation, *get_args(field.annotation)):
-            if isinstance(one, type) and issubclass(one, Model):
-                found += _paths(one, f"{at}.{name}")
-    return [path for path in found if path != "augment.kind"]
-
-
-def _no_path(path: str, known: list[str]) -> str:
-    import difflib
-
-    same = [one for one in known if short(one) == short(path)]
-    near = same or difflib.get_close_matches(path, known, n=1, cutoff=0.5)
-    if near:
-        return f"no such setting; did you mean '{near[0]}'?"
-    return f"no such setting (known: {', '.join(known)})"

@@ -6,8 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from arrag.config.base import Model, Name
-from arrag.config.training import Faid, Finetune, Racm3
+from arrag.config.base import FilePath, Model, Name
 
 Changes = dict[str, Any]
 
@@ -16,10 +15,45 @@ Changes = dict[str, Any]
 CEILING_LABELS = {"real": "real images", "reconstructions": "reconstructions"}
 
 
+Adapter = Annotated[
+    FilePath | None,
+    Field(description="folder of a trained adapter; null = the one that `training` makes"),
+]
+
+
+class Finetune(Model):
+    """The generator fine-tuned without retrieval: what part of a gain the training alone has."""
+
+    required_blocks: ClassVar[tuple[str, ...]] = ()
+
+    kind: Literal["finetune"]
+    adapter: Adapter = None
+
+
+class Faid(Model):
+    """Feature-level augmentation: retrieved patches blended into hidden states by an adapter."""
+
+    required_blocks: ClassVar[tuple[str, ...]] = ("database", "index")
+
+    kind: Literal["faid"]
+    adapter: Adapter = None
+    k: int = Field(default=10, ge=1, description="patches retrieved for a position (K), >= 1")
+
+
+class Racm3(Model):
+    """A replica of RA-CM3: a whole image, retrieved by the prompt, before the prompt."""
+
+    required_blocks: ClassVar[tuple[str, ...]] = ("database",)
+
+    kind: Literal["racm3"]
+    adapter: Adapter = None
+    clip: FilePath = Field(description="folder of the open_clip model that retrieves the image")
+
+
 class Daid(Model):
     """Distribution-level augmentation: p = (1 - lam) p_model + lam p_retrieved."""
 
-    needs: ClassVar[tuple[str, ...]] = ("database", "index")
+    required_blocks: ClassVar[tuple[str, ...]] = ("database", "index")
 
     kind: Literal["daid"]
     k: int = Field(ge=1, description="patches retrieved for a position (K), >= 1")
@@ -53,9 +87,9 @@ class Method(Model):
     )
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def required_blocks(self) -> tuple[str, ...]:
         """The blocks of the configuration that it retrieves from: of "database", "index"."""
-        return () if self.augment is None else self.augment.needs
+        return () if self.augment is None else self.augment.required_blocks
 
     @property
     def is_trained_here(self) -> bool:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
-from arrag.config.backbones import Generator
-from arrag.config.base import Model
+from arrag.config.base import Model, deep_merge
 from arrag.config.database import Database, Index, PlacedIndex, without_unused
-from arrag.config.inherit import over
+from arrag.config.errors import mistakes_in
+from arrag.config.generators import Generator
 from arrag.config.methods import Method
+from arrag.config.schema import ConfigFile
 from arrag.config.training import Training
-
-if TYPE_CHECKING:
-    from arrag.config.root import Config
+from arrag.utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """A method with its generator, and the file's blocks with what the method changes in them.
+class ResolvedMethod:
+    """A method with its generator, and the file's blocks with the method's changes in them.
 
     A block is None where neither the file nor the method has it; so is the index of a generator
     that draws no codes.
@@ -38,17 +37,17 @@ class Resolved:
     def retrieved_from(self) -> dict[str, Any]:
         """What shapes whatever the method retrieves from, as JSON; {} if it retrieves nothing."""
         identities = {"database": self.database_identity, "index": self.index_identity}
-        return {part: identities[part]() for part in self.needs}
+        return {block: identities[block]() for block in self.required_blocks}
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def required_blocks(self) -> tuple[str, ...]:
         """The blocks that it retrieves from: of "database", "index"."""
-        return self.generator.needs or self.method.needs
+        return self.generator.required_blocks or self.method.required_blocks
 
     @property
-    def retriever(self) -> Model | None:
+    def retrieval_settings(self) -> Model | None:
         """The settings that say what is retrieved: the generator's own, else of the ``augment``."""
-        return self.generator if self.generator.needs else self.method.augment
+        return self.generator if self.generator.required_blocks else self.method.augment
 
     @property
     def tokenizer(self) -> Path:
@@ -68,7 +67,7 @@ class Resolved:
         return without_unused(self.index, unused)
 
     def pairs_identity(self) -> dict[str, Any]:
-        """What shapes the images with captions; which scenes are held out hangs on the database."""
+        """What shapes the images with captions; the database decides which scenes are held out."""
         assert self.training is not None
         identity = self.training.model_dump(mode="json", include={"source", "pairs", "held_out"})
         return identity | {"seed": self.seed, "first_held_out": self.first_held_out}
@@ -97,39 +96,40 @@ class Resolved:
         return identity | self.retrieved_from()
 
 
-def resolve(config: Config, name: str) -> Resolved:
-    """The settings of the method called ``name``.
+def resolve(file: ConfigFile, method: Method, at: str) -> ResolvedMethod:
+    """The settings of a method.
 
-    Raises ValueError naming methods.NAME.BLOCK.FIELD for a change that makes a block a mistake;
-    a configuration that was loaded has none.
+    Args:
+        file: The configuration that it is, or is derived, of.
+        method: The method.
+        at: Where the file has it, for errors.
+
+    Raises:
+        ConfigError: What the method changes in a block makes the block invalid.
     """
-    method = config.method(name)
-    generator_name, generator = config.generator_of(name)
-    at = f"methods.{name}" if name in config.methods else config.derived[name].at
-    index = _changed(Index, config.index, method.index, f"{at}.index")
+    generator_name, generator = file.generator_named(method.generator)
+    index = _changed(Index, file.index, method.index, f"{at}.index")
     if index is not None:
         index = generator.context and PlacedIndex.of(index, generator.context)
-    return Resolved(
-        seed=config.seed,
+    return ResolvedMethod(
+        seed=file.seed,
         method=method,
         generator_name=generator_name,
         generator=generator,
-        database=_changed(Database, config.database, method.database, f"{at}.database"),
+        database=_changed(Database, file.database, method.database, f"{at}.database"),
         index=index,
-        training=_changed(Training, config.training, method.training, f"{at}.training"),
+        training=_changed(Training, file.training, method.training, f"{at}.training"),
     )
 
 
 def _changed(
     model: type[Model], block: Model | None, changes: dict[str, Any] | None, at: str
 ) -> Any:
-    """A block of the file with a method's changes in it, checked as a whole."""
-    from arrag.config.errors import sentences
-
+    """A block of the file with a method's changes in it, validated as a whole."""
     if changes is None:
         return block
-    given = block.model_dump(exclude_unset=True) if block else {}
+    merged = deep_merge(block.model_dump(exclude_unset=True) if block else {}, changes)
     try:
-        return model.model_validate(over(given, changes))
+        return model.model_validate(merged)
     except ValidationError as error:
-        raise ValueError("; ".join(sentences(error, model, at))) from None
+        raise ConfigError.of(mistakes_in(error, merged, model, at)) from None

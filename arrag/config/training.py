@@ -1,46 +1,12 @@
-"""The part of a configuration about adapters: which methods use one, and how they are trained."""
+"""The block of a configuration about how adapters are trained."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from arrag.config.base import FilePath, Model, Place
-
-Adapter = Annotated[
-    FilePath | None,
-    Field(description="folder of a trained adapter; null = the one that `training` makes"),
-]
-
-
-class Finetune(Model):
-    """The generator fine-tuned without retrieval: what part of a gain the training alone has."""
-
-    needs: ClassVar[tuple[str, ...]] = ()
-
-    kind: Literal["finetune"]
-    adapter: Adapter = None
-
-
-class Faid(Model):
-    """Feature-level augmentation: retrieved patches blended into hidden states by an adapter."""
-
-    needs: ClassVar[tuple[str, ...]] = ("database", "index")
-
-    kind: Literal["faid"]
-    adapter: Adapter = None
-    k: int = Field(default=10, ge=1, description="patches retrieved for a position (K), >= 1")
-
-
-class Racm3(Model):
-    """A replica of RA-CM3: a whole image, retrieved by the prompt, before the prompt."""
-
-    needs: ClassVar[tuple[str, ...]] = ("database",)
-
-    kind: Literal["racm3"]
-    adapter: Adapter = None
-    clip: FilePath = Field(description="folder of the open_clip model that retrieves the image")
+from arrag.config.base import Model, Place
 
 
 class LoraSettings(Model):
@@ -51,15 +17,59 @@ class LoraSettings(Model):
     dropout: float = Field(default=0.05, ge=0, lt=1, description="in [0, 1) (paper: 0.05)")
 
 
-class FaidTraining(Model):
-    """What a FAiD adapter is."""
+def _ascending(hops: tuple[int, ...]) -> tuple[int, ...]:
+    if list(hops) != sorted(set(hops)) or hops[0] < 1:
+        raise ValueError(f"found {list(hops)}; use whole numbers from 1 in ascending order")
+    return hops
 
-    k: int = Field(default=10, ge=1, description="patches blended at a position, >= 1 (paper: 10)")
-    hops: list[int] = Field(default=[1, 2], min_length=1, description="windows h (paper: 1 and 2)")
+
+class FaidShape(Model):
+    """What the checkpoint of a FAiD adapter is shaped by."""
+
+    hops: Annotated[tuple[int, ...], AfterValidator(_ascending)] = Field(
+        default=(1, 2), min_length=1, strict=False, description="windows h (paper: 1 and 2)"
+    )
     modules: int = Field(default=2, ge=1, description="modules B, a divisor of the layers; >= 1")
+    k: int = Field(default=10, ge=1, description="patches blended at a position, >= 1 (paper: 10)")
+
+
+class FaidTraining(FaidShape):
+    """What a FAiD adapter is, and how it starts."""
+
     init_gain: float = Field(
         default=1.0, ge=0, description="scale of the initial second convolutions; 0 = bare model"
     )
+
+
+class FaidSettings(FaidShape):
+    """What a FAiD adapter computes; the defaults are the authors' code or, for ``absent``, ours.
+
+    The only declaration of these parameters: ``arrag.methods.faid`` takes this model, and the
+    adapter's file holds its ``model_dump()``.
+    """
+
+    context: Literal["causal", "full"] = Field(
+        default="causal", description="neighbours in a window: those decoded before, or all"
+    )
+    merge: Literal["softmax", "sum", "mean"] = Field(
+        default="softmax",
+        description="of the scales: softmax of learned weights, plain learned weights, or the mean",
+    )
+    pool: Literal["mean", "sum"] = Field(default="mean", description="over the patches")
+    score: Literal["mlp", "linear"] = Field(
+        default="mlp",
+        description="of a patch: two layers and a sigmoid, or one unbounded product (the paper's "
+        "words)",
+    )
+    site: Literal["post_attention", "post_layer"] = Field(
+        default="post_attention", description="where in a decoder layer the patches are added"
+    )
+    absent: Literal["skip", "zero", "compat_infer"] = Field(
+        default="skip",
+        description="a slot without a patch: skip: not in the mean; zero: a zero centre in every "
+        "module (the authors' training); compat_infer: in the first module alone (their inference)",
+    )
+    eps: float = Field(default=1e-6, gt=0, description="of the RMS norm")
 
 
 class Training(Model):

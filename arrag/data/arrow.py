@@ -1,60 +1,83 @@
-"""Images in the rows of Arrow and Parquet files, as Hugging Face ``datasets`` keeps them on disk.
+"""Images in the rows of Arrow and Parquet files, as Hugging Face ``datasets`` stores them.
 
-The files are read with pyarrow itself: rows come one by one, in order, those passed by cost
-nothing, and damage is named with its place.
+The files are read with pyarrow: rows come one by one, in order, rows that are skipped cost nothing,
+and damage is named with its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, Field
 
 from arrag.data.images import Payload
-from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json
-from arrag.utils.readers import FileName, outside, parse_json, short_message
+from arrag.data.sources import BROKEN, Items, chain_files, matching_files
+from arrag.utils.errors import FormatError, MissingError, UsageError
+from arrag.utils.files import read_model
+from arrag.utils.readers import outside, parse_json, short_message
+from arrag.utils.shards import FileName
 
-Rows = Iterator[tuple[str, Callable[[], Payload]]]
 ROWS_AT_ONCE = 64
-"""Of a Parquet file, held in memory."""
+"""Rows of a Parquet file held in memory."""
 DAMAGE = (pa.ArrowException, OSError, EOFError, ValueError, LookupError, TypeError, MemoryError)
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
-def saved_files(folder: Path) -> list[Path]:
-    """The Arrow files of a folder that ``Dataset.save_to_disk`` wrote, in their order.
+class _Splits(BaseModel):
+    splits: list[str]  # of dataset_dict.json
 
-    Raises ArragError for a folder of several splits, of which one must be named, for a folder of
-    a cache, and for a file that is not there.
+
+class _DataFile(BaseModel):
+    filename: FileName
+
+
+class _State(BaseModel):
+    data_files: list[_DataFile] = Field(alias="_data_files")  # of state.json
+
+
+def open_parquet(pattern: str, **_: object) -> Items:
+    """Open the images of Parquet files by a brace pattern; keys are ``file/row``."""
+    return chain_files(matching_files(pattern), parquet_rows)
+
+
+def open_saved_dataset(location: str, **_: object) -> Items:
+    """Open a folder that ``Dataset.save_to_disk`` wrote; keys are ``file/row``.
+
+    Raises:
+        UsageError: The folder holds several splits, of which one must be named, or is a cache.
+        MissingError: A file of the data set is not there.
     """
+    folder = Path(location)
     if (folder / "dataset_dict.json").is_file():
-        splits = read_json(folder / "dataset_dict.json", {"splits": [str]})["splits"]
-        raise ArragError(
-            f"{folder}: holds the splits {', '.join(splits)}; name one, as in "
-            f"{folder / ''.join(splits[:1])}"
+        splits = read_model(folder / "dataset_dict.json", _Splits).splits
+        raise UsageError(
+            f"holds the splits {', '.join(splits)}",
+            path=folder,
+            hint=f"name one, as in {folder / ''.join(splits[:1])}",
         )
     if not (folder / "state.json").is_file():
-        raise ArragError(
-            f"{folder}: holds dataset_info.json without state.json, so it was not written by "
-            "`save_to_disk`; save the data set with that, or name its Parquet files"
+        raise UsageError(
+            "holds dataset_info.json without state.json: not written by `save_to_disk`",
+            path=folder,
+            hint="save the data set with that, or name its Parquet files",
         )
-    state = read_json(folder / "state.json", {"_data_files": [{"filename": FileName}]})
-    files = [folder / about["filename"] for about in state["_data_files"]]
+    state = read_model(folder / "state.json", _State)
+    files = [folder / file.filename for file in state.data_files]
     for file in files:
         if not file.is_file():
-            raise ArragError(f"{file}: missing, but state.json beside it names it; save it again")
-    return files
+            raise MissingError("state.json lists it", path=file, hint="save the data set again")
+    return chain_files(files, arrow_rows)
 
 
-def arrow_rows(path: Path, label: str) -> Rows:
-    """Images of an Arrow stream; keys are ``label/row``.
+def arrow_rows(path: Path, label: str) -> Items:
+    """Yield the images of an Arrow stream.
 
-    Raises ArragError for a damaged file, when the damage is reached, or one without an image
-    column.
+    Raises:
+        FormatError: The file is damaged (when the damage is reached) or has no image column.
     """
     at = 0
     try:
@@ -73,22 +96,22 @@ def arrow_rows(path: Path, label: str) -> Rows:
                     row += 1
             file.seek(at)  # a file cut between two batches would pass for a shorter one
             if file.read() != END_OF_STREAM:
-                raise EOFError("it ends without the mark of its end")
+                raise EOFError("no end-of-stream mark")
     except DAMAGE as error:
-        raise _broken(path, at, error) from None
+        raise _broken(path, f"byte {at}", error) from None
 
 
-def parquet_rows(path: Path, label: str) -> Rows:
-    """Images of a Parquet file; keys are ``label/row``. Errors as in ``arrow_rows``."""
+def parquet_rows(path: Path, label: str) -> Items:
+    """Yield the images of a Parquet file. Raises as ``arrow_rows`` does."""
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
     except DAMAGE as error:
-        raise _broken(path, max(0, path.stat().st_size - 8), error) from None
+        raise _broken(path, "footer", error) from None
     with file:
         column, row = image_column(file.schema_arrow, path), 0
         for number in range(file.num_row_groups):
             group = _RowGroup(file, number, column, path)
-            for i in range(group.rows):
+            for i in range(file.metadata.row_group(number).num_rows):
                 yield f"{label}/{row}", partial(group.load, i)
                 row += 1
 
@@ -97,15 +120,10 @@ class _RowGroup:
     """One group of rows; nothing is read before the first row is loaded."""
 
     def __init__(self, file: pq.ParquetFile, number: int, column: str, path: Path) -> None:
-        about = file.metadata.row_group(number)
-        self.rows, self._path = about.num_rows, path
-        parts = [about.column(i) for i in range(about.num_columns)]
-        self._at = min(
-            part.dictionary_page_offset or part.data_page_offset
-            for part in parts
-            if part.path_in_schema.split(".")[0] == column
+        self._path, self._number = path, number
+        self._batches: Iterator = file.iter_batches(
+            ROWS_AT_ONCE, row_groups=[number], columns=[column]
         )
-        self._batches = file.iter_batches(ROWS_AT_ONCE, row_groups=[number], columns=[column])
         self._first, self._cells = 0, []
 
     def load(self, row: int) -> Payload:
@@ -116,14 +134,15 @@ class _RowGroup:
                 self._cells = next(self._batches).column(0)
                 self._cells.validate(full=True)
         except (*DAMAGE, StopIteration) as error:
-            raise _broken(self._path, self._at, error) from None
+            raise _broken(self._path, f"row group {self._number}", error) from None
         return _payload(self._cells, row - self._first, self._path)
 
 
 def image_column(schema: pa.Schema, path: Path) -> str:
-    """The column of images: marked as such, or binary; of several the one called ``image``.
+    """Find the column of images: marked as such, or binary; of several the one called ``image``.
 
-    Raises ArragError if there is none, or no telling which.
+    Raises:
+        FormatError: There is none, or it cannot be told which.
     """
     features = _features(schema)
     marked = [name for name, kind in features.items() if _is_image(kind) and name in schema.names]
@@ -131,9 +150,10 @@ def image_column(schema: pa.Schema, path: Path) -> str:
     if len(found) > 1 and "image" in found:
         found = ["image"]
     if len(found) != 1:
-        raise ArragError(
-            f"{path}: {len(found)} of its columns ({', '.join(schema.names)}) hold images; keep "
-            "one such column, or call it `image`"
+        raise FormatError(
+            f"{len(found)} of its columns ({', '.join(schema.names)}) hold images",
+            path=path,
+            hint="keep one such column, or call it `image`",
         )
     return found[0]
 
@@ -173,10 +193,7 @@ def _payload(cells: pa.Array, row: int, path: Path) -> Payload:
     return value if isinstance(value, bytes) else b""
 
 
-def _broken(path: Path, at: int, error: Exception) -> ArragError:
+def _broken(path: Path, place: str, error: Exception) -> FormatError:
     stopped = isinstance(error, StopIteration)
     why = "it has fewer rows than it says" if stopped else short_message(error)
-    return ArragError(
-        f"{path}: broken at byte {at} ({why}); fetch or save it again, then run the same command, "
-        "which goes on after the last whole shard"
-    )
+    return FormatError(f"broken ({why})", path=path, field=place, hint=BROKEN)

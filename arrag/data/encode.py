@@ -1,4 +1,4 @@
-"""Sources of images to token stores."""
+"""Encode sources of images into token stores."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from arrag.data.decontamination import TestImages
+from arrag.data.decontamination import Decontaminator
 from arrag.data.images import Decoded, decode_all
 from arrag.data.sources import ADVICE, Items, open_source
 from arrag.data.store_format import EXCLUDED, SKIPPED
-from arrag.data.subsample import Choice
+from arrag.data.subsample import SubsampleSpec
 from arrag.data.token_store import StoreWriter
 from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
 from arrag.utils.device import default_device
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import MismatchError, MissingError
 from arrag.utils.files import read_json, write_json
 from arrag.utils.globs import is_tars
 from arrag.utils.hashing import sha256_json
@@ -37,25 +37,41 @@ def encode_source(
     exclude: Sequence[str | Path] = (),
     workers: int = 0,
     only: Collection[str] | None = None,
-    choice: Choice | None = None,
+    subsample: SubsampleSpec | None = None,
 ) -> dict:
-    """Encode every image of a source (see ``open_source``) into a store.
+    """Encode every image of a source into a token store.
 
-    Goes on after a kill at the first shard that is not whole, without decoding again what is in
-    the others. An unreadable image is skipped and listed in ``skipped.json``; one like an image of
-    the sources ``exclude`` is left out and listed in ``excluded.json``, with the reason. workers:
-    processes that decode; their number changes nothing in the store. only: keys of the images
-    wanted; choice: a sample of a corpus that they must be in; the others are not read. Returns
-    counts; raises ArragError for a source or test images that cannot be used.
+    A killed run continues at the first shard that is not whole, without decoding again the images
+    of the others. An unreadable image is listed in ``skipped.json``, a copy of an image to exclude
+    in ``excluded.json``, each with the reason.
+
+    Args:
+        source: See ``open_source``.
+        checkpoint: The tokenizer.
+        out: Directory of the store.
+        batch_size: Images encoded at once.
+        shard_size: Images of a shard.
+        limit: At most so many images of the source.
+        assets: Assets of the micro world.
+        exclude: Sources of test images whose copies are left out.
+        workers: Processes that decode; their number changes nothing in the store.
+        only: Keys of the images wanted; the others are not read.
+        subsample: The subsample of a corpus that an image must be in.
+
+    Returns:
+        The numbers of images stored, skipped and excluded, the grid and the store.
+
+    Raises:
+        ArragError: The source, the tokenizer or the test images cannot be used.
     """
     tokenizer = load_tokenizer(checkpoint, default_device())
     items = open_source(source, limit, assets)
     if only is not None:
         items = ((key, load) for key, load in items if key in only)
-    if choice is not None:
+    if subsample is not None:
         tars = is_tars(source)
-        items = ((key, load) for key, load in items if choice.takes(key, tars))
-    tests = TestImages.load(exclude) if exclude else None
+        items = ((key, load) for key, load in items if subsample.contains(key, tars))
+    tests = Decontaminator.load(exclude) if exclude else None
     with (
         disk_space(out),
         StoreWriter(
@@ -63,7 +79,7 @@ def encode_source(
             tokenizer_digest=tokenizer.digest,
             grid=tokenizer.grid,
             codebook=tokenizer.codebook.numpy(),
-            source=_described(source, limit, tests, only, choice),
+            source=_describe(source, limit, tests, only, subsample),
             shard_size=shard_size,
         ) as writer,
     ):
@@ -81,9 +97,11 @@ def encode_source(
                 stored += count
                 bar.update(count)
         if not stored:
-            raise ArragError(
-                f"{source}: no readable image there (skipped {len(omitted.skipped)}, excluded "
-                f"{len(omitted.excluded)}); {ADVICE}"
+            raise MissingError(
+                f"no readable image (skipped {len(omitted.skipped)}, excluded "
+                f"{len(omitted.excluded)})",
+                path=source,
+                hint=ADVICE,
             )
     counts = {"skipped": len(omitted.skipped), "excluded": len(omitted.excluded)}
     return {"images": stored, **counts, "grid": list(tokenizer.grid), "store": str(out)}
@@ -107,9 +125,9 @@ def _store(
 
 
 class _Omitted:
-    """Images left out so far, and why; on disk they are never behind the shards."""
+    """Images left out so far, and why; on disk the lists are never behind the shards."""
 
-    def __init__(self, folder: Path, tests: TestImages | None) -> None:
+    def __init__(self, folder: Path, tests: Decontaminator | None) -> None:
         self.folder, self.tests = folder, tests
         self.skipped: list[dict[str, Any]] = self._read(SKIPPED)
         self.excluded: list[dict[str, Any]] = self._read(EXCLUDED)
@@ -126,7 +144,7 @@ class _Omitted:
                 yield image
 
     def keep(self, passed: set[str]) -> None:
-        """Forget what lies behind the last whole shard: it will be met again."""
+        """Forget what comes after the last whole shard: it will be read again."""
         self.skipped = [entry for entry in self.skipped if entry["key"] in passed]
         self.excluded = [entry for entry in self.excluded if entry["key"] in passed]
 
@@ -148,7 +166,7 @@ class _Omitted:
 
 
 def _after(items: Items, writer: StoreWriter, omitted: _Omitted) -> Items:
-    """The items behind the last stored one; those before are passed by without being read."""
+    """The items after the last stored one; those before are skipped without being read."""
     recorded, passed, stored, key = omitted.keys(), set(), 0, None
     while stored < writer.done:
         key, _ = next(items, (None, None))
@@ -159,32 +177,35 @@ def _after(items: Items, writer: StoreWriter, omitted: _Omitted) -> Items:
         else:
             stored += 1
     if key != writer.last_key:
-        raise ArragError(
-            f"store {writer.path}: its image {writer.done} is {writer.last_key}, the source has "
-            f"{key} there; restore the source, or delete the store and encode again"
+        raise MismatchError(
+            f"image {writer.done} of the store is {writer.last_key}, the source has {key} there",
+            path=writer.path,
+            hint="restore the source, or delete the store and encode again",
         )
-    if writer.complete:  # what is behind it has been left out, or is new
+    if writer.complete:  # what comes after it has been left out, or is new
         new = sum(key not in recorded for key, _ in items)
         if new:
-            raise ArragError(
-                f"store {writer.path}: is finished with {writer.done} images, the source has {new} "
-                "more; encode those into another store and merge"
+            raise MismatchError(
+                f"is finished with {writer.done} images, the source has {new} more",
+                path=writer.path,
+                hint="encode those into another store and merge",
             )
         return iter(())
     omitted.keep(passed)
     return items
 
 
-def _described(
+def _describe(
     source: str,
     limit: int | None,
-    tests: TestImages | None,
+    tests: Decontaminator | None,
     only: Collection[str] | None,
-    choice: Choice | None,
+    subsample: SubsampleSpec | None,
 ) -> str:
     text = f"{source} ({limit} images)" if limit else source
     if only is not None:
         text = f"{text}, {len(only)} of them {sha256_json(sorted(only))}"
-    if choice is not None:
-        text = f"{text}, of a sample of {choice.images} from {choice.of} by seed {choice.seed}"
+    if subsample is not None:
+        of = f"{subsample.images} from {subsample.of} by seed {subsample.seed}"
+        text = f"{text}, of a sample of {of}"
     return f"{text} without {len(tests.names)} test images {tests.digest}" if tests else text

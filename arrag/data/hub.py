@@ -1,8 +1,8 @@
-"""Download what a hub reference names, into the folder that stands for it.
+"""Download the files that a hub reference names into the folder that it refers to.
 
-The hub's own client does the transfer, into its own cache, which other programs share and a killed
-download goes on in; the folder holds links to the files there. Its messages may quote addresses
-with signatures, so none of them is passed on.
+The hub's own client transfers the files into its cache, which other programs share and in which a
+killed download continues; the folder holds links to the files there. The client's messages may
+quote URLs with signatures, so none of them is passed on.
 """
 
 from __future__ import annotations
@@ -18,61 +18,103 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    DisabledRepoError,
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HTTPError,  # of whatever carries the client's requests
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import errors as hub
 
 from arrag.config.hub import Reference, wanted
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ArragError, FormatError, MissingError
 from arrag.utils.files import write_json
 from arrag.utils.hashing import sha256_file, sha256_json
 from arrag.utils.outputs import atomic_path, link
 from arrag.utils.readers import check_zip_bomb, outside, short_message
 from arrag.utils.resource_errors import NO_SPACE, disk_space
 
-MANIFEST = ".fetched.json"  # appended to the folder's name: beside it, for it says whence, not what
+LOGIN = "log in with `hf auth login` or set HF_TOKEN"
+UNREACHABLE = (
+    "the hub is out of reach and no earlier download is complete",
+    "check the network (proxies, HF_ENDPOINT, HF_HUB_OFFLINE), or put the files there by hand",
+)
+ERRORS = {  # the first that fits
+    hub.GatedRepoError: ("gated", f"accept its licence on its page, then {LOGIN}"),
+    hub.RevisionNotFoundError: ("no such revision", "take one that its page lists"),
+    hub.RepositoryNotFoundError: (
+        "no such repository, or a private one",
+        f"correct its name, or {LOGIN}",
+    ),
+    hub.DisabledRepoError: ("closed by its owner or the hub", "name another repository"),
+    hub.LocalEntryNotFoundError: UNREACHABLE,
+    hub.OfflineModeIsEnabled: UNREACHABLE,
+    hub.EntryNotFoundError: (
+        "a file it lists is not there",
+        "try again or take another revision",
+    ),
+    hub.HfHubHTTPError: ("the hub answered {status}", f"try again later, or {LOGIN}"),
+}
 
 
-def about_of(folder: Path) -> Path:
-    """The file beside a fetched folder that says what was fetched."""
-    return folder.with_name(folder.name + MANIFEST)
+def hub_error(reference: Reference, error: Exception) -> MissingError | None:
+    """Describe an error of the hub's client for a user; None if it is not one of its own."""
+    for kind, (message, hint) in ERRORS.items():
+        if isinstance(error, kind):
+            status = getattr(getattr(error, "response", None), "status_code", "without status")
+            message = message.format(status=status)
+            return MissingError(message, field=f"{reference} ({reference.page})", hint=hint)
+    return None
 
 
-def fetch(
+@contextmanager
+def _user_errors(reference: Reference) -> Iterator[None]:
+    try:
+        yield
+    except ArragError as error:
+        raise type(error)(
+            error.message, path=error.path, field=str(reference), hint=error.hint
+        ) from None
+    except Exception as error:
+        if (described := hub_error(reference, error)) is None:
+            raise
+        raise described from None
+
+
+def manifest_path(folder: Path) -> Path:
+    """The file next to a fetched folder that says what was fetched."""
+    return folder.with_name(f"{folder.name}.fetched.json")
+
+
+def fetch_hub(
     reference: Reference,
     out: Path | None = None,
     *,
     cache: str | Path | None = None,
     endpoint: str | None = None,
 ) -> dict[str, Any]:
-    """Make the folder ``out`` (default: the reference's own); returns what is in it.
+    """Download the files of a reference; without a network, take them from the client's cache.
 
-    cache, endpoint: the client's defaults if None. Without a network a copy in the cache is taken.
-    The result, also written beside the folder: repository, revision, commit, files with bytes and
-    SHA-256, and the digest of all. Raises ArragError for a repository that is missing, gated or out
-    of reach, and for a full disk; nothing is half-written.
+    Args:
+        reference: Repository, revision and files.
+        out: Folder to write; default: the reference's own. It is whole or absent.
+        cache: The client's cache, if not its default.
+        endpoint: URL of the hub, if not the client's default.
+
+    Returns:
+        What is also written next to the folder: repository, revision, commit, files with their
+        bytes and SHA-256, and the digest of all.
+
+    Raises:
+        MissingError: The repository is missing, gated or out of reach.
+        FormatError: A zip that was asked for is broken or unsafe.
     """
     out = reference.folder if out is None else out
-    cache = None if cache is None else str(cache)
-    with told(reference), disk_space(out):
-        snapshot, names, commit = _snapshot(reference, cache, endpoint)
+    with _user_errors(reference), disk_space(out):
+        snapshot, names, commit = _snapshot(reference, cache and str(cache), endpoint)
         with atomic_path(out) as folder:
             for name in names:
                 link(snapshot / name, folder / name)
             for name in (n for n in names if n.endswith(".zip")):
-                unpack(folder / name)
+                _unpack(folder / name)
         held = {
             n: {"bytes": (out / n).stat().st_size, "sha256": sha256_file(out / n)} for n in names
         }
-        about = {
+        manifest = {
             "repository": str(reference).partition("@")[0],
             "revision": reference.revision,
             "commit": commit,
@@ -80,101 +122,53 @@ def fetch(
             "files": held,
             "digest": sha256_json({name: f["sha256"] for name, f in held.items()}),
         }
-        write_json(about_of(out), about)
-    return about
+        write_json(manifest_path(out), manifest)
+    return manifest
 
 
 def _snapshot(
     reference: Reference, cache: str | None, endpoint: str | None
 ) -> tuple[Path, list[str], str]:
-    """The client's folder of the files wanted, their names, and the commit they are of."""
+    """The client's folder with the files wanted, their names, and the commit they are of."""
     at: dict[str, Any] = {"repo_type": reference.repo_type, "cache_dir": cache}
     try:
         found = HfApi(endpoint=endpoint).repo_info(
             reference.repository, revision=reference.revision, repo_type=reference.repo_type
         )
-    except (RepositoryNotFoundError, RevisionNotFoundError):
+    except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError):
         raise
-    except (HTTPError, OSError):  # a busy hub, no route, no name, a broken proxy
+    except (hub.HTTPError, OSError):  # a busy hub, no route, no name, a broken proxy
         return _cached(reference, at)
     names = wanted((s.rfilename for s in found.siblings or ()), reference.also)
+    patterns = [glob.escape(name) for name in names]
     snapshot = snapshot_download(
-        reference.repository,
-        revision=found.sha,
-        allow_patterns=[glob.escape(name) for name in names],
-        endpoint=endpoint,
-        **at,
+        reference.repository, revision=found.sha, allow_patterns=patterns, endpoint=endpoint, **at
     )
     return Path(snapshot), names, found.sha
 
 
 def _cached(reference: Reference, at: dict[str, Any]) -> tuple[Path, list[str], str]:
-    """The same without the hub, from an earlier download."""
+    """The same from an earlier download."""
+    revision = reference.revision
     try:
         snapshot = Path(
-            snapshot_download(
-                reference.repository, revision=reference.revision, local_files_only=True, **at
-            )
+            snapshot_download(reference.repository, revision=revision, local_files_only=True, **at)
         )
-    except (LocalEntryNotFoundError, OSError):
-        raise Unreachable from None
+    except OSError:
+        raise hub.LocalEntryNotFoundError("not in the cache") from None
     files = [p for p in snapshot.rglob("*") if p.is_file()]
     names = wanted((p.relative_to(snapshot).as_posix() for p in files), reference.also)
     return snapshot, names, snapshot.name
 
 
-class Unreachable(Exception):
-    """The hub does not answer, and no earlier download holds what is wanted."""
-
-
-@contextmanager
-def told(reference: Reference) -> Iterator[None]:
-    """Turn the client's errors into one sentence that names the repository and what to do."""
-    try:
-        yield
-    except ArragError as error:
-        raise ArragError(f"{reference}: {error}") from None
-    except Exception as error:
-        if (sentence := sentence_for(reference, error)) is None:
-            raise
-        raise ArragError(sentence) from None
-
-
-def sentence_for(reference: Reference, error: Exception) -> str | None:
-    """What to tell a person about an error of the client; None if it is not one of its own."""
-    where = f"{reference} ({reference.page})"
-    login = "log in with `hf auth login` or set HF_TOKEN"
-    if isinstance(error, GatedRepoError):
-        return (
-            f"{where}: gated; accept its licence on that page, then {login} for the account that "
-            "accepted it"
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return f"{where}: has no revision '{reference.revision}'; take one that its page lists"
-    if isinstance(error, RepositoryNotFoundError):
-        return f"{where}: no such repository, or a private one; correct its name, or {login}"
-    if isinstance(error, DisabledRepoError):
-        return f"{where}: its owner or the hub has closed it; name another repository"
-    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-        return f"{where}: a file it lists is not there; try again or take another revision"
-    if isinstance(error, HfHubHTTPError):
-        status = getattr(error.response, "status_code", "without status")
-        return f"{where}: the hub answered {status}; try again later, or {login} if it is private"
-    if isinstance(error, Unreachable | LocalEntryNotFoundError | OfflineModeIsEnabled):
-        return (
-            f"{where}: the hub is out of reach and no earlier download of it is complete; check "
-            "the network (proxies, HF_ENDPOINT, HF_HUB_OFFLINE), or put the files into "
-            f"{reference.folder} by hand"
-        )
-    return None
-
-
-def unpack(archive: Path) -> None:
-    """Unpack a zip into the folder of its name without the end, whatever its own top folder is."""
+def _unpack(archive: Path) -> None:
+    """Unpack a zip into the folder of its name without the suffix, whatever its top folder is."""
     out = archive.with_suffix("")
     if out.exists():
-        raise ArragError(f"{archive.name}: {out.name} is there already; name one of both behind #")
-    # A folder of its own: what lies beside it are links into the client's cache.
+        raise FormatError(
+            f"{archive.name}: {out.name} is there already", hint="name one of both behind #"
+        )
+    # A folder of its own: what surrounds it are links into the client's cache.
     fresh = archive.with_name(f".{archive.name}.unpacking")
     try:
         with zipfile.ZipFile(archive) as zipped:
@@ -189,8 +183,8 @@ def unpack(archive: Path) -> None:
     except Exception as error:  # zipfile and its decompressors raise a dozen types
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise
-        raise ArragError(
-            f"{archive.name}: broken zip ({short_message(error)}); fetch it again"
+        raise FormatError(
+            f"{archive.name}: broken zip ({short_message(error)})", hint="fetch it again"
         ) from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

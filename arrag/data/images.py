@@ -1,4 +1,4 @@
-"""Files, bytes and scenes to square pixel arrays, in this process or in others, in order."""
+"""Decode images: files, bytes and scenes to square pixel arrays, in worker processes, in order."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from arrag.data.fingerprint import Fingerprint, fingerprint
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ResourceError
 from arrag.utils.readers import UNREADABLE, open_picture, short_message
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 AHEAD = 16
-"""Images a worker is given before its first is wanted: bounds memory, hides waiting."""
+"""Images queued for each worker: bounds memory, hides waiting."""
 
 
 @dataclass(frozen=True)
 class MicroScene:
-    """A scene of the built-in world, still to be drawn."""
+    """A scene of the micro world, not rendered yet."""
 
     assets: str
     split: str
@@ -40,7 +40,14 @@ Payload = Path | bytes | MicroScene
 
 @dataclass(frozen=True)
 class Decoded:
-    """pixels: uint8 [S, S, 3], None if the image cannot be read, then ``problem`` says why."""
+    """A decoded image, or why it cannot be read.
+
+    Attributes:
+        key: Its key in the source.
+        pixels: uint8 [S, S, 3]; None if the image cannot be read.
+        fingerprint: Of the whole image, before it is resized and cropped; None if not asked for.
+        problem: Why the image cannot be read.
+    """
 
     key: str
     pixels: np.ndarray | None = None
@@ -49,7 +56,7 @@ class Decoded:
 
 
 def decode(key: str, payload: Payload, size: int, fingerprints: bool = False) -> Decoded:
-    """Read one image; the fingerprint is of the whole image, before it is resized and cropped."""
+    """Read one image as ``size`` x ``size`` pixels."""
     try:
         image = open_rgb(payload)
         return Decoded(key, square(image, size), fingerprint(image) if fingerprints else None)
@@ -71,12 +78,13 @@ def open_rgb(payload: Payload) -> Image.Image:
 def square(image: Image.Image, size: int) -> np.ndarray:
     """Scale the shorter side to ``size`` (bicubic) and crop the middle: uint8 [S, S, 3].
 
-    ValueError for a strip so narrow that the scaled image would be larger than any that is read.
+    Raises:
+        ValueError: The image is so narrow that, scaled, it would be larger than any that is read.
     """
     scale = size / min(image.size)
     fitted = [max(size, round(side * scale)) for side in image.size]
     if fitted[0] * fitted[1] > Image.MAX_IMAGE_PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels are a strip, no picture")
+        raise ValueError(f"{image.width} x {image.height} pixels: too narrow to be scaled")
     image = image.resize(fitted, Image.Resampling.BICUBIC)
     left, top = (fitted[0] - size) // 2, (fitted[1] - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size)))
@@ -89,9 +97,16 @@ def decode_all(
     fingerprints: bool = False,
     workers: int = 0,
 ) -> Iterator[Decoded]:
-    """Decode the items of a source, in their order; 0 workers: in this process.
+    """Decode the items of a source, in their order.
 
-    Raises ArragError when a worker was killed: by whom, and at which image, nobody knows.
+    Args:
+        items: See ``open_source``.
+        size: Pixels a side.
+        fingerprints: Whether to compute fingerprints.
+        workers: Processes; 0: in this one.
+
+    Raises:
+        ResourceError: A worker process died (the failing image cannot be identified).
     """
     work = partial(decode, size=size, fingerprints=fingerprints)
     if workers == 0:
@@ -110,18 +125,18 @@ def decode_all(
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise ArragError(
-            "a process that decodes images was killed, for want of memory or by a damaged image: "
-            "lower --workers (resources.encode_workers of a configuration) or give more memory; "
-            "the same command goes on behind the last whole shard, and without --workers says at "
-            "which image"
+        raise ResourceError(
+            "a process that decodes images was killed, for lack of memory or by a damaged image",
+            hint="lower --workers (resources.encode_workers of a configuration) or give more "
+            "memory; the same command continues after the last whole shard, and without --workers "
+            "says at which image",
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _follow_the_parent() -> None:
-    """Leave interrupts to it, and end with it: after a kill -9 nobody else would end a worker."""
+    """Leave interrupts to it, and end with it: nothing else ends a worker after a kill -9."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_the_parent, daemon=True).start()
 

@@ -1,47 +1,88 @@
-"""What the files of a token store are, for its writer and its reader (see
-``arrag.data.token_store``)."""
+"""The files of a token store, for its writer and its reader (``arrag.data.token_store``)::
+
+shard-00000.npy            uint16 [n, H, W], memory-mapped
+shard-00000.keys.json      n strings that name the images
+codebook.safetensors       "codebook": float32 [V, d]
+skipped.json               images that could not be read, and why
+excluded.json              images left out because they are copies of test images
+manifest.json              a ``StoreManifest``; written last
+manifest.partial.json      what the shards are of, for a killed writer
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import BaseModel, JsonValue, NonNegativeInt, PositiveInt, model_validator
 from safetensors.numpy import load_file
 
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import FormatError, MismatchError
 from arrag.utils.files import read_json
 from arrag.utils.hashing import check_file
-from arrag.utils.readers import FileName, read_npy
+from arrag.utils.readers import read_npy, short_message
+from arrag.utils.shards import FINAL, PARTIAL, FileName, ShardFile
 
 FORMAT = 1
-MANIFEST, WRITING, CODEBOOK = "manifest.json", "writing.json", "codebook.safetensors"
-SKIPPED, EXCLUDED = "skipped.json", "excluded.json"  # images left out of a store, and why
+MANIFEST, PARTIAL_MANIFEST, CODEBOOK = FINAL, PARTIAL, "codebook.safetensors"
+SKIPPED, EXCLUDED = "skipped.json", "excluded.json"
 AGAIN = "delete the store and encode the images again"
-SHARD = {
-    "file": FileName, "images": int, "bytes": int, "sha256": str,
-    "keys": FileName, "keys_sha256": str,
-}  # fmt: skip
-HEAD = {
-    "format": int,
-    "tokenizer_digest": str,
-    "grid": [int],
-    "codebook": {"codes": int, "dimension": int, "sha256": str},
-    "source": None,
-    "images": int,
-    "shards": [SHARD],
-}
-"""The form of ``writing.json``; the manifest's has ``content`` besides."""
 MAX_CODES = 65535
 """uint16 holds the codes, and the search needs one more value for a missing neighbour."""
 
 
-class Names:
-    """Which names were met, eight bytes each: a database has millions.
+class StoreShard(ShardFile):
+    """A shard of codes with the file of its images' names."""
+
+    images: PositiveInt
+    keys: FileName
+    keys_sha256: str
+
+    def check(self, folder: Path, hint: str = AGAIN, *, full: bool = False) -> None:
+        """Raise ArragError unless the files are as listed; ``full`` compares the SHA-256 too."""
+        super().check(folder, hint, full=full)
+        if full:
+            check_file(folder / self.keys, says=MANIFEST, remedy=hint, sha256=self.keys_sha256)
+
+
+class CodebookInfo(BaseModel):
+    """Shape and SHA-256 of the float32 vectors of a codebook."""
+
+    codes: NonNegativeInt
+    dimension: NonNegativeInt
+    sha256: str
+
+
+class StoreManifest(BaseModel):
+    """``manifest.json`` of a token store.
+
+    The store's digest covers all fields but ``source`` and ``shards``: it names the content,
+    however it is divided into shards and wherever it comes from.
+    """
+
+    format: Literal[FORMAT]
+    tokenizer_digest: str
+    grid: tuple[PositiveInt, PositiveInt]
+    codebook: CodebookInfo
+    source: JsonValue
+    images: PositiveInt
+    shards: list[StoreShard]
+    content: dict[str, str]
+
+    @model_validator(mode="after")
+    def _shards_hold_the_images(self) -> StoreManifest:
+        if self.images != (held := sum(shard.images for shard in self.shards)):
+            raise ValueError(f"images is {self.images}, the shards hold {held}")
+        return self
+
+
+class DuplicateFilter:
+    """A set of names that needs eight bytes a name: a database has millions.
 
     Hashes in sorted runs, each more than twice as long as the next, so that adding stays cheap.
     """
@@ -49,9 +90,9 @@ class Names:
     def __init__(self) -> None:
         self._runs: list[np.ndarray] = []
 
-    def add(self, keys: Sequence[str]) -> list[str]:
-        """Those of ``keys`` that may have been met before; two names may share a hash."""
-        hashes = np.array([_hash(key) for key in keys], np.uint64)
+    def add(self, names: Sequence[str]) -> list[str]:
+        """Add names; returns those that may have been added before (two may share a hash)."""
+        hashes = np.array([_hash(name) for name in names], np.uint64)
         order = np.argsort(hashes, kind="stable")
         run = hashes[order]
         met = np.zeros(len(run), bool)
@@ -63,82 +104,92 @@ class Names:
             run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")
         if len(run):
             self._runs.append(run)
-        return [keys[i] for i in order[met]]
+        return [names[i] for i in order[met]]
 
 
-def _hash(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
 
 
-def content_digests(path: Path, shards: list[dict[str, Any]]) -> dict[str, str]:
-    """SHA-256 of all codes and of all names, however they are cut into shards."""
+def content_digests(shards: Iterable[tuple[Path, Path]]) -> dict[str, str]:
+    """SHA-256 of all codes and of all names, given each shard's files of codes and names."""
     codes, names = hashlib.sha256(), hashlib.sha256()
-    for shard in shards:
-        codes.update(read_npy(path / shard["file"], AGAIN, "u", 3))
-        for key in read_names(path, shard):
+    for file, keys in shards:
+        codes.update(read_npy(file, AGAIN, "u", 3))
+        for key in read_json(keys, [str]):
             names.update(json.dumps(key).encode() + b"\n")
     return {"codes_sha256": codes.hexdigest(), "keys_sha256": names.hexdigest()}
 
 
-def check_listed(path: Path, **expected: Any) -> None:
-    """``check_file`` for a file that the manifest lists."""
-    check_file(path, says=MANIFEST, remedy=AGAIN, **expected)
+def read_names(path: Path, shard: Mapping[str, Any]) -> list[str]:
+    """Read the names of a shard's images.
 
-
-def read_names(path: Path, shard: dict[str, Any]) -> list[str]:
-    """The names of a shard's images. ArragError unless there are as many as images."""
+    Raises:
+        MismatchError: There are not as many names as images.
+    """
     names = read_json(path / shard["keys"], [str])
     if len(names) != shard["images"]:
-        raise ArragError(
-            f"{path / shard['keys']}: {len(names)} names for {shard['images']} images; {AGAIN}"
+        raise MismatchError(
+            f"{len(names)} names for {shard['images']} images",
+            path=path / shard["keys"],
+            hint=AGAIN,
         )
     return names
 
 
-def open_shard(path: Path, shard: dict[str, Any], grid: tuple[int, int]) -> np.ndarray:
-    """A shard's codes, uint16 [n, H, W], memory-mapped. ArragError for an array of another form."""
+def open_shard(path: Path, shard: Mapping[str, Any], grid: tuple[int, int]) -> np.ndarray:
+    """Memory-map the codes of a shard: uint16 [n, H, W]."""
     codes = read_npy(path / shard["file"], AGAIN, "u", 3)
-    if codes.dtype != np.uint16 or codes.shape != (shard["images"], *grid):
-        raise ArragError(
-            f"{path / shard['file']}: holds {codes.dtype} {list(codes.shape)}, {MANIFEST} says "
-            f"uint16 {[shard['images'], *grid]}; {AGAIN}"
+    expected = (shard["images"], *grid)
+    if codes.dtype != np.uint16 or codes.shape != expected:
+        raise MismatchError(
+            f"expected uint16 {list(expected)}, found {codes.dtype} {list(codes.shape)}",
+            path=path / shard["file"],
+            hint=AGAIN,
         )
     return codes
 
 
-def check_codes(grids: np.ndarray, codes: int, where: str) -> None:
-    """Raise ArragError unless every code of integer [n, H, W] lies in [0, codes)."""
+def check_codes(grids: np.ndarray, codes: int, where: str | Path) -> None:
+    """Raise MismatchError unless every code of integer [n, H, W] is in [0, codes)."""
     if grids.size and (int(grids.max()) >= codes or int(grids.min()) < 0):
         image, row, column = np.argwhere((grids >= codes) | (grids < 0))[0]
-        raise ArragError(
-            f"{where}: image {image}, row {row}, column {column} holds code "
-            f"{grids[image, row, column]}, but the codebook has {codes}; "
-            "encode the images again with the tokenizer of this store"
+        raise MismatchError(
+            f"image {image}, row {row}, column {column} holds code {grids[image, row, column]}, "
+            f"but the codebook has {codes}",
+            path=where,
+            hint="encode the images again with the tokenizer of this store",
         )
 
 
 def checked_codebook(codebook: Any) -> np.ndarray:
-    """float32 [V, d] of an array or tensor; ArragError unless finite and of at most MAX_CODES."""
+    """Convert an array or tensor to float32 [V, d].
+
+    Raises:
+        FormatError: It is not finite, not two-dimensional, or has more than MAX_CODES rows.
+    """
     vectors = torch.as_tensor(codebook).detach().cpu().float().contiguous().numpy()
     if vectors.ndim != 2 or not 1 <= len(vectors) <= MAX_CODES or not np.isfinite(vectors).all():
-        raise ArragError(
-            f"codebook: expected finite numbers of shape [codes <= {MAX_CODES}, dimension], found "
-            f"shape {list(vectors.shape)}, finite: {bool(np.isfinite(vectors).all())}"
+        raise FormatError(
+            f"expected finite numbers of shape [codes <= {MAX_CODES}, dimension], found "
+            f"shape {list(vectors.shape)}, finite: {bool(np.isfinite(vectors).all())}",
+            field="codebook",
         )
     return vectors
 
 
 def load_codebook(path: Path, sha256: str) -> np.ndarray:
-    """float32 [V, d]; ArragError unless its SHA-256 is the one given."""
+    """Read the float32 [V, d] vectors, whose SHA-256 must be ``sha256``."""
     try:
         vectors = load_file(path)["codebook"]
     except Exception as error:  # safetensors has its own error types, one a kind of damage
-        raise ArragError(f"{path}: cannot be read ({error}); encode the images again") from None
+        raise FormatError(
+            f"cannot be read ({short_message(error)})", path=path, hint=AGAIN
+        ) from None
     checked_codebook(vectors)
     found = hashlib.sha256(vectors.tobytes()).hexdigest()
     if found != sha256:
-        raise ArragError(
-            f"{path}: SHA-256 of the vectors is {found}, {MANIFEST} says {sha256}; "
-            "encode the images again"
+        raise MismatchError(
+            f"SHA-256 of the vectors is {found}, {MANIFEST} says {sha256}", path=path, hint=AGAIN
         )
     return vectors

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from arrag.config.pipelines import Diffusers, Pipeline
+from arrag.config.generators import Diffusers, Pipeline
 from arrag.methods.decoding import seeded_uniforms
 from arrag.methods.generator import ImageGenerator
 from arrag.methods.pipeline_folder import load_pipeline, read_class

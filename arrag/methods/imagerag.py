@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from arrag.config.pipelines import ImageRag
+from arrag.config.generators import ImageRag
 from arrag.data.clip import OpenClip
 from arrag.methods.diffusion import PIPELINES, DiffusionGenerator, load_spec
 from arrag.methods.pipeline_folder import HINT, load_model, read_class

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from arrag.config.pipelines import Rdm
+from arrag.config.generators import Rdm
 from arrag.data.clip import OpenClip
 from arrag.methods.diffusion import DiffusionGenerator, PipelineSpec, load_spec
 from arrag.methods.pipeline_folder import read_class

@@ -12,7 +12,7 @@ from typing import Annotated, Protocol
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, StringConstraints, ValidationError
 
-from arrag.config.pipelines import Always, Recorded
+from arrag.config.generators import Always, Recorded
 from arrag.utils.errors import FormatError, MissingError
 from arrag.utils.hashing import sha256_file
 from arrag.utils.readers import numbered_lines, parse_json, read_text

@@ -1,7 +1,13 @@
-"""Uncertainty of benchmark scores: a stratified paired bootstrap, and McNemar's exact test.
+"""Uncertainty of scores: bootstrap intervals, paired differences of two scores, McNemar's test.
 
-The sampling unit is the prompt: its images are averaged first, so that images of one prompt are
-never treated as independent by the intervals.
+Judged benchmarks (GenEval, DPG-Bench) resample prompts within each task. A prompt's images are
+averaged first, so the intervals never treat images of one prompt as independent.
+
+Distances between sets (FID, KID, CMMD, FWD) resample the generated images. The reference is common
+to all rows of a table and stays fixed. A resample contains repeats and so covers less than the set:
+every resampled distance is too large by about the same amount. The interval is the resampled
+values' 95 % range, shifted so that their mean is the value; the shift is stored as ``bias``. FID's
+own upward bias of about 1/n remains: compare only equal numbers of images.
 """
 
 from __future__ import annotations
@@ -11,13 +17,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import MismatchError, UsageError
 
-RESAMPLES = 10_000
+RESAMPLES = 10_000  # of prompts
+IMAGE_RESAMPLES = 200  # of images
 LEVEL = 0.95
 SEED = 0
 OVERALL = "overall"
 ROUNDING = 1e-12  # a bound this close to 0 is 0: means of means carry float64 noise
+METHOD = "bootstrap over images, reference fixed, centred percentiles"
 
 
 class Estimate(NamedTuple):
@@ -40,12 +48,23 @@ class McNemar(NamedTuple):
     p: float
 
 
+def percentiles(values: np.ndarray) -> tuple[float, float]:
+    """The central 95 % range of ``values``."""
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+# -- resampling prompts ------------------------------------------------------------------------
+
+
 def resample_indices(
     tags: Sequence[str], resamples: int = RESAMPLES, seed: int = SEED
 ) -> dict[str, np.ndarray]:
-    """Prompts drawn with replacement within each task: {tag: int64 [resamples, n of the task]}.
+    """Indices of prompts drawn with replacement within each task.
 
-    The numbers index the whole prompt list; tasks come in order of first appearance.
+    Returns:
+        {tag: int64 [resamples, prompts of the task]}, tasks in order of first appearance.
     """
     rng = np.random.default_rng(seed)
     labels = np.asarray(tags)
@@ -63,12 +82,16 @@ def bootstrap(
     seed: int = SEED,
     weights: Sequence[float] | None = None,
 ) -> dict[str, Estimate]:
-    """Mean of every task and ``overall`` = mean of the task means, with 95 % intervals.
+    """Mean of every task and ``overall``, the mean of the task means, with 95 % intervals.
 
-    ``values`` holds one number a prompt: its mean score, or the difference of two methods (which
-    makes the bootstrap a paired one). The same seed draws the same prompts for every call.
-    ``weights`` are the prompts' numbers of images where they differ: a task's mean is then over
-    its images, as the official GenEval summary has it.
+    Args:
+        tags: Task of each prompt.
+        values: One number a prompt: its mean score, or the difference of two methods (which makes
+            the bootstrap a paired one).
+        resamples: Number of resamples.
+        seed: The same seed draws the same prompts in every call.
+        weights: Images of each prompt where they differ. A task's mean is then over its images,
+            as in the official GenEval summary.
     """
     per_prompt = np.asarray(values, dtype=np.float64)
     drawn = resample_indices(tags, resamples, seed)
@@ -83,12 +106,7 @@ def bootstrap(
         spread = {tag: hits[i].sum(1) / images[i].sum(1) for tag, i in drawn.items()}
     points[OVERALL] = np.mean(list(points.values()))
     spread[OVERALL] = np.mean(list(spread.values()), axis=0)
-    tail = 50 * (1 - LEVEL)
-    estimates = {}
-    for name, resampled in spread.items():
-        low, high = np.percentile(resampled, [tail, 100 - tail])
-        estimates[name] = Estimate(float(points[name]), float(low), float(high))
-    return estimates
+    return {name: Estimate(float(points[name]), *percentiles(r)) for name, r in spread.items()}
 
 
 def bootstrap_shares(
@@ -96,36 +114,84 @@ def bootstrap_shares(
 ) -> list[Estimate]:
     """sum(totals) / sum(counts) of K groups to which prompts add unequally many scores.
 
-    ``totals`` and ``counts`` are [K, n], a column a prompt; every count of a group may be 0 but
-    not all. Prompts are drawn with replacement, the same ones as ``bootstrap`` draws for one
-    stratum; draws in which a group has no score are left out of its interval.
+    Draws the same prompts as ``bootstrap`` does for a single task. Resamples in which a group has
+    no score are left out of its interval.
+
+    Args:
+        totals: [K, prompts], sums of scores.
+        counts: [K, prompts], numbers of scores; not all of a group may be 0.
     """
     groups, n = totals.shape
     sums = np.concatenate([totals, counts]).astype(np.float64)  # [2K, n]
     drawn = resample_indices([OVERALL] * n, resamples, seed)[OVERALL]  # [R, n]
     spread = np.stack([np.bincount(draw, minlength=n) @ sums.T for draw in drawn])  # [R, 2K]
-    tail = 50 * (1 - LEVEL)
     estimates = []
     for k in range(groups):
         top, below = spread[:, k], spread[:, groups + k]
-        low, high = np.percentile(top[below > 0] / below[below > 0], [tail, 100 - tail])
         point = float(sums[k].sum() / sums[groups + k].sum())
-        estimates.append(Estimate(point, float(low), float(high)))
+        estimates.append(Estimate(point, *percentiles(top[below > 0] / below[below > 0])))
     return estimates
 
 
-def paired_difference(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Estimate]:
-    """First minus second of two scores over the same prompts: {task or "overall": Estimate}.
+# -- resampling images -------------------------------------------------------------------------
 
-    Raises ArragError when the two were not scored on the same prompt set by the same judge.
+
+def image_weights(n: int, resamples: int, seed: int = SEED) -> np.ndarray:
+    """How often each of n images is drawn, float64 [R, n]; the same for the same n and seed."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+
+
+def image_bootstrap(
+    value: float, resampled: np.ndarray, names: str | None, floor: float = -np.inf
+) -> dict[str, Any]:
+    """The interval of a distance, and what a paired comparison needs.
+
+    Args:
+        value: The distance.
+        resampled: The distances of resamples, [R].
+        names: Digest of the images' names.
+        floor: Smallest possible value of the distance.
+    """
+    low, high = percentiles(resampled - resampled.mean())
+    return {
+        "interval": [min(value, max(value + low, floor)), value + high],
+        "method": METHOD,
+        "resamples": len(resampled),
+        "seed": SEED,
+        "bias": float(resampled.mean() - value),
+        "names_sha256": names,
+        "values": [float(v) for v in resampled],
+    }
+
+
+# -- two scores --------------------------------------------------------------------------------
+
+
+def paired_difference(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Estimate]:
+    """First minus second of two scores of one metric, as their JSON files hold them.
+
+    Judged scores are paired by prompt. Distances are paired by image: both have drawn the same
+    positions of their lists, and equal lists of names mean equal prompts.
+
+    Returns:
+        {task or "overall": Estimate}; of distances only "overall".
+
+    Raises:
+        MismatchError: The two were not scored alike: metric, prompts, judge, reference, names.
+        UsageError: A distance was scored without resamples.
     """
     check_comparable(first, second)
-    tags = [row["tag"] for row in first["per_prompt"]]
-    values = [
-        a["mean"] - b["mean"]
-        for a, b in zip(first["per_prompt"], second["per_prompt"], strict=True)
-    ]
-    return bootstrap(tags, values)
+    if "per_prompt" in first:
+        rows = list(zip(first["per_prompt"], second["per_prompt"], strict=True))
+        return bootstrap([a["tag"] for a, _ in rows], [a["mean"] - b["mean"] for a, b in rows])
+    if first["bootstrap"] is None:
+        hint = "score again with --resamples"
+        raise UsageError("the scores hold no resampled values", field="bootstrap", hint=hint)
+    value = first["value"] - second["value"]
+    spread = np.subtract(first["bootstrap"]["values"], second["bootstrap"]["values"])
+    low, high = percentiles(spread - spread.mean())
+    return {OVERALL: Estimate(value, value + low, value + high)}
 
 
 def mcnemar(first: dict[str, Any], second: dict[str, Any]) -> McNemar:
@@ -134,18 +200,16 @@ def mcnemar(first: dict[str, Any], second: dict[str, Any]) -> McNemar:
     Two-sided binomial test of the discordant pairs against 1/2; p = 1 when there are none.
     """
     check_comparable(first, second)
-    if any("verdicts" not in row for row in first["per_prompt"]):
-        raise ArragError(
-            f"McNemar's test needs a verdict an image; metric {first['metric']} has shares instead"
-        )
+    if any("verdicts" not in row for row in first.get("per_prompt", [{}])):
+        raise UsageError(f"McNemar's test needs a verdict an image; {first['metric']} has shares")
     ours = "".join(row["verdicts"] for row in first["per_prompt"])
     theirs = "".join(row["verdicts"] for row in second["per_prompt"])
     if len(ours) != len(theirs):
-        raise ArragError(
-            f"the two scores hold {len(ours)} and {len(theirs)} images; "
-            "generate both with the same images_per_prompt"
+        raise MismatchError(
+            f"the two scores hold {len(ours)} and {len(theirs)} images",
+            hint="generate both with the same images_per_prompt",
         )
-    from scipy.stats import binomtest  # a second to import, which most commands need not wait for
+    from scipy.stats import binomtest  # slow to import, and few commands need it
 
     only_first = sum(a > b for a, b in zip(ours, theirs, strict=True))
     only_second = sum(a < b for a, b in zip(ours, theirs, strict=True))
@@ -155,19 +219,36 @@ def mcnemar(first: dict[str, Any], second: dict[str, Any]) -> McNemar:
 
 
 def check_comparable(first: dict[str, Any], second: dict[str, Any]) -> None:
-    """ArragError unless both scores share metric, prompt set, judge and rules."""
-    for field in ("metric", "prompt_set_sha256", "judge", "compat", "dependency"):
-        if first.get(field) != second.get(field):
-            raise ArragError(
-                f"scores cannot be compared: field {field} is {first.get(field)!r} in one and "
-                f"{second.get(field)!r} in the other; score both with the same prompts and judge"
+    """Raise MismatchError unless two scores share metric, target, judge and rules."""
+    ours, theirs = _comparable_fields(first), _comparable_fields(second)
+    for field in ours:
+        if ours[field] != theirs.get(field):
+            raise MismatchError(
+                f"is {_short(ours[field])} in one score and {_short(theirs.get(field))} in the "
+                "other, so they cannot be compared",
+                field=field,
+                hint="score both on the same prompts or reference, with the same judge and options",
             )
-    if _prompts(first) != _prompts(second):
-        raise ArragError(
-            "scores cannot be compared: field per_prompt names other prompts in one than in the "
-            "other (a partial run, or dropped prompts); score both on the same prompts"
-        )
 
 
-def _prompts(score: dict[str, Any]) -> list[Any]:
-    return [(row["tag"], row.get("item_id")) for row in score["per_prompt"]]
+def _comparable_fields(score: dict[str, Any]) -> dict[str, Any]:
+    if "per_prompt" not in score:
+        drawn = score["bootstrap"] or {}
+        return {
+            "metric": score["metric"],
+            "compat": score["compat"],
+            "judge": score["judge"],
+            "reference": score["reference"]["sha256"],
+            "n": score["n"],
+            "names_sha256": drawn.get("names_sha256"),
+            "resamples": drawn.get("resamples"),
+        }
+    fields = ("metric", "prompt_set_sha256", "judge", "compat", "dependency")
+    # A partial run or a dropped prompt leaves other rows.
+    rows = [(row["tag"], row.get("item_id")) for row in score["per_prompt"]]
+    return {field: score.get(field) for field in fields} | {"per_prompt": rows}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -11,21 +11,26 @@ from PIL import Image
 
 from arrag.data.clip import OpenClip
 from arrag.data.prompts import COLORS
+from arrag.metrics.types import Box
 
 TEMPLATES = (
     "a photo of a {color} {name}",
     "a photo of a {color}-colored {name}",
     "a photo of a {color} object",
 )
-BACKDROP = "#999"  # what stands in for the pixels outside the mask
+BACKDROP = "#999"  # of the pixels outside the mask
 
 
 class ColorClassifier:
-    """Names the colour of one object. GenEval's own model is ("ViT-L-14", "openai").
+    """Names the colour of one object, in float32. GenEval's own is ("ViT-L-14", "openai").
 
-    ``model`` is a local directory holding open_clip_config.json and its weights when ``pretrained``
-    is None, else the name of an open_clip model whose weights are the tag or file ``pretrained``.
-    Runs in float32. Raises ArragError when the model or its weights cannot be read.
+    Args:
+        model: A folder with open_clip_config.json and weights; with ``pretrained`` the name of an
+            open_clip model.
+        pretrained: Tag or file of the weights of a named model.
+
+    Raises:
+        ArragError: The model or its weights cannot be read.
     """
 
     def __init__(self, model: str | Path, pretrained: str | None = None) -> None:
@@ -34,13 +39,7 @@ class ColorClassifier:
         self._text: dict[str, torch.Tensor] = {}
 
     @torch.inference_mode()
-    def classify(
-        self,
-        image: np.ndarray,
-        mask: np.ndarray,
-        box: tuple[float, float, float, float],
-        class_name: str,
-    ) -> str:
+    def classify(self, image: np.ndarray, mask: np.ndarray, box: Box, class_name: str) -> str:
         """One of COLORS for the object under ``mask`` (bool [H, W]) in ``box`` (float pixels).
 
         ``image`` is uint8 RGB [H, W, 3]; ``class_name`` goes into the text templates.
@@ -60,9 +59,7 @@ class ColorClassifier:
         return self._text[class_name]
 
 
-def object_crop(
-    image: np.ndarray, mask: np.ndarray, box: tuple[float, float, float, float]
-) -> Image.Image:
+def object_crop(image: np.ndarray, mask: np.ndarray, box: Box) -> Image.Image:
     """The object on a #999 backdrop, cut to its box (rounded to pixels, at least 1 x 1)."""
     picture = Image.fromarray(image)
     backdrop = Image.new("RGB", picture.size, BACKDROP)

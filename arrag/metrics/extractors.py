@@ -1,31 +1,30 @@
-"""Networks that turn images into feature vectors: Inception, MobileNetV2, CLIP, any TorchScript.
+"""Feature networks: Inception, MobileNetV2, CLIP, any TorchScript file.
 
-An extractor is known by its name and its weights' digest before anything is loaded, so a score
-whose features are all cached never imports torch. What an image goes through before the network
-(``arrag.metrics.preprocess``) is part of its identity.
+The name and the digest of an extractor are known before its weights are loaded, so a score whose
+features are all cached never imports torch. The preprocessing (``arrag.metrics.preprocess``) is
+part of an extractor's identity.
 """
 
 from __future__ import annotations
 
+import pickle
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from arrag.metrics import mobilenet
-from arrag.metrics.preprocess import ClipSquare, Preparation, Resize299
+from arrag.metrics.preprocess import ClipSquare, Resize299
+from arrag.metrics.types import Extractor, Network
 from arrag.utils.device import default_device
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import FormatError, MissingError, UnknownNameError
 from arrag.utils.files import read_json
-from arrag.utils.hashing import sha256_file, sha256_json, tree_digest
+from arrag.utils.hashing import sha256_file, tree_digest
+from arrag.utils.registry import Registry
 
-if TYPE_CHECKING:
-    import torch
-
-WEIGHTS = Path("data/weights")  # where extractors known by name lie
+WEIGHTS = Path("data/weights")  # of the extractors that are known by name
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -56,193 +55,191 @@ INCEPTION = {
 CLIP_FOLDER = "clip-vit-large-patch14-336"
 CLIP_SOURCE = "https://huggingface.co/openai/clip-vit-large-patch14-336"
 
-Network = Callable[["torch.Tensor"], "torch.Tensor"]
+
+def _inception(_: str, mode: str) -> Extractor:
+    source = INCEPTION[mode]
+    path = WEIGHTS / source.file
+    if not path.is_file():
+        dots = "..." if len(source.sha256) < 64 else ""
+        raise MissingError(
+            f"FID's Inception weights for mode {mode} are missing",
+            path=path,
+            hint=f"download {source.url} (SHA-256 {source.sha256}{dots}) and put it there, or give "
+            "the file as --extractor",
+        )
+    return open_extractor(path, mode)
 
 
-@dataclass
-class Extractor:
-    """name and digest of the weights, what images go through first, and how to load the network.
+def _clip(_: str, mode: str) -> Extractor:
+    path = WEIGHTS / CLIP_FOLDER
+    if not path.is_dir():
+        raise MissingError(
+            "no such folder",
+            path=path,
+            hint=f"download {CLIP_SOURCE} (config.json, preprocessor_config.json, "
+            "model.safetensors) and put it there, or give the folder as --extractor",
+        )
+    return open_extractor(path, mode)
 
-    The network maps a prepared batch, float32 [B, 3, S, S], to features [B, d].
-    """
 
-    name: str
-    digest: str
-    preparation: Preparation
-    load: Callable[[], Network] = field(repr=False)
-    _network: Network | None = field(default=None, repr=False)
+def _mobilenet(width: str, mode: str, folder: Path = mobilenet.FOLDER) -> Extractor:
+    width = width or mobilenet.DEFAULT_WIDTH
+    weights = mobilenet.weights_file(folder, width)
+    load = partial(mobilenet.load, weights, width)
+    return Extractor(f"MobileNetV2-{width}", sha256_file(weights), Resize299(mode), load)
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What a score says of the extractor; features are cached under its digest."""
-        return {
-            "extractor": self.name,
-            "extractor_digest": self.digest,
-            "preparation": self.preparation.identity,
-        }
 
-    @property
-    def key(self) -> str:
-        """Hex digest of ``identity``."""
-        return sha256_json(self.identity)
-
-    def __call__(self, prepared: list[np.ndarray]) -> np.ndarray:
-        """Features float32 [B, d] of prepared images [3, S, S]."""
-        import torch
-
-        if self._network is None:
-            self._network = self.load()
-        device = torch.device(default_device())
-        with torch.inference_mode():
-            features = self._network(torch.from_numpy(np.stack(prepared)).to(device))
-            return features.flatten(1).float().cpu().numpy()
+EXTRACTORS: Registry[Callable[[str, str], Extractor]] = Registry("feature extractor")
+"""Functions of (text after the colon of ``name:text``, resizing mode)."""
+EXTRACTORS.register("inception")(_inception)
+EXTRACTORS.register("clip")(_clip)
+EXTRACTORS.register(mobilenet.NAME)(_mobilenet)
 
 
 def open_extractor(spec: str | Path, mode: str = "clean") -> Extractor:
-    """An extractor by name or path, its weights read later.
+    """Open an extractor by name or path; its weights are read later.
 
-    ``inception``: FID's network, the TorchScript file for mode clean, pytorch-fid's weights for
-    legacy_pytorch; ``mobilenetv2:WIDTH`` (24 to 1280 features; 320 without a width); ``clip``:
-    ViT-L/14@336. Or a path: a TorchScript file (.pt; called with pixels 0 to 255), pytorch-fid's
-    weights (.pth), a folder of an open_clip or transformers CLIP. Raises ArragError when it is not
-    there.
+    Args:
+        spec: A name: ``inception`` (FID's network: the TorchScript file for mode clean,
+            pytorch-fid's weights for legacy_pytorch), ``mobilenetv2:WIDTH`` (24 to 1280 features;
+            320 without a width), ``clip`` (ViT-L/14@336). Or a path: a TorchScript file (.pt;
+            called with pixels 0 to 255), pytorch-fid's weights (.pth), a folder of an open_clip
+            or transformers CLIP.
+        mode: How images are resized for Inception, MobileNetV2 and TorchScript files.
+
+    Raises:
+        ArragError: There is no such extractor, or its weights are missing.
     """
     name = str(spec)
-    if name == "inception":
-        path = WEIGHTS / INCEPTION[mode].file
-        if not path.is_file():
-            raise _missing_inception(path, mode)
-        return open_extractor(path, mode)
-    if name == "clip":
-        path = WEIGHTS / CLIP_FOLDER
-        if not path.is_dir():
-            raise ArragError(
-                f"{path}: no such folder; download {CLIP_SOURCE} (config.json, "
-                "preprocessor_config.json, model.safetensors) and put it there, or give the "
-                "folder as --extractor"
-            )
-        return open_extractor(path, mode)
-    head, _, width = name.partition(":")
+    head, _, argument = name.partition(":")
+    if head in EXTRACTORS:
+        return EXTRACTORS.get(head)(argument, mode)
     if Path(head).name == mobilenet.NAME:
-        width = width or mobilenet.DEFAULT_WIDTH
-        folder = mobilenet.FOLDER if head == mobilenet.NAME else Path(head)
-        weights = mobilenet.weights_file(folder, width)
-        load = partial(mobilenet.load, weights, width)
-        return Extractor(f"MobileNetV2-{width}", sha256_file(weights), Resize299(mode), load)
+        return _mobilenet(argument, mode, Path(head))
     path = Path(name)
-    if path.suffix == ".pt" and path.is_file():
-        return _torchscript(path, mode)
-    if path.suffix == ".pth" and path.is_file():
-        return _pytorch_inception(path, mode)
+    if path.suffix in (".pt", ".pth") and path.is_file():
+        load = _load_torchscript if path.suffix == ".pt" else _load_pytorch_inception
+        digest = sha256_file(path)
+        return Extractor(_official(path, digest), digest, Resize299(mode), partial(load, path))
     if (path / "open_clip_config.json").is_file():
         return _open_clip(path)
     if (path / "config.json").is_file():
         return _transformers_clip(path)
-    raise ArragError(
-        f"{name}: no such extractor; give inception, clip, mobilenetv2:WIDTH, a TorchScript file "
-        "(.pt), pytorch-fid's weights (.pth), or the folder of a CLIP"
-    )
-
-
-def _missing_inception(path: Path, mode: str) -> ArragError:
-    source = INCEPTION[mode]
-    return ArragError(
-        f"{path}: FID's Inception weights for mode {mode} are not there; download {source.url} "
-        f"(SHA-256 {source.sha256}{'...' if len(source.sha256) < 64 else ''}) and put it there, "
-        "or give the file as --extractor"
+    raise UnknownNameError(
+        f"no extractor {name!r}",
+        field="extractor",
+        hint="give inception, clip, mobilenetv2:WIDTH, a TorchScript file (.pt), pytorch-fid's "
+        "weights (.pth), or the folder of a CLIP",
     )
 
 
 def _official(path: Path, digest: str) -> str:
-    """The file's published name when its bytes are the published ones, else what it is called."""
+    """The published name of a file with the published bytes, else the name of the file."""
     for source in INCEPTION.values():
         if digest.startswith(source.sha256):
             return source.file.partition(".")[0]
     return path.stem
 
 
-def _torchscript(path: Path, mode: str) -> Extractor:
+def _load_torchscript(path: Path) -> Network:
     """Any TorchScript network; clean-fid's Inception is fed through its layers, as clean-fid does.
 
     TorchScript archives hold tensors and their own code, no Python pickles.
     """
+    import torch
 
-    def load() -> Network:
-        import warnings
-
-        import torch
-
-        device = default_device()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)
-                module = torch.jit.load(path, map_location=device).eval()
-        except (RuntimeError, ValueError) as error:
-            raise ArragError(f"{path}: not a TorchScript file ({error}); fetch it again") from None
-        if not hasattr(module, "layers"):
-            return module
-        return lambda pixels: module.layers((pixels - 128) / 128)
-
-    digest = sha256_file(path)
-    return Extractor(_official(path, digest), digest, Resize299(mode), load)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = torch.jit.load(path, map_location=default_device()).eval()
+    except (RuntimeError, ValueError) as error:
+        message = f"not a TorchScript file ({error})"
+        raise FormatError(message, path=path, hint="fetch it again") from None
+    if not hasattr(module, "layers"):
+        return module
+    return lambda pixels: module.layers((pixels - 128) / 128)
 
 
-def _pytorch_inception(path: Path, mode: str) -> Extractor:
-    def load() -> Network:
-        from arrag.metrics.inception import load_pytorch_inception
+def _load_pytorch_inception(path: Path) -> Network:
+    """pytorch-fid's Inception (clean-fid's ``legacy_pytorch``) up to its last pooling.
 
-        return load_pytorch_inception(path)
+    clean-fid's own constructor downloads; this builds the same network from clean-fid's blocks.
+    Maps pixels 0 to 255, [B, 3, 299, 299], to [B, 2048].
+    """
+    import torch
+    import torchvision
+    from cleanfid import inception_pytorch as blocks
 
-    digest = sha256_file(path)
-    return Extractor(_official(path, digest), digest, Resize299(mode), load)
+    model = torchvision.models.inception_v3(
+        weights=None, num_classes=1008, aux_logits=False, init_weights=False
+    )
+    model.Mixed_5b = blocks.FIDInceptionA(192, pool_features=32)
+    model.Mixed_5c = blocks.FIDInceptionA(256, pool_features=64)
+    model.Mixed_5d = blocks.FIDInceptionA(288, pool_features=64)
+    for name, width in (("6b", 128), ("6c", 160), ("6d", 160), ("6e", 192)):
+        setattr(model, f"Mixed_{name}", blocks.FIDInceptionC(768, channels_7x7=width))
+    model.Mixed_7b = blocks.FIDInceptionE_1(1280)
+    model.Mixed_7c = blocks.FIDInceptionE_2(2048)
+    try:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError) as error:
+        message = f"not pytorch-fid's Inception weights ({str(error).splitlines()[0]})"
+        raise FormatError(message, path=path, hint="fetch the file again") from None
+    model.fc = torch.nn.Identity()
+    model.dropout = torch.nn.Identity()
+    model.transform_input = False
+    model = model.eval().to(default_device())
+    return lambda pixels: model(2 * (pixels / 255) - 1)
 
 
 def _open_clip(folder: Path) -> Extractor:
-    """An open_clip folder; images as CMMD prepares them, not by open_clip's own transform."""
-    config = read_json(folder / "open_clip_config.json")
+    """An open_clip folder; images are preprocessed as by CMMD, not by open_clip's transform."""
+    file = folder / "open_clip_config.json"
+    config = read_json(file)
     try:
         size = config["model_cfg"]["vision_cfg"]["image_size"]
         means = config.get("preprocess_cfg", {})
         mean, std = means.get("mean", OPENAI_MEAN), means.get("std", OPENAI_STD)
-        preparation = ClipSquare(int(size), tuple(mean), tuple(std))
+        preprocess = ClipSquare(int(size), tuple(mean), tuple(std))
     except (KeyError, TypeError, ValueError) as error:
-        raise ArragError(
-            f"{folder}/open_clip_config.json: field {error} is missing or malformed"
-        ) from None
+        raise FormatError(f"field {error} is missing or malformed", path=file) from None
 
     def load() -> Network:
         from arrag.data.clip import OpenClip
 
         return OpenClip(folder).model.encode_image
 
-    return Extractor(folder.name, tree_digest(folder), preparation, load)
+    return Extractor(folder.name, tree_digest(folder), preprocess, load)
 
 
 def _transformers_clip(folder: Path) -> Extractor:
     """A transformers CLIP folder: its image tower and projection."""
     config = read_json(folder / "config.json")
-    if config.get("model_type") not in ("clip", "clip_vision_model"):
-        raise ArragError(
-            f"{folder}/config.json: model_type is {config.get('model_type')!r}, expected clip; "
-            "give the folder of a CLIP"
+    kind = config.get("model_type")
+    if kind not in ("clip", "clip_vision_model"):
+        raise FormatError(
+            f"is {kind!r}, expected clip",
+            path=folder / "config.json",
+            field="model_type",
+            hint="give the folder of a CLIP",
         )
     size = (config.get("vision_config") or config).get("image_size", 224)
     file = folder / "preprocessor_config.json"
-    means = read_json(file) if file.is_file() else {}
+    means: dict[str, Any] = read_json(file) if file.is_file() else {}
     mean, std = means.get("image_mean", OPENAI_MEAN), means.get("image_std", OPENAI_STD)
 
     def load() -> Network:
         import torch
         from transformers import CLIPModel, CLIPVisionModelWithProjection
 
-        kind = CLIPModel if config["model_type"] == "clip" else CLIPVisionModelWithProjection
+        model_class = CLIPModel if kind == "clip" else CLIPVisionModelWithProjection
         try:
-            model = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+            model = model_class.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         except (OSError, ValueError, RuntimeError) as error:
-            raise ArragError(f"{folder}: the CLIP cannot be read ({error})") from None
+            raise FormatError(f"the CLIP cannot be read ({error})", path=folder) from None
         model = model.eval().to(default_device())
         tower, project = model.vision_model, model.visual_projection
         return lambda pixels: project(tower(pixel_values=pixels).pooler_output)
 
-    preparation = ClipSquare(int(size), tuple(mean), tuple(std))
-    return Extractor(folder.name, tree_digest(folder), preparation, load)
+    preprocess = ClipSquare(int(size), tuple(mean), tuple(std))
+    return Extractor(folder.name, tree_digest(folder), preprocess, load)

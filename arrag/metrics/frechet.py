@@ -1,4 +1,4 @@
-"""Fréchet distance of Gaussians, and how far it moves when the images are drawn again.
+"""Fréchet distance of Gaussians, and its values for resampled images.
 
     d²(N1, N2) = |m1 - m2|² + tr S1 + tr S2 - 2 tr (S1 S2)^½
 
@@ -13,17 +13,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import FormatError, MismatchError, UsageError
 
-ROUGH = 1e-6
-"""A covariance may be this far, relative to its largest entry, from symmetric and non-negative."""
+TOLERANCE = 1e-6  # relative to the largest entry, for symmetry and non-negative eigenvalues
+HINT = "compute the statistics again"
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """mean: float64 [d]; factor: float64 [r, d] with covariance = factorᵀ factor; n: images.
+    """A Gaussian of features.
 
-    ``n`` is None where nothing says how many images stand behind the moments.
+    Attributes:
+        mean: float64 [d].
+        factor: float64 [r, d] with covariance = factorᵀ factor.
+        n: Number of images; None if unknown.
     """
 
     mean: np.ndarray
@@ -49,14 +52,17 @@ class Gaussian:
 def gaussian_of_features(features: np.ndarray) -> Gaussian:
     """Moments of features [n, d]: mean and covariance over n - 1, in float64.
 
-    Raises ArragError for fewer than two images or a number that is not finite.
+    Raises:
+        UsageError: There are fewer than two images.
+        FormatError: A number is not finite.
     """
     x = np.asarray(features, dtype=np.float64)
     n, dim = x.shape
     if n < 2:
-        raise ArragError(f"a covariance needs at least 2 images, found {n}; give more images")
+        raise UsageError(f"a covariance needs at least 2 images, found {n}")
     if not np.isfinite(x).all():
-        raise ArragError("features hold numbers that are not finite; check the extractor's weights")
+        message = "features hold numbers that are not finite"
+        raise FormatError(message, hint="check the weights of the extractor")
     mean = x.mean(0)
     centred = x - mean
     if n <= dim:
@@ -67,13 +73,13 @@ def gaussian_of_features(features: np.ndarray) -> Gaussian:
 def gaussian_of_moments(mean: np.ndarray, covariance: np.ndarray, n: int | None = None) -> Gaussian:
     """Gaussian of a mean [d] and a covariance [d, d].
 
-    Raises ArragError when the shapes do not fit or the matrix is no covariance.
+    Raises:
+        FormatError: The shapes do not fit, or the matrix is not a covariance.
     """
     mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise ArragError(
-            f"moments of shapes {mean.shape} and {covariance.shape} do not belong together; "
-            "expected [d] and [d, d]"
+        raise FormatError(
+            f"moments of shapes {mean.shape} and {covariance.shape}, expected [d] and [d, d]"
         )
     return Gaussian(mean, factor(covariance), n)
 
@@ -81,32 +87,32 @@ def gaussian_of_moments(mean: np.ndarray, covariance: np.ndarray, n: int | None 
 def factor(covariance: np.ndarray) -> np.ndarray:
     """F [r, d] with FᵀF = covariance [d, d]: Cholesky's, or r < d rows of a singular matrix.
 
-    Raises ArragError when the matrix is not symmetric, not finite, or has a negative eigenvalue.
+    Raises:
+        FormatError: The matrix is not symmetric, not finite, or has a negative eigenvalue.
     """
     scale = np.abs(covariance).max(initial=0)
     if not np.isfinite(scale):
-        raise ArragError("the covariance holds numbers that are not finite; make it again")
-    if np.abs(covariance - covariance.T).max(initial=0) > ROUGH * scale:
-        raise ArragError("the covariance is not symmetric; make it again")
+        raise FormatError("the covariance holds numbers that are not finite", hint=HINT)
+    if np.abs(covariance - covariance.T).max(initial=0) > TOLERANCE * scale:
+        raise FormatError("the covariance is not symmetric", hint=HINT)
     try:
         return np.linalg.cholesky(covariance).T
     except np.linalg.LinAlgError:
         pass
     values, vectors = np.linalg.eigh(covariance)
-    if values[0] < -ROUGH * scale:
-        raise ArragError(
-            f"the covariance has the negative eigenvalue {values[0]:.3g}; make it again"
-        )
+    if values[0] < -TOLERANCE * scale:
+        message = f"the covariance has the negative eigenvalue {values[0]:.3g}"
+        raise FormatError(message, hint=HINT)
     kept = values > 0
     return (vectors[:, kept] * np.sqrt(values[kept])).T
 
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:
-    """Squared Fréchet (2-Wasserstein) distance of two Gaussians. ArragError for unequal dims."""
+    """Squared Fréchet (2-Wasserstein) distance. Raises MismatchError for unequal dimensions."""
     if first.dim != second.dim:
-        raise ArragError(
-            f"features of {first.dim} and {second.dim} dimensions cannot be compared; "
-            "use one extractor for both"
+        raise MismatchError(
+            f"features of {first.dim} and {second.dim} dimensions cannot be compared",
+            hint="use one extractor for both",
         )
     offset = first.mean - second.mean
     singular = np.linalg.svd(first.factor @ second.factor.T, compute_uv=False)
@@ -119,8 +125,13 @@ def resampled_distances(
 ) -> np.ndarray:
     """Distance to ``reference`` for every resample of the images: float64 [R].
 
-    features: [n, d]; weights: [R, n], how often each image was drawn. The small eigenvalue errors
-    of this faster form (about 1e-8 of the covariances' scale) do not matter in an interval.
+    The small eigenvalue errors of this faster form (about 1e-8 of the covariances' scale) do not
+    matter in an interval.
+
+    Args:
+        features: [n, d].
+        reference: The Gaussian of the reference.
+        weights: [R, n], how often each image was drawn.
     """
     x = np.asarray(features, dtype=np.float64)
     n = len(x)

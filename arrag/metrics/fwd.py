@@ -1,252 +1,198 @@
-"""Fréchet wavelet distance (Veeramacheneni et al. 2025; BonnBytes/PyTorch-FWD), streamed.
+"""FWD: the Fréchet wavelet distance (Veeramacheneni et al. 2025; BonnBytes/PyTorch-FWD).
 
-Each packet of a wavelet packet transform is a Gaussian over images; the score is the plain mean of
-the packets' Fréchet distances. Upstream holds every coefficient of every image (1.5 MB an image of
-256 px). Here images wait as bytes in a temporary file and the packets are taken one row of the
-packet grid at a time, so memory grows with neither images nor packets.
-
-Two facts make that short. The transform is linear, so the mean of a packet is the packet of the
-mean image, and subtracting it first makes one pass as exact as two. And a packet of an image X is
-A X Bᵀ, where A and B are the one-dimensional transforms along columns and rows.
+The plain mean over the packets of a wavelet packet transform of their Fréchet distances. No network
+is needed. Sets are folders, tars, arrays of images, or stored moments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
-from itertools import product
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
-from arrag.metrics.frechet import (
-    Gaussian,
-    factor,
-    frechet_distance,
-    gaussian_of_moments,
-    resampled_distances,
+from arrag.config.benchmarks import FwdSettings
+from arrag.metrics.base import DEFAULTS, ScoreOptions
+from arrag.metrics.bootstrap import image_weights
+from arrag.metrics.distance import DistanceMetric, Measurement
+from arrag.metrics.image_set import ImageList, ImageSet, list_images, open_image, read_images
+from arrag.metrics.pixel_buffer import PixelArray, PixelBuffer
+from arrag.metrics.preprocess import center_square
+from arrag.metrics.reference_stats import (
+    ReferenceFile,
+    is_reference_file,
+    read_reference,
+    write_packet_moments,
 )
-from arrag.metrics.pixel_buffer import Pixels, Spool
-from arrag.utils.errors import ArragError
+from arrag.metrics.wavelet_packets import (
+    ImagePackets,
+    PacketSource,
+    PacketTransform,
+    StoredPackets,
+    fwd,
+    natural_order,
+)
+from arrag.utils.errors import MismatchError, UsageError
+from arrag.utils.hashing import sha256_json
+from arrag.utils.readers import UNREADABLE
 
-GATHER_BYTES = 24 << 20  # coefficients that are multiplied at a time: large enough to be worth it
-KEPT_BYTES = 512 << 20  # largest row of packets whose features are kept for resampling
-ROWS_OF, COLUMNS_OF = {"a": 0, "h": 1, "v": 0, "d": 1}, {"a": 0, "h": 0, "v": 1, "d": 1}
-
-
-@dataclass(frozen=True)
-class Packets:
-    """The transform: a pywt wavelet's name, the depth of the tree, images' height and width."""
-
-    wavelet: str
-    level: int
-    height: int
-    width: int
-
-    def __post_init__(self) -> None:
-        """Raises ArragError for an unknown wavelet or a tree too deep for the image."""
-        path_matrices(self.wavelet, self.level, self.height)
-        path_matrices(self.wavelet, self.level, self.width)
-
-    @property
-    def rows(self) -> np.ndarray:
-        """[2^level, h, height]: the transforms along columns, one a row of packets."""
-        return path_matrices(self.wavelet, self.level, self.height)
-
-    @property
-    def columns(self) -> np.ndarray:
-        """[2^level, w, width]: the transforms along rows."""
-        return path_matrices(self.wavelet, self.level, self.width)
-
-    @property
-    def count(self) -> int:
-        """Number of packets, 4^level."""
-        return 4**self.level
-
-    @property
-    def dim(self) -> int:
-        """Coefficients of a packet: 3 channels x h x w."""
-        return 3 * self.rows.shape[1] * self.columns.shape[1]
-
-    def row_of(self, images: np.ndarray, row: int) -> np.ndarray:
-        """Packets of one row of the grid: [b, H, W, 3] in any number type -> [2^level, b, dim].
-
-        float64. A packet's coefficients come channel by channel, then row by row, as upstream lays
-        them.
-        """
-        b, _, width, c = images.shape
-        n, w, _ = self.columns.shape
-        lines = _apply_rows(self.rows[row], images)  # [b, h, W, 3]
-        h = lines.shape[1]
-        lines = lines.transpose(0, 3, 1, 2).reshape(-1, width)
-        packets = lines @ self.columns.reshape(n * w, width).T
-        grid = packets.reshape(b, c, h, n, w).transpose(3, 0, 1, 2, 4)  # [n, b, 3, h, w]
-        return np.ascontiguousarray(grid).reshape(n, b, c * h * w)
+CHEAP_DIM = 128  # up to so many coefficients a packet, resampling takes seconds
+RESAMPLES = 100
 
 
-def natural_order(level: int) -> list[tuple[int, int]]:
-    """(row, column) of every packet in upstream's order: a h v d, the last letter fastest."""
-    places = []
-    for node in product("ahvd", repeat=level):
-        row = column = 0
-        for letter in node:
-            row, column = 2 * row + ROWS_OF[letter], 2 * column + COLUMNS_OF[letter]
-        places.append((row, column))
-    return places
+@dataclass
+class PacketSet(ImageSet):
+    """A set by its wavelet packets."""
+
+    packets: PacketSource | None = None
 
 
-@cache
-def path_matrices(wavelet: str, level: int, size: int) -> np.ndarray:
-    """The one-dimensional packet transform of ``size`` samples as matrices [2^level, h, size].
+class FWD(DistanceMetric):
+    """Fréchet wavelet distance.
 
-    Boundary mode reflect, as upstream; paths in the order aa.., ..ad, .., dd. They are what the
-    upstream transform makes of the unit vectors. Raises ArragError.
-    """
-    import pywt
-
-    if wavelet not in pywt.wavelist(kind="discrete"):
-        raise ArragError(f"wavelet {wavelet!r} is unknown; take one of PyWavelets', such as haar")
-    if size < 2**level:
-        raise ArragError(f"level {level} is too deep for {size} pixels; choose a smaller one")
-    tree = pywt.WaveletPacket(np.eye(size), wavelet, mode="reflect", maxlevel=level, axis=0)
-    paths = ["".join(path) for path in product("ad", repeat=level)]
-    return np.stack([tree[path].data for path in paths])
-
-
-def _apply_rows(matrix: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """matrix [h, H] along the height of images [b, H, W, 3]: float64 [b, h, W, 3]."""
-    b, height, width, c = images.shape
-    h, step = len(matrix), height // len(matrix)
-    first = matrix[0, :step]
-    flat = images.reshape(b, height, width * c)
-    # Haar's matrix repeats one short row of equal sizes along its diagonal. Sums of bytes are then
-    # exact in float32, and a level of 4 needs a sixteenth of the products.
-    haar = np.array_equal(matrix, np.kron(np.eye(h), first)) and np.ptp(np.abs(first)) == 0
-    if haar and images.dtype == np.uint8:
-        blocks = flat.reshape(b * h, step, width * c).astype(np.float32)
-        sums = np.sign(first).astype(np.float32)[None] @ blocks  # [b * h, 1, 3W]
-        lines = sums.astype(np.float64) * abs(first[0])
-    else:
-        lines = matrix @ flat.astype(np.float64)
-    return lines.reshape(b, h, width, c)
-
-
-class ImagePackets:
-    """Gaussians of the packets of a spool's images in [0, 1], made a row of packets at a time."""
-
-    def __init__(self, spool: Spool | Pixels, packets: Packets) -> None:
-        self.spool, self.packets, self.n = spool, packets, spool.n
-        self.level, self.dim = packets.level, packets.dim
-        if self.n < 2:
-            raise ArragError(f"FWD needs at least 2 images on each side, found {self.n}")
-
-    def means(self, row: int) -> np.ndarray:
-        """[2^level, dim]: the packets of the mean image."""
-        return self.packets.row_of(self.spool.mean[None], row)[:, 0] / 255
-
-    def features(self, row: int) -> np.ndarray:
-        """Centred coefficients of all images: float64 [2^level, n, dim]."""
-        return next(self.centred(row, self.n))
-
-    def centred(self, row: int, images: int) -> Iterator[np.ndarray]:
-        """Coefficients less their mean, float64 [2^level, b, dim], b at most about ``images``.
-
-        What was yielded is overwritten by the next.
-        """
-        means = self.means(row)[:, None]
-        gathered = np.empty((2**self.level, images, self.dim))
-        filled = 0
-        for block in self.spool.blocks():
-            if filled + len(block) > images and filled:
-                yield gathered[:, :filled]
-                filled = 0
-            if len(block) > images:
-                gathered = np.empty((2**self.level, images := len(block), self.dim))
-            place = gathered[:, filled : filled + len(block)]
-            np.multiply(self.packets.row_of(block, row), 1 / 255, out=place)
-            place -= means
-            filled += len(block)
-        if filled:
-            yield gathered[:, :filled]
-
-    def covariances(self, row: int) -> np.ndarray:
-        """float64 [2^level, dim, dim], one half accumulated in place, block by block."""
-        from scipy.linalg.blas import dsyrk
-
-        dim, count = self.dim, 2**self.level
-        total = np.zeros((count, dim, dim))
-        for block in self.centred(row, max(1, GATHER_BYTES // (8 * count * dim))):
-            for packet, x in zip(total, block, strict=True):
-                dsyrk(1 / (self.n - 1), x.T, beta=1, c=packet.T, overwrite_c=True)
-        upper = np.tri(dim, k=-1, dtype=bool).T  # BLAS filled the lower half and the diagonal
-        for packet in total:
-            packet[upper] = packet.T[upper]
-        return total
-
-    def gaussians(self, row: int) -> list[Gaussian]:
-        """One a packet of the row."""
-        if self.n <= self.packets.dim:
-            factors = self.features(row) / np.sqrt(self.n - 1)
-        else:
-            factors = (factor(c) for c in self.covariances(row))
-        means = self.means(row)
-        return [Gaussian(mean, f, self.n) for mean, f in zip(means, factors, strict=True)]
-
-    def keeps_features(self) -> bool:
-        """Whether a row's features fit the memory that resampling may take."""
-        return 8 * 2**self.packets.level * self.n * self.packets.dim <= KEPT_BYTES
-
-
-class StoredPackets:
-    """Moments from a file: means [P, d] and covariances [P, d, d] in upstream's packet order.
-
-    The covariances may be memory-mapped; one packet is read at a time. Raises ArragError for shapes
-    that are not those of a whole packet tree.
+    Images are used at their own size, which must be one, unless the settings give another. Without
+    a number of resamples there is an interval only where it is cheap (small images).
     """
 
-    def __init__(self, means: np.ndarray, covariances: np.ndarray, n: int | None) -> None:
-        count, self.dim = means.shape if means.ndim == 2 else (0, 0)
-        self.level = (count.bit_length() - 1) // 2
-        if not count or count != 4**self.level or covariances.shape != (count, self.dim, self.dim):
-            raise ArragError(
-                f"moments of shapes {means.shape} and {covariances.shape} are not those of 4^level "
-                "packets: [P, d] and [P, d, d]"
+    name = "fwd"
+    Settings = FwdSettings
+
+    @property
+    def wavelet(self) -> str:
+        """PyWavelets' name."""
+        return self.settings.wavelet.lower()
+
+    def label(self, judge: dict[str, Any]) -> str:
+        """Plain for the published transform."""
+        plain = (self.wavelet, self.settings.level) == ("haar", 4)
+        return "FWD" if plain else f"FWD-{self.wavelet}-{self.settings.level}"
+
+    def measure(self, images: ImageSet, reference: ImageSet, options: ScoreOptions) -> Measurement:
+        """See ``DistanceMetric``."""
+        ours, theirs = images.packets, reference.packets
+        resamples = self._resamples(ours, options.resamples)
+        weights = image_weights(ours.n, resamples) if resamples else None
+        value, resampled = fwd(ours, theirs, weights)
+        details = {
+            "wavelet": self.wavelet,
+            "level": ours.level,
+            "packets": 4**ours.level,
+            "dimensions": ours.dim,
+            "rank_deficient": any(s.n is not None and s.n <= s.dim for s in (ours, theirs)),
+        }
+        return Measurement(value, None if resampled is None else lambda _: resampled, details)
+
+    def _resamples(self, ours: PacketSource, wanted: int | None) -> int:
+        possible = isinstance(ours, ImagePackets) and ours.keeps_features()
+        if wanted is None:
+            return RESAMPLES if possible and ours.dim <= CHEAP_DIM else 0
+        if wanted and not possible:
+            raise UsageError(
+                "these packets cannot be resampled: there are only moments, or the features of one "
+                "row of packets take more than 512 MiB",
+                field="resamples",
+                hint="pass --resamples 0",
             )
-        self.means, self.covariances, self.n = means, covariances, n
-        places = natural_order(self.level)
-        self.place = {place: i for i, place in enumerate(places)}
+        return wanted
 
-    def gaussians(self, row: int) -> list[Gaussian]:
-        """One a packet of the row of the packet grid."""
-        indices = [self.place[row, column] for column in range(2**self.level)]
-        return [gaussian_of_moments(self.means[i], self.covariances[i], self.n) for i in indices]
+    def open_sets(
+        self, paths: tuple[str | Path, ...], options: ScoreOptions, stack: ExitStack
+    ) -> list[ImageSet]:
+        """Open the sets; temporary files live as long as ``stack``."""
+        return [self.open_packets(path, options, stack) for path in paths]
 
+    def open_packets(self, path: str | Path, options: ScoreOptions, stack: ExitStack) -> PacketSet:
+        """Open one set."""
+        if not is_reference_file(path):
+            found, pixels = self._buffer_images(path, options, stack)
+            return self._image_packets(found.report(), pixels, found)
+        stored = read_reference(path)
+        stack.callback(stored.close)
+        if stored.features is None:
+            return self._stored_packets(stored)
+        return self._image_packets(stored.report() | {"stated": True}, PixelArray(stored.features))
 
-def fwd(
-    images: ImagePackets | StoredPackets,
-    reference: ImagePackets | StoredPackets,
-    weights: np.ndarray | None = None,
-) -> tuple[float, np.ndarray | None]:
-    """Mean packet distance, and the same for every row of ``weights`` [R, n]: float64 [R].
+    def _image_packets(
+        self,
+        report: dict[str, Any],
+        pixels: PixelBuffer | PixelArray,
+        images: ImageList | None = None,
+    ) -> PacketSet:
+        transform = PacketTransform(self.wavelet, self.settings.level, *pixels.shape)
+        packets = ImagePackets(pixels, transform)
+        return PacketSet(report, self._judge(pixels.shape), images=images, packets=packets)
 
-    Weights say how often each image is drawn and need images, not moments, on the left. Peak memory
-    is one row of packets of both sides. Raises ArragError for transforms that do not fit.
-    """
-    if (images.level, images.dim) != (reference.level, reference.dim):
-        raise ArragError(
-            f"packets of level {images.level} with {images.dim} coefficients cannot be compared "
-            f"with level {reference.level} and {reference.dim}; use one transform and one size"
-        )
-    distances: list[float] = []
-    resampled = None if weights is None else np.zeros(len(weights))
-    for row in tqdm(range(2**images.level), desc="FWD", unit="row", leave=False):
-        theirs = reference.gaussians(row)
-        ours = images.gaussians(row)
-        distances += [frechet_distance(a, b) for a, b in zip(ours, theirs, strict=True)]
-        if resampled is not None:
-            for mine, x, other in zip(ours, images.features(row), theirs, strict=True):
-                resampled += resampled_distances(x + mine.mean, other, weights)
-    if resampled is not None:
-        resampled /= 4**images.level
-    return float(np.mean(distances)), resampled
+    def _stored_packets(self, stored: ReferenceFile) -> PacketSet:
+        packets = StoredPackets(stored.mu, stored.sigma, stored.n)
+        judge = stored.meta.get("judge")
+        stated = (judge or {}).get("wavelet")
+        wanted = (("level", packets.level, self.settings.level), ("wavelet", stated, self.wavelet))
+        for field, found, asked in wanted:
+            if found not in (None, asked):
+                raise MismatchError(
+                    f"is {found!r}, but --{field} is {asked!r}",
+                    path=stored.path,
+                    field=field,
+                    hint=f"give the same {field}, or use other statistics",
+                )
+        return PacketSet(stored.report(), judge, packets=packets)
+
+    def _judge(self, shape: tuple[int, int]) -> dict[str, Any]:
+        """What makes two sets of packets comparable."""
+        transform = {
+            "wavelet": self.wavelet,
+            "level": self.settings.level,
+            "boundary": "reflect",
+            "pixels": list(shape),
+            "resize": None if self.settings.size is None else "center-crop bicubic",
+        }
+        name = f"wavelet packets {self.wavelet} {self.settings.level}"
+        return {"extractor": name, "extractor_digest": sha256_json(transform), **transform}
+
+    def _buffer_images(
+        self, source: str | Path, options: ScoreOptions, stack: ExitStack
+    ) -> tuple[ImageList, PixelBuffer]:
+        """Decode a folder's or tar's images. Raises MismatchError for mixed sizes."""
+        pixels = stack.enter_context(PixelBuffer())
+        named: list[tuple[str, str, tuple[int, int]]] = []
+        unreadable = []
+        for name, data in tqdm(read_images(source), desc=f"reading {source}", unit="image"):
+            try:
+                image = open_image(data)
+            except UNREADABLE:
+                unreadable.append(name)
+                continue
+            named.append((name, hashlib.sha256(data).hexdigest(), image.size))
+            if self.settings.size is not None:
+                size = (self.settings.size,) * 2
+                image = center_square(image).resize(size, Image.Resampling.BICUBIC)
+            pixels.add(f"{source}/{name}", np.asarray(image))
+        found = list_images(source, named, unreadable, options.expect, options.allow_partial)
+        return found, pixels
+
+    def write_statistics(
+        self, source: str | Path, out: str | Path, options: ScoreOptions = DEFAULTS
+    ) -> dict[str, Any]:
+        """Write the moments of the packets, in upstream's order, for PyTorch-FWD too."""
+        with ExitStack() as stack:
+            found = self.open_packets(source, options, stack)
+            packets, level = found.packets, self.settings.level
+            meta = self.statistics_meta(found.judge, found.report)
+            place = {at: i for i, at in enumerate(natural_order(level))}
+            side = range(2**level)
+            rows = (
+                ([place[row, c] for c in side], packets.means(row), packets.covariances(row))
+                for row in tqdm(side, desc="packets", unit="row")
+            )
+            write_packet_moments(out, rows, (4**level, packets.dim), packets.n, meta)
+        return meta
+
+    def write_mjhq_statistics(self, *args: Any, **kwargs: Any) -> dict[str, int]:
+        """Refused: the files of all categories would take gigabytes each."""
+        hint = "write the statistics of one folder"
+        raise UsageError("not for fwd, whose file takes gigabytes", field="mjhq", hint=hint)

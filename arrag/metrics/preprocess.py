@@ -1,4 +1,4 @@
-"""What an image goes through before a feature network sees it, as the official scorers do it."""
+"""Preprocessing of images for feature networks, as the official scorers do it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import UsageError
 
 MODES = ("clean", "legacy_pytorch")
 INCEPTION_PIXELS = 299
 
 
-class Preparation(Protocol):
-    """RGB image -> float32 [3, S, S]; ``identity`` is what a score says of it."""
+class Preprocess(Protocol):
+    """RGB image -> float32 [3, S, S]; ``identity`` is what a score states about it."""
 
     @property
     def identity(self) -> dict[str, Any]: ...
@@ -35,7 +35,8 @@ class Resize299:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise ArragError(f"mode is {self.mode!r}, expected one of {', '.join(MODES)}")
+            message = f"is {self.mode!r}, expected one of {', '.join(MODES)}"
+            raise UsageError(message, field="mode")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -60,7 +61,7 @@ class Resize299:
 
 @dataclass(frozen=True)
 class ClipSquare:
-    """CMMD's preparation: middle square, Pillow's bicubic to ``pixels``, CLIP's mean and spread."""
+    """CMMD's preprocessing: middle square, Pillow's bicubic to ``pixels``, CLIP's mean and std."""
 
     pixels: int
     mean: tuple[float, ...]

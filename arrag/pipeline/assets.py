@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from arrag.config.assets import Assembled, ConvertedLlamaGen, Prepared
+from arrag.config.assets import Assembled, Asset, ConvertedLlamaGen
 from arrag.data.download import fetch_file
 from arrag.data.prompts import write_subset
 from arrag.utils.errors import ArragError
@@ -13,7 +13,7 @@ from arrag.utils.outputs import OWNER, atomic_path, link, remove_output
 from arrag.utils.resource_errors import disk_space
 
 
-def make(path: Path, settings: Prepared) -> dict[str, Any]:
+def make(path: Path, settings: Asset) -> dict[str, Any]:
     """Make ``path`` as its entry says; returns what was made. Raises ArragError as each kind does.
 
     What it is made from must be there. ``path`` is whole or absent.
@@ -25,9 +25,9 @@ def make(path: Path, settings: Prepared) -> dict[str, Any]:
     if settings.kind == "folder":
         return assemble(settings, path)
     if settings.kind == "mask2former":
-        from arrag.metrics.detectors.mask2former import convert
+        from arrag.metrics.detectors.mask2former_convert import convert_mask2former
 
-        return convert(settings.of, path)
+        return convert_mask2former(settings.of, path)
     if settings.kind == "llamagen":
         return _llamagen(settings, _free(path))
     if settings.kind == "pipeline":
@@ -41,11 +41,12 @@ def make(path: Path, settings: Prepared) -> dict[str, Any]:
 
 def _llamagen(settings: ConvertedLlamaGen, out: Path) -> dict[str, Any]:
     """The converted files and the text encoder, in one folder."""
-    from arrag.backbones.convert.llamagen import convert_llamagen
+    from arrag.backbones.convert import convert_checkpoint
     from arrag.backbones.llamagen.model import TEXT
 
     with atomic_path(out) as folder:
-        about = convert_llamagen(settings.of, settings.tokenizer, folder, settings.image_size)
+        options = {"tokenizer": settings.tokenizer, "image_size": settings.image_size}
+        about = convert_checkpoint("llamagen", settings.of, folder, **options)
         for file in (p for p in sorted(settings.t5.rglob("*")) if p.is_file()):
             link(file, folder / TEXT / file.relative_to(settings.t5))
     return about

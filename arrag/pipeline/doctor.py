@@ -167,7 +167,7 @@ def ask(reference: Reference, endpoint: str | None = None) -> tuple[str, str, st
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     from arrag.config.hub import wanted
-    from arrag.data.hub import sentence_for
+    from arrag.data.hub import hub_error
 
     api = HfApi(endpoint=endpoint)
     try:
@@ -183,7 +183,7 @@ def ask(reference: Reference, endpoint: str | None = None) -> tuple[str, str, st
     except ArragError as error:
         return BLOCK, str(error), "correct the reference", True
     except HfHubHTTPError as error:
-        return BLOCK, sentence_for(reference, error) or "refused", f"see {reference.page}", True
+        return BLOCK, str(hub_error(reference, error)), f"see {reference.page}", True
     except (HTTPError, OSError):
         finding = _unreachable(reference, "", "")
         return finding.state, finding.found.rstrip(", "), finding.advice, False
@@ -206,7 +206,7 @@ def _files(config: Config) -> list[Finding]:
         else:
             advice = f"put it there, or name another in {field}"
             findings.append(Finding("file", field, BLOCK, f"{path} is not there", advice))
-    for name, made in config.prepare.items():
+    for name, made in config.assets.items():
         state = "here" if Path(name).exists() else "will be made"
         licence = f", licence: {made.licence}" if getattr(made, "licence", None) else ""
         findings.append(Finding("prepared", name, FINE, f"{made.kind}, {state}{licence}"))

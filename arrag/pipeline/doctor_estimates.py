@@ -207,7 +207,7 @@ class Estimator:
         if getattr(augment, "kind", "") == "faid":
             seconds, basis = seconds * self.costs.rate("faid_factor"), [*basis, "faid_factor"]
         costs = [decoding]
-        if "index" in self.config.resolved(method).needs:
+        if "index" in self.config.resolved(method).required_blocks:
             queries = codes_of(self.config, method)
             together = self.config.resources.batch_size or BATCH
             costs.append(self._searching(method, queries, together))

@@ -130,7 +130,7 @@ def _disk(path: Path) -> dict[str, Measured]:
 
 def _images(tar: Path) -> dict[str, Measured]:
     """Images/s whose headers are listed, that are decoded and resized, and compared."""
-    from arrag.data.decontamination import TestImages
+    from arrag.data.decontamination import Decontaminator
     from arrag.data.fingerprint import fingerprint
     from arrag.data.images import decode, open_rgb
     from arrag.data.sources import open_source
@@ -147,7 +147,9 @@ def _images(tar: Path) -> dict[str, Measured]:
     listed = 1000 * per_second(lambda: sum(1 for _ in open_source(str(tar), None, None)))
     decoded = per_second(lambda: decode("", jpeg.getvalue(), SIDE))
     image = open_rgb(jpeg.getvalue())
-    tests = TestImages([""] * TEST_IMAGES, [fingerprint(image)] * TEST_IMAGES, [0] * TEST_IMAGES)
+    tests = Decontaminator(
+        [""] * TEST_IMAGES, [fingerprint(image)] * TEST_IMAGES, [0] * TEST_IMAGES
+    )
     other = fingerprint(image.rotate(90))
     guarded = per_second(lambda: (fingerprint(image), tests.match(other)))
     kilobytes = len(jpeg.getvalue()) / 1000

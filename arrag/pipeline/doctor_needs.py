@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from arrag.config.assets import placed
+from arrag.config.assets import asset_path, paths_in
 from arrag.config.hub import Reference, reference_of
-from arrag.config.paths import paths_in
 from arrag.config.root import Config
 from arrag.utils.globs import files_of
 
@@ -37,7 +36,7 @@ class Corpus:
 def repositories(config: Config) -> dict[Reference, list[str]]:
     """The hub's repositories that are used, and the fields that name them."""
     found: dict[Reference, list[str]] = {}
-    for field, path in paths_in(config, config.prepare):
+    for field, path in paths_in(config, config.assets):
         if (reference := reference_of(path)) is not None:
             found.setdefault(reference, []).append(field)
     return found
@@ -47,8 +46,8 @@ def own_paths(config: Config) -> dict[str, Path]:
     """Files and folders that nothing makes: the user puts them there. By field."""
     return {
         field: path
-        for field, path in paths_in(config, config.prepare)
-        if placed(path, config.prepare) is None
+        for field, path in paths_in(config, config.assets)
+        if asset_path(path, config.assets) is None
     }
 
 
@@ -57,7 +56,7 @@ def corpora(config: Config) -> list[Corpus]:
     found: dict[str, Corpus] = {}
     for name in config.methods:
         resolved = config.resolved(name)
-        if "database" in resolved.needs:
+        if "database" in resolved.required_blocks:
             for field, sample in resolved.database.samples.items():
                 found.setdefault(sample.source, Corpus(field, sample.source, sample.images))
         if resolved.method.is_trained_here:

@@ -85,5 +85,5 @@ def prompts_in(config: Config, benchmark: str) -> int:
     if drawn.prompts.is_file():
         return len(load_prompt_set(drawn))
     usual = {"geneval": 553, "dpg": 1065, "distribution": 30_000}[drawn.kind]
-    made = config.prepare.get(str(drawn.prompts))
+    made = config.assets.get(str(drawn.prompts))
     return -(-usual // made.every) if made is not None and made.kind == "subset" else usual

@@ -31,7 +31,7 @@ def drawn_with(
             found["backbone"] = config.generator_of()[1].checkpoint
         return found
     resolved = config.resolved(method)
-    retriever = resolved.retriever
+    retriever = resolved.retrieval_settings
     found["backbone"] = resolved.generator.checkpoint
     found |= getattr(resolved.generator, "named_paths", None) or {}
     if clip := getattr(retriever, "clip", None):

@@ -84,16 +84,16 @@ class Layout:
 
     def made_digest(self, path: Path | str) -> str | None:
         """Digest of what a path is made from, if it is the hub's or ``prepare``'s: none is read."""
-        identity = identity_of(Path(path), self.config.prepare)
+        identity = identity_of(Path(path), self.config.assets)
         return identity and sha256_json(identity)
 
     @cached_property
     def judge_digests(self) -> dict[str, str]:
         """Digests of the models that see objects and colours, by field name."""
-        judge = self.config.judge
+        judge = self.config.scorers
         return {
-            "detector": self._checkpoint_digest(judge.detector, "judge.detector"),
-            "color": self._checkpoint_digest(judge.color, "judge.color"),
+            "detector": self._checkpoint_digest(judge.detector, "scorers.detector"),
+            "color": self._checkpoint_digest(judge.color, "scorers.color"),
         }
 
     def prompts_digest(self, benchmark: str | None = None) -> str:
@@ -113,9 +113,9 @@ class Layout:
         a trained one.
         """
         resolved = self.config.resolved(method)
-        kind = getattr(resolved.retriever, "kind", None)
+        kind = getattr(resolved.retrieval_settings, "kind", None)
         parts = RETRIEVES.get(kind, ())
-        if resolved.training and resolved.generator.trained_here and kind in TRAINS_ON:
+        if resolved.training and resolved.generator.trainable and kind in TRAINS_ON:
             parts += (*TRAINS_ON[kind], "trained_adapter")
         return {part: getattr(self, part)(method) for part in parts}
 
@@ -206,7 +206,7 @@ class Layout:
 
     def image_index(self, method: str) -> Path:
         """The index of whole images over ``codes``, made with the method's ``clip``."""
-        clip = self.config.resolved(method).retriever.clip
+        clip = self.config.resolved(method).retrieval_settings.clip
         digest = self._checkpoint_digest(clip, f"the clip of method {method}")
         return self.results / "image-index" / _key(clip.name, [str(self.codes(method)), digest])
 
@@ -272,11 +272,11 @@ class Layout:
 
     def _answerer(self) -> object:
         """What identifies the judge that answers questions."""
-        judge = self.config.judge
+        judge = self.config.scorers
         if judge.vqa is None:
             return self.judge_digests
         folders = judge.question_models
-        return [self._checkpoint_digest(path, "judge.vqa") for path in folders] or judge.vqa
+        return [self._checkpoint_digest(path, "scorers.vqa") for path in folders] or judge.vqa
 
     def scores(self, method: str, benchmark: str | None = None) -> dict[str, Path]:
         """The JSON files with a method's scores, {metric: path}."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from arrag.config.errors import unknown_choice
 from arrag.config.grids import Grid, point_name
 from arrag.config.root import Config
 from arrag.utils.errors import ConfigError
+from arrag.utils.registry import unknown_name
 
 TABLES = {"table1": "geneval", "table2": "dpg", "table3": "distribution"}
 """The tables of scores, and the kind of benchmark that each one shows. Table 4 shows timings."""
@@ -94,7 +94,7 @@ def get_grid(config: Config, name: str) -> Grid:
             f"found none, wanted '{name}'", field="grids", hint="add it as in config/micro.yaml"
         )
     if name not in config.grids:
-        raise unknown_choice("grid", name, list(config.grids))
+        raise unknown_name("grid", name, list(config.grids))
     return config.grids[name]
 
 

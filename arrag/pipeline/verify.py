@@ -22,7 +22,6 @@ BESIDE = ("data", "reports")
 AGAIN = "delete it with its record and make it again with snakemake"
 LAST = {
     "begun.json": "run.json",
-    "writing.json": "manifest.json",
     "manifest.partial.json": "manifest.json",
     "meta.partial.json": "meta.json",
     "run.partial.json": "run.json",

@@ -18,8 +18,7 @@ from urllib.parse import unquote
 from rocrate.model.contextentity import ContextEntity
 from rocrate.rocrate import ROCrate
 
-from arrag.config.inherit import BASE
-from arrag.config.yaml_loader import read_yaml
+from arrag.config.loader import BASE, read_yaml
 from arrag.pipeline.layout import LAST_FILES
 from arrag.pipeline.records import read_record, record_of
 from arrag.utils.errors import ArragError

@@ -1,4 +1,4 @@
-"""Contact sheets: the samples of several methods side by side, one prompt a row."""
+"""Contact sheets: samples of several methods side by side, one row for each prompt."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from arrag.config.root import Config
+from arrag.data.prompts import first_of_each_task, load_prompt_set
 from arrag.data.sample_dir import load_image, prompt_text
-from arrag.utils.errors import ArragError
+from arrag.pipeline.layout import Layout
+from arrag.pipeline.records import write_record
+from arrag.utils.errors import MismatchError, UsageError
 from arrag.utils.outputs import atomic_path
 
 FONT_SIZE = 15  # pixels
@@ -16,7 +20,35 @@ CAPTION_WIDTH = 190  # pixels of the prompts' column
 GAP = 4  # pixels between images of a prompt
 MARGIN = 14  # pixels around the sheet and between methods
 INK, PAPER, LINE = "#1f2328", "#ffffff", "#d1d9e0"
-LONGEST = 2000  # characters of a text that are drawn
+LONGEST = 2000  # characters drawn of a text
+
+
+def write_gallery(config: Config, out: Path, per_task: int = 2, images: int = 4) -> list[int]:
+    """Write a contact sheet of all methods and the real images, with its record.
+
+    Args:
+        config: The configuration, whose samples are read where the workflow has them.
+        out: The PNG file.
+        per_task: Prompts of each task.
+        images: Images of each prompt.
+
+    Returns:
+        Indices of the prompts shown.
+
+    Raises:
+        MissingError: A sample is missing.
+    """
+    name = config.main_benchmark
+    benchmark, layout = config.benchmark(name), Layout(config)
+    labels = config.row_labels(name)
+    labels.pop("reconstructions", None)  # hardly different from the real images
+    columns = {label: layout.samples(key, name) for key, label in labels.items()}
+    shown = first_of_each_task(load_prompt_set(benchmark), per_task)
+    first = load_image(next(iter(columns.values())) / "00000/samples/0000.png")
+    scale = max(1, 96 // first.shape[1])  # small images are enlarged to about 96 pixels
+    contact_sheet(columns, shown, out, min(images, benchmark.images_per_prompt), scale)
+    write_record(out, made_of={f"samples of {k}": p for k, p in columns.items()})
+    return shown
 
 
 def contact_sheet(
@@ -28,14 +60,20 @@ def contact_sheet(
 ) -> None:
     """Draw samples as a grid of prompts (rows) by methods (columns) and write a PNG.
 
-    ``columns`` maps a caption to a directory of samples in GenEval's layout; ``prompts`` are the
-    indices of the prompts shown, whose texts come from the samples' metadata. The first
-    ``per_prompt`` images of each are enlarged ``scale`` times, every pixel a square. Raises
-    ArragError when a sample is missing or damaged, when sizes differ, or when the directories hold
-    other prompts under the same index.
+    Args:
+        columns: Folder of samples in GenEval's layout, by caption.
+        prompts: Indices of the prompts; their texts come from the samples' metadata.
+        out_png: The file to write.
+        per_prompt: Samples of each prompt, from the first on.
+        scale: Factor by which images are enlarged, every pixel to a square.
+
+    Raises:
+        UsageError: Nothing to draw.
+        MismatchError: Samples differ in size, or folders hold other prompts under an index.
+        ArragError: A sample is missing or damaged.
     """
     if not columns or not prompts or per_prompt < 1 or scale < 1:
-        raise ArragError(
+        raise UsageError(
             f"contact sheet: {len(columns)} columns, {len(prompts)} prompts, per_prompt "
             f"{per_prompt}, scale {scale}; each must be at least 1"
         )
@@ -46,7 +84,9 @@ def contact_sheet(
     ]
     sizes = {picture.size for row in pictures for group in row for picture in group}
     if len(sizes) > 1:
-        raise ArragError(f"contact sheet: samples have sizes {sorted(sizes)}; show equal sizes")
+        raise MismatchError(
+            f"samples have sizes {sorted(sizes)}", field="size", hint="show one size"
+        )
     sheet = _draw(list(columns), texts, pictures, sizes.pop())
     with atomic_path(out_png) as temporary:
         sheet.save(temporary, format="PNG", optimize=True)
@@ -55,7 +95,7 @@ def contact_sheet(
 def _text(columns: Mapping[str, str | Path], prompt: int) -> str:
     texts = {label: prompt_text(root, prompt) for label, root in columns.items()}
     if len(set(texts.values())) > 1:
-        raise ArragError(f"contact sheet: prompt {prompt} differs between directories: {texts}")
+        raise MismatchError(f"prompt {prompt} differs between folders: {texts}", field="prompt")
     return next(iter(texts.values()))
 
 
@@ -104,9 +144,9 @@ def _draw(
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Words of ``text`` in lines of at most ``width`` pixels (a longer word stands alone).
+    """Wrap ``text`` at words to lines of at most ``width`` pixels (a longer word has its own).
 
-    Of a text of more than LONGEST characters, as no prompt is, only the beginning.
+    A text is cut at LONGEST characters, which no prompt reaches.
     """
     lines = [""]
     for word in text[:LONGEST].split():

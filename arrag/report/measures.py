@@ -1,19 +1,19 @@
-"""What each table reads from score files: its columns, its numbers, and differences of two rows.
+"""How each kind of benchmark's score files are read: columns, values, and paired differences.
 
-A row's scores are ``{metric: score file's contents}``. Tables know nothing of metrics beyond this.
+A row's scores are ``{metric: score file's contents}``. Tables know no more of a metric than this.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 
 from arrag.metrics import bootstrap as stats
-from arrag.metrics.bootstrap import Estimate, McNemar
-from arrag.metrics.resample import paired_difference
-from arrag.utils.errors import ArragError
+from arrag.metrics.bootstrap import OVERALL, Estimate, McNemar
+from arrag.utils.errors import MismatchError
 
 Scores = dict[str, dict[str, Any]]  # metric -> score file
 
@@ -24,7 +24,7 @@ GENEVAL_COLUMNS = {
     "colors": "Colors",
     "position": "Position",
     "color_attr": "Color Attri.",
-    stats.OVERALL: "Overall",
+    OVERALL: "Overall",
 }
 DPG_COLUMNS = {
     "global": "Global",
@@ -32,99 +32,88 @@ DPG_COLUMNS = {
     "attribute": "Attribute",
     "relation": "Relation",
     "other": "Other",
-    stats.OVERALL: "Overall",
+    OVERALL: "Overall",
 }
 
 
-class Measure(Protocol):
+class Measure(ABC):
     """A kind of benchmark as a table shows it."""
 
     table: str  # key of the paper's table
     title: str
-    paper_columns: dict[str, str]  # the paper's columns and their headings
-    digits: int  # of our numbers
-    overall: str | None  # the column that sums a row up
-    lower_is_better: bool
+    paper_columns: dict[str, str]  # heading of each column of the paper's table
+    digits: int  # after the point, of our numbers
+    overall: str | None = None  # the column that sums a row up
+    lower_is_better = False
 
     def columns(self, scores: Scores) -> dict[str, str]:
-        """{column: its heading}."""
-        ...
+        """Heading of each column of our table."""
+        return self.paper_columns
 
+    @abstractmethod
     def estimate(self, scores: Scores, column: str) -> Estimate | None:
-        """Our value with its interval, None when it was not measured."""
-        ...
+        """Our value with its 95 % interval; None if it was not measured."""
 
+    @abstractmethod
     def differences(self, first: Scores, second: Scores) -> dict[str, Estimate]:
-        """First minus second, paired by prompt."""
-        ...
+        """First minus second by column, paired by prompt."""
 
     def test(self, first: Scores, second: Scores) -> McNemar | None:
-        """A test on single images, where there are verdicts."""
-        ...
+        """McNemar's test on single images; None where images have no verdicts."""
+        return None
 
+    @abstractmethod
     def check(self, first: Scores, second: Scores) -> None:
-        """ArragError unless two rows may stand in one column."""
-        ...
+        """Raise MismatchError unless two rows were measured alike."""
 
 
-def _cell(found: dict[str, Any] | None) -> Estimate | None:
-    return Estimate(found["value"], *found["interval"]) if found else None
+class _PromptMeasure(Measure):
+    """A benchmark with one score file a row: a mean over prompts, and parts of it."""
 
-
-class GenEvalMeasure:
-    """Shares of right images, by task."""
-
-    table, title, digits, overall = "table1", "Table 1: GenEval", 3, stats.OVERALL
-    paper_columns, lower_is_better = GENEVAL_COLUMNS, False
-
-    def columns(self, scores: Scores) -> dict[str, str]:
-        return GENEVAL_COLUMNS
+    overall = OVERALL
+    metric: str
+    parts: str  # field of the score file that holds the columns but the overall one
 
     def estimate(self, scores: Scores, column: str) -> Estimate | None:
-        score = scores["geneval"]
-        return _cell(score if column == stats.OVERALL else score["tasks"].get(column))
+        score = scores[self.metric]
+        found = score if column == OVERALL else score[self.parts].get(column)
+        return Estimate(found["value"], *found["interval"]) if found else None
 
     def differences(self, first: Scores, second: Scores) -> dict[str, Estimate]:
-        return stats.paired_difference(first["geneval"], second["geneval"])
+        return stats.paired_difference(first[self.metric], second[self.metric])
+
+    def check(self, first: Scores, second: Scores) -> None:
+        stats.check_comparable(first[self.metric], second[self.metric])
+
+
+class GenEvalMeasure(_PromptMeasure):
+    """Share of correct images, by task; overall is the mean of the task means."""
+
+    table, title, digits = "table1", "Table 1: GenEval", 3
+    metric, parts, paper_columns = "geneval", "tasks", GENEVAL_COLUMNS
 
     def test(self, first: Scores, second: Scores) -> McNemar | None:
         return stats.mcnemar(first["geneval"], second["geneval"])
 
-    def check(self, first: Scores, second: Scores) -> None:
-        stats.check_comparable(first["geneval"], second["geneval"])
 
+class DpgMeasure(_PromptMeasure):
+    """Percent of questions answered yes, by category; overall is the mean over prompts."""
 
-class DpgMeasure:
-    """Percent of propositions that hold, by category; overall is the mean over prompts."""
-
-    table, title, digits, overall = "table2", "Table 2: DPG-Bench", 2, stats.OVERALL
-    paper_columns, lower_is_better = DPG_COLUMNS, False
-
-    def columns(self, scores: Scores) -> dict[str, str]:
-        return DPG_COLUMNS
-
-    def estimate(self, scores: Scores, column: str) -> Estimate | None:
-        score = scores["dpg"]
-        return _cell(score if column == stats.OVERALL else score["l1"].get(column))
+    table, title, digits = "table2", "Table 2: DPG-Bench", 2
+    metric, parts, paper_columns = "dpg", "l1", DPG_COLUMNS
 
     def differences(self, first: Scores, second: Scores) -> dict[str, Estimate]:
-        ours, theirs = first["dpg"], second["dpg"]
-        found = {stats.OVERALL: stats.paired_difference(ours, theirs)[stats.OVERALL]}
-        names = list(ours["l1"])
-        a, b = (_category_sums(score, names) for score in (ours, theirs))  # [C, 2, prompts]
+        found = {OVERALL: super().differences(first, second)[OVERALL]}
+        names = list(first["dpg"]["l1"])
+        a, b = (_category_sums(s["dpg"], names) for s in (first, second))  # [C, 2, prompts]
         if not np.array_equal(a[:, 1], b[:, 1]):
-            raise ArragError(
-                "scores cannot be compared: their prompts have unequally many answers; generate "
-                "both with the same images_per_prompt"
+            raise MismatchError(
+                "scores cannot be compared: their prompts have unequal numbers of answers",
+                field="images_per_prompt",
+                hint="generate both with the same images_per_prompt",
             )
         shares = stats.bootstrap_shares(a[:, 0] - b[:, 0], a[:, 1])
         return found | dict(zip(names, shares, strict=True))
-
-    def test(self, first: Scores, second: Scores) -> McNemar | None:
-        return None
-
-    def check(self, first: Scores, second: Scores) -> None:
-        stats.check_comparable(first["dpg"], second["dpg"])
 
 
 def _category_sums(score: dict[str, Any], names: list[str]) -> np.ndarray:
@@ -133,10 +122,10 @@ def _category_sums(score: dict[str, Any], names: list[str]) -> np.ndarray:
     return np.asarray(rows, dtype=np.float64).transpose(0, 2, 1)
 
 
-class DistanceMeasure:
-    """Distances between the images of a row and reference images; a column an extractor."""
+class DistanceMeasure(Measure):
+    """Distances between the images of a row and reference images; one column a metric."""
 
-    table, title, digits, overall = "table3", "Table 3: distance to real images", 3, None
+    table, title, digits = "table3", "Table 3: distance to real images", 3
     paper_columns, lower_is_better = {"cmmd": "CMMD ↓", "fid": "FID ↓", "fwd": "FWD ↓"}, True
 
     def columns(self, scores: Scores) -> dict[str, str]:
@@ -151,18 +140,17 @@ class DistanceMeasure:
 
     def differences(self, first: Scores, second: Scores) -> dict[str, Estimate]:
         return {
-            metric: paired_difference(ours, second[metric])
+            metric: stats.paired_difference(ours, second[metric])[OVERALL]
             for metric, ours in first.items()
             if ours["bootstrap"] and second[metric]["bootstrap"]
         }
 
-    def test(self, first: Scores, second: Scores) -> McNemar | None:
-        return None
-
     def check(self, first: Scores, second: Scores) -> None:
         if first.keys() != second.keys():
-            raise ArragError(
-                f"rows have metrics {', '.join(first)} and {', '.join(second)}; score both alike"
+            raise MismatchError(
+                f"rows have metrics {', '.join(first)} and {', '.join(second)}",
+                field="metrics",
+                hint="score both alike",
             )
         for metric, ours in first.items():
             for field in ("label", "compat", "judge", "n_images", "reference"):
@@ -170,9 +158,11 @@ class DistanceMeasure:
                 if field == "reference":
                     a, b = a["sha256"], b["sha256"]
                 if a != b:
-                    raise ArragError(
-                        f"scores of {metric} cannot be compared: field {field} is {a!r} in one and "
-                        f"{b!r} in the other; score both alike"
+                    raise MismatchError(
+                        f"scores of {metric} cannot be compared: {a!r} in one and {b!r} in the "
+                        "other",
+                        field=field,
+                        hint="score both alike",
                     )
 
 
@@ -181,3 +171,4 @@ MEASURES: dict[str, Measure] = {
     "dpg": DpgMeasure(),
     "distribution": DistanceMeasure(),
 }
+"""By kind of benchmark."""

@@ -1,19 +1,28 @@
-"""What stands under every table: what was scored, by whom, with which versions."""
+"""What a report was made of: remarks below its tables, and its record."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from arrag.config.methods import CEILING_LABELS
 from arrag.metrics import bootstrap as stats
+from arrag.metrics import mobilenet
+from arrag.pipeline.drawn_with import drawn_with
+from arrag.pipeline.layout import Layout
+from arrag.pipeline.records import write_record
 from arrag.report.measures import DPG_COLUMNS, Scores
-from arrag.report.render import NONE, Block, Cell, number_text
+from arrag.report.model import Block, Cell
+from arrag.report.render import NONE, number_text
 
-Labelled = dict[str, Scores]  # a row's label -> its score files
+PROVENANCE = "Provenance of each row"
+
+Labelled = Mapping[str, Scores]  # a row's label -> its score files
 
 
 def provenance_block(labelled: Labelled) -> Block:
-    """One line a row: configuration, seed, images, and the digests of weights and index."""
+    """One line for each row: configuration, seed, images, and digests of weights and index."""
     table = []
     for label, scores in labelled.items():
         score = next(iter(scores.values()))
@@ -32,19 +41,24 @@ def provenance_block(labelled: Labelled) -> Block:
             _short(run.get("index")),
         ]
         table.append([Cell(text) for text in texts])
-    header = ["Row", "Config", "Seed", "Images a prompt", "Images", "Weights", "Index"]
-    return Block("What produced each row", header, table)
+    header = ["Row", "Config", "Seed", "Images per prompt", "Images", "Weights", "Index"]
+    return Block(PROVENANCE, header, table)
 
 
 def footer(kind: str, labelled: Labelled) -> list[str]:
-    """Remarks on intervals, prompts, judge and versions; all rows share prompts and judge."""
+    """Remarks on intervals, prompts, judge and versions, which all rows share.
+
+    Args:
+        kind: Kind of the benchmark: geneval, dpg or distribution.
+        labelled: The score files of each row, by its label.
+    """
     special = {"geneval": _geneval, "dpg": _dpg, "distribution": _distribution}[kind]
     lines = special(labelled)
     every = [score for scores in labelled.values() for score in scores.values()]
-    lines.append(f"Versions when scored: {_versions([s['versions'] for s in every])}.")
+    lines.append(f"Versions at scoring: {_versions([s['versions'] for s in every])}.")
     runs = [score["run"] for score in every if score["run"]]
     if generated := _versions([run.get("versions", {}) for run in runs]):
-        lines.append(f"Versions when generated: {generated}.")
+        lines.append(f"Versions at generation: {generated}.")
     for label, scores in labelled.items():
         for metric, score in scores.items():
             if score.get("partial"):
@@ -81,8 +95,8 @@ def _dpg(labelled: Labelled) -> list[str]:
     asked = {*first["l1"], stats.OVERALL}
     if absent := [label for name, label in DPG_COLUMNS.items() if name not in asked]:
         lines.append(
-            f"Empty columns ({', '.join(absent)}): the table has no such question. Captions of the "
-            "micro world, for one, say nothing about the picture as a whole."
+            f"Empty columns ({', '.join(absent)}): the question table has no such question. The "
+            "captions of the synthetic dataset, for example, do not describe the image as a whole."
         )
     return lines + _flat(scores, "l1", "category")
 
@@ -101,13 +115,13 @@ def _distribution(labelled: Labelled) -> list[str]:
         if boot:
             lines[-1] += f" Interval: {boot['method']}, {boot['resamples']} resamples."
         else:
-            lines[-1] += " No interval: resampling it would take too long."
+            lines[-1] += " No interval: resampling would take too long."
     if prompts := next(iter(first.values()))["prompt_set_sha256"]:
         lines.append(f"Prompts: sha256 {prompts}.")
     if CEILING_LABELS["real"] in labelled:
         lines.append(
-            "The row of real images shows other scenes of the same captions than the reference "
-            "has: what remains is how far two finite sets of one kind differ."
+            "The row of real images holds other scenes of the same captions than the reference: "
+            "its distance is what two finite samples of one distribution differ by."
         )
     warned: dict[str, list[str]] = {}
     for label, scores in labelled.items():
@@ -120,13 +134,13 @@ def _distribution(labelled: Labelled) -> list[str]:
 
 def _intervals(unit: str) -> str:
     return (
-        f"Intervals: {stats.LEVEL:.0%} percentiles of {stats.RESAMPLES} resamples of the {unit} "
-        f"(seed {stats.SEED})."
+        f"Intervals: {stats.LEVEL:.0%} percentile bootstrap, {stats.RESAMPLES} resamples of the "
+        f"{unit} (seed {stats.SEED})."
     )
 
 
 def _judge(judge: dict[str, Any]) -> str:
-    """``detector NAME (digest), colours NAME (digest)``: every model of the judge."""
+    """The judge's models: ``detector NAME (digest), colours NAME (digest)``."""
     if "name" in judge:
         return f"{judge['name']} ({_short(judge['digest'])})"
     names = {"detector": "detector", "color": "colours"}
@@ -142,14 +156,14 @@ def _short(digest: str | None) -> str:
 
 
 def _versions(found: list[dict[str, str]]) -> str:
-    """Library versions, each once; more than one of a library means the rows differ."""
+    """Library versions; several of one library mean that the rows differ."""
     names = sorted({name for versions in found for name in versions})
     each = {n: sorted({versions[n] for versions in found if n in versions}) for n in names}
     return ", ".join(f"{name} {'/'.join(values)}" for name, values in each.items())
 
 
 def _flat(scores: dict[str, dict[str, Any]], parts: str, name: str) -> list[str]:
-    """A remark on the rows in which an interval has no width."""
+    """A remark on rows with an interval of zero width."""
     flat = [
         label
         for label, score in scores.items()
@@ -158,6 +172,66 @@ def _flat(scores: dict[str, dict[str, Any]], parts: str, name: str) -> list[str]
     if not flat:
         return []
     return [
-        f"An interval of no width ({', '.join(flat)}) means that all prompts of the {name} got "
-        "the same mean; resampling them cannot show how far the true value may be from it."
+        f"An interval of zero width ({', '.join(flat)}) means that all prompts of the {name} have "
+        "the same mean; the bootstrap then says nothing about the uncertainty."
     ]
+
+
+def write_table_record(
+    out: Path,
+    forms: tuple[str, ...],
+    layout: Layout,
+    labels: Mapping[str, str],
+    about: Mapping[str, Any],
+    scores: Mapping[str, Mapping[str, Path]] | None = None,
+) -> None:
+    """Write the record of a table: its files, and what each row was made of.
+
+    Args:
+        out: The Markdown file.
+        forms: Suffixes of the report's other files.
+        layout: Where the workflow has the results.
+        labels: Label of each row, by its key.
+        about: ``kind``, ``benchmark``, ``config`` and further fields of the table.
+        scores: Score files by row and metric; None for those of the layout.
+    """
+    benchmark, rows = about["benchmark"], {}
+    for key, label in labels.items():
+        found = layout.scores(key, benchmark) if scores is None else scores[key]
+        rows[key] = {
+            "label": label,
+            "scores": {metric: str(path) for metric, path in found.items()},
+            "parts": {role: str(path) for role, path in parts_of(layout, key, benchmark).items()},
+        }
+    files = {f"{m} of {key}": p for key, row in rows.items() for m, p in row["scores"].items()}
+    others = [out.with_suffix(form) for form in forms]
+    write_record(out, *others, made_of=files, about={"table": {**about, "rows": rows}})
+
+
+def parts_of(layout: Layout, key: str, benchmark: str | None) -> dict[str, Path]:
+    """Path of everything that a row was made of and judged by, by role."""
+    found = drawn_with(layout, key, benchmark) | {"samples": layout.samples(key, benchmark)}
+    if key not in CEILING_LABELS:
+        made = layout.made_for(key)
+        if "adapter" in found and found["adapter"] == made.get("trained_adapter"):
+            found["pairs"] = made["pairs"]  # an adapter that was not trained here has other pairs
+    drawn, judge = layout.config.benchmark(benchmark), layout.config.scorers
+    if drawn.kind == "distribution":
+        found["reference"] = layout.reference(benchmark or layout.config.main_benchmark)
+        for metric, settings in drawn.metrics.wanted.items():
+            if (path := _extractor(getattr(settings, "extractor", None))) is not None:
+                found[metric] = path
+    elif drawn.kind == "geneval" or judge.vqa is None:
+        found |= {"detector": judge.detector, "color": judge.color}
+    elif judge.question_models:
+        found["judge"] = judge.question_models[0]
+    return {role: Path(path) for role, path in found.items()}
+
+
+def _extractor(name: str | None) -> Path | None:
+    """The file or folder of a metric's feature extractor; None if its settings name no path."""
+    if name is None:
+        return None
+    if name.partition(":")[0] == mobilenet.NAME:
+        return mobilenet.FOLDER / mobilenet.WEIGHTS
+    return Path(name) if Path(name).exists() else None

@@ -1,16 +1,31 @@
-"""A page of tables, and its Markdown and LaTeX forms. Every text is escaped here, once."""
+"""Write a report as CSV, Markdown and LaTeX.
+
+The Markdown and LaTeX templates escape every value they print (Jinja2's ``finalize``), as the HTML
+templates do by autoescape, so that no label or prompt becomes markup.
+"""
 
 from __future__ import annotations
 
+import csv
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from arrag.metrics.bootstrap import Estimate
+from arrag.report.model import Cell, Page
+from arrag.utils.errors import FormatError
+from arrag.utils.files import write_text
 
 NONE = "\u2013"  # an empty cell
-LINE_ENDS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")  # a cell is one line
-MARKDOWN_SPECIAL = re.compile(r"([\\`*_|<>\[\]#~])")
-LATEX_SPECIAL = {
+_LINE_ENDS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")  # a cell is one line
+_MARKDOWN_SPECIAL = re.compile(r"([\\`*_|<>\[\]#~])")
+_LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
     "%": r"\%",
@@ -37,119 +52,123 @@ LATEX_SPECIAL = {
     "[": "{[}",
     "]": "{]}",
 }
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A table cell: a text, a smaller note under it, bold or not."""
-
-    text: str
-    note: str = ""
-    strong: bool = False
-
-
-@dataclass(frozen=True)
-class Block:
-    """One table with a heading above and notes below; all rows are as long as the header."""
-
-    heading: str
-    header: list[str]
-    rows: list[list[Cell]]
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Page:
-    """A title, a warning or summary, tables, and closing remarks."""
-
-    title: str
-    head: str
-    blocks: list[Block]
-    footer: list[str]
+_NUMBERS = ("value", "low", "high", "difference", "difference_low", "difference_high")
 
 
 def number_text(number: float | None, digits: int, sign: bool = False) -> str:
-    """A number with a real minus sign; a rounded zero has no sign; None is an empty cell."""
-    if number is None:
+    """Format a number with a typographic minus sign; a rounded zero has no sign."""
+    if number is None or pd.isna(number):
         return NONE
     text = f"{number:{'+' if sign else ''}.{digits}f}"
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\u2212")
 
 
 def interval_cell(
-    estimate: Estimate | None, digits: int = 3, sign: bool = False, strong: bool = False
+    estimate: Estimate | None, digits: int = 3, sign: bool = False, strong: bool | None = False
 ) -> Cell:
-    """A value over its interval, each with ``digits`` after the point; NaN bounds are left out."""
+    """Format a value above its interval.
+
+    Args:
+        estimate: The value and its bounds; NaN bounds are left out.
+        digits: Digits after the point.
+        sign: Whether positive numbers get a plus sign.
+        strong: Whether the value is bold; None for bold if the interval excludes 0.
+    """
     if estimate is None:
         return Cell(NONE)
-    if not estimate.low <= estimate.high:
-        return Cell(number_text(estimate.value, digits, sign), "", strong)
+    bounded = estimate.low <= estimate.high
+    if strong is None:
+        strong = not estimate.holds(0)
     low, high = (number_text(bound, digits, sign) for bound in estimate[1:])
-    return Cell(number_text(estimate.value, digits, sign), f"[{low},\u00a0{high}]", strong)
+    note = f"[{low},\u00a0{high}]" if bounded else ""
+    return Cell(number_text(estimate.value, digits, sign), note, strong)
+
+
+def interval_cells(
+    numbers: pd.DataFrame, columns: Iterable[str], digits: int, **style: Any
+) -> list[Cell]:
+    """Format one row of a table.
+
+    Args:
+        numbers: The rows of a tidy table that belong to it, with ``column, value, low, high``.
+        columns: The cells' columns; one without a number is an empty cell.
+        digits: Digits after the point.
+        **style: ``sign`` and ``strong`` of :func:`interval_cell`.
+    """
+    found = {n.column: Estimate(n.value, n.low, n.high) for n in numbers.itertuples()}
+    return [interval_cell(found.get(column), digits, **style) for column in columns]
+
+
+def write_report(
+    stem: str | Path, frame: pd.DataFrame, page: Page, *, with_latex: bool = True
+) -> None:
+    """Write ``stem``.csv, ``stem``.md and, unless told otherwise, ``stem``.tex."""
+    stem = Path(stem)
+    forms = {".csv": csv_text(frame), ".md": markdown(page)}
+    if with_latex:
+        forms[".tex"] = latex(page)
+    for suffix, text in forms.items():
+        write_text(stem.with_name(stem.name + suffix), text)
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """A tidy table as CSV, unrounded; a missing number is an empty field."""
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def read_frame(path: str | Path) -> pd.DataFrame:
+    """Read a report's CSV: its numbers as float64 (NaN if empty), all else as text.
+
+    Raises:
+        FormatError: It cannot be read, or its lines have unequal numbers of fields.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as handle:
+            header, *rows = list(csv.reader(handle, strict=True))
+        if any(len(row) != len(header) for row in rows):
+            raise ValueError("its lines have unequal numbers of cells")
+        frame = pd.DataFrame(rows, columns=header)
+        for column in frame.columns.intersection(_NUMBERS):
+            frame[column] = [float(text) if text else float("nan") for text in frame[column]]
+    except (OSError, ValueError, csv.Error) as error:
+        message = f"not a readable table ({error})"
+        raise FormatError(message, path=path, hint="make it again") from None
+    return frame
 
 
 def markdown(page: Page) -> str:
-    """GitHub-flavoured Markdown."""
-    parts = [f"# {_md(page.title)}", f"> {_md(page.head)}"]
-    for block in page.blocks:
-        rule = [":--"] + [":-:"] * (len(block.header) - 1)
-        lines = [[_md(text) for text in block.header], rule]
-        lines += [[_md_cell(cell) for cell in row] for row in block.rows]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts += [f"## {_md(block.heading)}", table, _md_list(block.notes)]
-    parts.append(_md_list(page.footer))
-    return "\n\n".join(part for part in parts if part) + "\n"
+    """A report as GitHub-flavoured Markdown."""
+    return _environment(_escape_markdown).get_template("report.md.j2").render(page=page)
 
 
 def latex(page: Page) -> str:
-    """One table environment a block, for a document that loads booktabs and graphicx."""
-    head = rf"\textbf{{{_tex(page.title)}.}} {_tex(page.head)}"
-    parts = [r"% needs \usepackage{booktabs,graphicx}", head]
-    for block in page.blocks:
-        columns = "l" + "c" * (len(block.header) - 1)
-        rows = [" & ".join(_tex_cell(cell) for cell in row) + r" \\" for row in block.rows]
-        notes = [rf"\par\smallskip {{\footnotesize {_tex(note)}}}" for note in block.notes]
-        parts.append(
-            "\n".join(
-                [
-                    r"\begin{table}[t]",
-                    r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-                    rf"\caption{{{_tex(block.heading)}}}",
-                    r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-                    rf"\begin{{tabular}}{{{columns}}}",
-                    r"\toprule",
-                    " & ".join(_tex(text) for text in block.header) + r" \\",
-                    r"\midrule",
-                    *rows,
-                    r"\bottomrule",
-                    r"\end{tabular}}",
-                    *notes,
-                    r"\end{table}",
-                ]
-            )
-        )
-    items = "\n".join(rf"\item {_tex(line)}" for line in page.footer)
-    parts.append(f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}" if items else "")
-    return "\n\n".join(part for part in parts if part) + "\n"
+    """A report as LaTeX, one table environment a block; needs booktabs and graphicx."""
+    return _environment(_escape_latex, "<>").get_template("report.tex.j2").render(page=page)
 
 
-def _md(text: str) -> str:
-    return MARKDOWN_SPECIAL.sub(r"\\\1", LINE_ENDS.sub(" ", text))
+@cache
+def _environment(escape: Callable[[str], str], brackets: str = "{}") -> Environment:
+    opening, closing = brackets
+    return Environment(
+        loader=PackageLoader("arrag.report"),
+        undefined=StrictUndefined,
+        autoescape=True,  # what `finalize` returns is Markup, and is not escaped again
+        finalize=lambda value: value if isinstance(value, Markup) else Markup(escape(str(value))),
+        block_start_string=f"{opening}%",
+        block_end_string=f"%{closing}",
+        variable_start_string=2 * opening,
+        variable_end_string=2 * closing,
+        comment_start_string=f"{opening}#",
+        comment_end_string=f"#{closing}",
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
-def _md_cell(cell: Cell) -> str:
-    text = f"**{_md(cell.text)}**" if cell.strong else _md(cell.text)
-    return f"{text}<br><sub>{_md(cell.note)}</sub>" if cell.note else text
+def _escape_markdown(text: str) -> str:
+    return _MARKDOWN_SPECIAL.sub(r"\\\1", _LINE_ENDS.sub(" ", text))
 
 
-def _md_list(lines: list[str]) -> str:
-    return "\n".join(f"- {_md(line)}" for line in lines)
-
-
-def _tex(text: str) -> str:
-    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
-
-
-def _tex_cell(cell: Cell) -> str:
-    text = rf"\textbf{{{_tex(cell.text)}}}" if cell.strong else _tex(cell.text)
-    return rf"\shortstack{{{text}\\{{\tiny {_tex(cell.note)}}}}}" if cell.note else text
+def _escape_latex(text: str) -> str:
+    text = _LINE_ENDS.sub(" ", text)
+    return "".join(_LATEX_SPECIAL.get(character, character) for character in text)

@@ -1,165 +1,218 @@
-"""Table 4 from one timing run: Markdown, CSV and LaTeX."""
+"""Table 4: the cost of generation, from one timing run."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from arrag.config import paper
+from arrag.config.root import Config
 from arrag.methods.timing import overhead, typical
 from arrag.metrics.bootstrap import LEVEL, Estimate
-from arrag.report import render
-from arrag.report.render import Block, Cell, Page, interval_cell, number_text
-from arrag.utils.errors import ArragError
-from arrag.utils.files import write_text
+from arrag.pipeline.layout import Layout
+from arrag.report.model import Block, Cell, Page
+from arrag.report.provenance import write_table_record
+from arrag.report.render import interval_cell, number_text, write_report
+from arrag.utils.errors import FormatError
+from arrag.utils.files import read_json
 
 TABLE = "table4"
+COLUMNS = ["scale", "block", "key", "method", "batch", "column", "value", "low", "high"]
+HEADINGS = {
+    "total_seconds": "Seconds in total",
+    "seconds_per_image": "Seconds per image",
+    "overhead_percent": "Overhead, %",
+}
 HEAD = {
-    "micro": "Micro scale. These times are of the built-in micro world's small models on the "
-    "machine named below. They say what retrieval and adapters add here; they are not the paper's "
-    "and not comparable with them. What the paper reports stands in a block of its own.",
-    "paper": "Paper scale, on the machine named below. The paper's times are of one L40 and stand "
-    "in a block of their own; only the overheads in percent can be compared, and only roughly.",
+    "micro": "Micro scale: these times are of small models on the machine named below. They show "
+    "what retrieval and adapters add there; they are not the paper's and cannot be compared with "
+    "them. The paper's table is reported in a block of its own.",
+    "paper": "Paper scale, on the machine named below. The paper's times are of one L40 and are "
+    "reported in a block of their own; only overheads in percent can be compared, and only "
+    "roughly.",
 }
 RANDOM = (
-    "Random weights. A forward costs the same whatever the weights are; the time "
-    "of a search depends on how the database's codes are spread, which here are random too."
+    "Random weights: a forward pass costs the same whatever the weights are, but the time of a "
+    "search depends on how the codes of the database are distributed, which are random here too."
 )
-FIELDS = ("scale", "block", "key", "method", "batch", "column", "value", "low", "high")
 
 
-def write_table4(timing: Mapping[str, Any], out_stem: str | Path) -> None:
-    """Write ``out_stem``.md, .csv and .tex from what ``arrag time`` wrote.
+def write_table4(config: Config, config_path: Path, timing_path: Path, out: Path) -> dict[str, Any]:
+    """Write Table 4 as Markdown, CSV and LaTeX, with its record.
 
-    Raises ArragError when the file is of another kind or has no row.
+    Args:
+        config: The configuration, for the present labels of the rows.
+        config_path: Its file, for the record.
+        timing_path: The file that ``arrag time`` wrote.
+        out: The Markdown file.
+
+    Returns:
+        The timed rows by key.
+
+    Raises:
+        FormatError: ``timing_path`` is not a timing run.
+    """
+    timing = read_json(timing_path)
+    for key, row in timing.get("rows", {}).items():
+        if key in config.methods:
+            method = config.method(key)
+            row |= {"label": method.label, "paper_key": method.paper_key}
+    frame, page = make_table4({**timing, "not_run": config.skipped}, timing_path)
+    write_report(out.with_suffix(""), frame, page)
+    rows = timing["rows"]
+    labels = {key: row["label"] for key, row in rows.items() if key in config.methods}
+    about = {"kind": "timing", "benchmark": timing["benchmark"], "config": str(config_path)}
+    scores = {key: {"timing": timing_path} for key in labels}
+    forms, layout = (".csv", ".tex"), Layout(config)
+    write_table_record(out.with_suffix(".md"), forms, layout, labels, about, scores)
+    return rows
+
+
+def make_table4(timing: Mapping[str, Any], path: Path | None = None) -> tuple[pd.DataFrame, Page]:
+    """Make the tidy table (``COLUMNS``) and the page of Table 4.
+
+    Args:
+        timing: A timing run, with ``not_run`` of the configuration.
+        path: Its file, for messages.
+
+    Raises:
+        FormatError: The file is of another kind, or has no row.
     """
     if timing.get("kind") != "timing" or not timing.get("rows"):
-        raise ArragError("Table 4: not a timing run; make one with `arrag time --out FILE`")
-    keys = in_paper_order(timing)
-    blocks = [_one(timing, keys), *_best(timing, keys), _reported(timing)]
+        hint = "make one with `arrag time --out FILE`"
+        raise FormatError("not a timing run", path=path, hint=hint)
+    frame = pd.DataFrame([*_measured(timing), *_reported()], columns=COLUMNS)
     head = HEAD[timing["scale"]]
     if timing["weights"] == "random":
         head = f"{RANDOM} {head}"
-    page = Page("Table 4: cost of generation", head, blocks, _footer(timing))
-    stem = Path(out_stem)
-    write_text(stem.with_name(stem.name + ".md"), render.markdown(page))
-    write_text(stem.with_name(stem.name + ".tex"), render.latex(page))
-    write_text(stem.with_name(stem.name + ".csv"), _csv(timing, keys))
+    blocks = timing_blocks(frame, timing)
+    return frame, Page("Table 4: cost of generation", head, blocks, _footer(timing))
 
 
-def in_paper_order(timing: Mapping[str, Any]) -> list[str]:
-    """Keys of rows: those of the paper's in its order, then the others as they were timed."""
+def paper_ordered(timing: Mapping[str, Any]) -> list[str]:
+    """Keys of the rows: those of the paper in its order, then the others as they were timed."""
     rows, order = timing["rows"], timing["order"]
     names = paper.paper_rows(TABLE)
     listed = [key for name in names for key in order if rows[key]["paper_key"] == name]
     return listed + [key for key in order if key not in listed]
 
 
-def seconds(timing: Mapping[str, Any], key: str, run: str) -> Estimate | None:
-    """Seconds for all images of a row in a round; None if that was not timed."""
-    found = timing["rows"][key]["runs"].get(run)
-    return typical(found["seconds"]) if found else None
+def timing_value(timing: Mapping[str, Any], key: str, run: str, column: str) -> Estimate | None:
+    """A number of Table 4, with its interval over rounds.
 
+    Args:
+        timing: A timing run.
+        key: Key of the row.
+        run: ``one`` or ``best``: one image at a time, or the best batch.
+        column: A key of ``HEADINGS``.
 
-def overhead_of(timing: Mapping[str, Any], key: str, run: str) -> Estimate | None:
-    """Percent over the bare row of the same generator; None if it has none in this run."""
+    Returns:
+        The number; None if it was not timed, or has no bare row of its generator to compare with.
+    """
     rows = timing["rows"]
-    bare = rows[key]["bare"]
-    if bare is None or run not in rows[key]["runs"] or run not in rows[bare]["runs"]:
+    if (found := rows[key]["runs"].get(run)) is None:
         return None
-    return overhead(rows[key]["runs"][run]["seconds"], rows[bare]["runs"][run]["seconds"])
+    if column == "overhead_percent":
+        bare = rows.get(rows[key]["bare"], {"runs": {}})["runs"].get(run)
+        return overhead(found["seconds"], bare["seconds"]) if bare else None
+    total = typical(found["seconds"])
+    images = 1 if column == "total_seconds" else found["images"]
+    return Estimate(*(seconds / images for seconds in total))
 
 
-def each_image(timing: Mapping[str, Any], key: str, run: str) -> Estimate | None:
-    """Seconds for one image of a row."""
-    total = seconds(timing, key, run)
-    if total is None:
-        return None
-    return Estimate(*(x / timing["rows"][key]["runs"][run]["images"] for x in total))
+def _measured(timing: Mapping[str, Any]) -> Iterator[list[Any]]:
+    for run in ("one", "best"):
+        for key in paper_ordered(timing):
+            row = timing["rows"][key]
+            for column in HEADINGS:
+                if (found := timing_value(timing, key, run, column)) is not None:
+                    batch = row["runs"][run]["batch"]
+                    yield [timing["scale"], run, key, row["label"], batch, column, *found]
 
 
-def _measured(timing: Mapping[str, Any], key: str, run: str) -> list[Cell]:
-    total, each = seconds(timing, key, run), each_image(timing, key, run)
-    extra = overhead_of(timing, key, run)
-    if timing["rows"][key]["bare"] == key:
+def _reported() -> Iterator[list[Any]]:
+    for key in paper.paper_rows(TABLE):
+        for column, number in paper.paper_values(TABLE, key).items():
+            yield ["paper", "paper", key, paper.paper_label(key), 1, column, number, None, None]
+
+
+def timing_blocks(frame: pd.DataFrame, timing: Mapping[str, Any] | None = None) -> list[Block]:
+    """The tables of Table 4.
+
+    Args:
+        frame: The tidy table.
+        timing: The timing run, for remarks that the tidy table does not hold; None without them.
+    """
+    blocks = []
+    for run, title in (("one", "One image at a time, as in the paper"), ("best", "The best batch")):
+        lines = []
+        for key, found in frame[frame.block == run].groupby("key", sort=False):
+            row = timing["rows"][key] if timing else {}
+            first = Cell(found.method.iloc[0], row.get("dtype") or "")
+            end = row["runs"][run].get("end", "") if row else ""
+            batch = [Cell(str(found.batch.iloc[0]), end)] if run == "best" else []
+            lines.append([first, *batch, *_cells(found)])
+        batch = ["Batch"] if run == "best" else []
+        notes = _notes(run, timing) if timing else []
+        if lines:
+            blocks.append(Block(title, ["Method", *batch, *HEADINGS.values()], lines, notes))
+    ours = {row["paper_key"]: row["label"] for row in (timing["rows"] if timing else {}).values()}
+    lines = []
+    for key, found in frame[frame.block == "paper"].groupby("key", sort=False):
+        note = f"here: {ours[key]}" if key in ours else ""
+        if timing and not note:
+            note = paper.not_run(key, timing["not_run"])
+        numbers = [Cell(number_text(value, 2)) for value in found.value]
+        lines.append([Cell(found.method.iloc[0], note), *numbers])
+    title = f"Reported in the paper, on one L40 ({paper.paper_tables()['source']})"
+    return [*blocks, Block(title, ["Method", *HEADINGS.values()], lines)]
+
+
+def _cells(numbers: pd.DataFrame) -> list[Cell]:
+    found = {n.column: Estimate(n.value, n.low, n.high) for n in numbers.itertuples()}
+    total, each = found["total_seconds"], found["seconds_per_image"]
+    added = interval_cell(found.get("overhead_percent"), 1, sign=True, strong=None)
+    if found.get("overhead_percent") == (0, 0, 0):
         added = Cell("0", "the bare row")
-    else:
-        strong = extra is not None and not extra.holds(0)
-        added = interval_cell(extra, 1, sign=True, strong=strong)
     return [interval_cell(total, _digits(total)), interval_cell(each, _digits(each)), added]
 
 
-def _digits(estimate: Estimate | None) -> int:
+def _digits(estimate: Estimate) -> int:
     """Three significant digits, at most four after the point."""
-    if estimate is None or estimate.value <= 0:
+    if estimate.value <= 0:
         return 2
     return min(4, max(0, 2 - math.floor(math.log10(estimate.value))))
 
 
-def _label(timing: Mapping[str, Any], key: str) -> Cell:
-    row = timing["rows"][key]
-    return Cell(row["label"], f"{row['dtype']}" if row.get("dtype") else "")
-
-
-HEADER = ["Seconds in total", "Seconds an image", "Overhead, %"]
-
-
-def _one(timing: Mapping[str, Any], keys: list[str]) -> Block:
-    lines = [[_label(timing, key), *_measured(timing, key, "one")] for key in keys]
-    notes = [
-        f"Total: {_images(timing, 'one')} images, from text to pixels, the geometric "
-        f"mean of {timing['rounds']} rounds. Model load and a warm-up are outside the clock.",
-        "Overhead: against the bare row of the same generator, round by round. Intervals: "
-        f"Student's {LEVEL:.0%} over rounds, of logarithms. Bold: it does not hold 0.",
+def _notes(run: str, timing: Mapping[str, Any]) -> list[str]:
+    runs = [row["runs"][run] for row in timing["rows"].values() if run in row["runs"]]
+    images = " or ".join(map(str, sorted({found["images"] for found in runs})))
+    if run == "best":
+        return [
+            f"Total: {images} images. The batch size of each row was doubled until an image got no "
+            "faster, memory ran out, or the largest allowed size was reached; which of them is "
+            "given below it."
+        ]
+    return [
+        f"Total: {images} images, from text to pixels; geometric mean of {timing['rounds']} "
+        "rounds. Model load and a warm-up are not timed.",
+        "Overhead: relative to the bare row of the same generator, in the same round. Intervals: "
+        f"Student's t, {LEVEL:.0%}, over rounds, of logarithms. Bold: the interval excludes 0.",
     ]
-    return Block("One image at a time, as in the paper", ["Method", *HEADER], lines, notes)
-
-
-def _images(timing: Mapping[str, Any], run: str) -> str:
-    found = {row["runs"][run]["images"] for row in timing["rows"].values() if run in row["runs"]}
-    return " or ".join(map(str, sorted(found)))
-
-
-def _best(timing: Mapping[str, Any], keys: list[str]) -> list[Block]:
-    keys = [key for key in keys if "best" in timing["rows"][key]["runs"]]
-    lines, notes = [], []
-    for key in keys:
-        run = timing["rows"][key]["runs"]["best"]
-        batch = Cell(str(run["batch"]), run["end"])
-        lines.append([_label(timing, key), batch, *_measured(timing, key, "best")])
-    if not lines:
-        return []
-    notes.append(
-        f"Total: {_images(timing, 'best')} images. The best batch of each row: doubled until an "
-        "image got no faster, memory ended, or the largest that was allowed; under it stands what "
-        "ended the search."
-    )
-    return [Block("The best batch", ["Method", "Batch", *HEADER], lines, notes)]
-
-
-def _reported(timing: Mapping[str, Any]) -> Block:
-    ours = {row["paper_key"]: row["label"] for row in timing["rows"].values() if row["paper_key"]}
-    lines = []
-    for key in paper.paper_rows(TABLE):
-        note = f"here: {ours[key]}" if key in ours else paper.not_run(key, timing["not_run"])
-        numbers = [Cell(number_text(v, 2)) for v in paper.paper_values(TABLE, key).values()]
-        lines.append([Cell(paper.paper_label(key), note), *numbers])
-    heading = f"Reported in the paper, on one L40 ({paper.paper_tables()['source']})"
-    return Block(heading, ["Method", *HEADER], lines)
 
 
 def _footer(timing: Mapping[str, Any]) -> list[str]:
     machine = timing["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in sorted(timing["versions"].items()))
-    about = f"Machine: {machine['name']} ({machine['device']}), {machine['threads']} threads"
     lines = [
-        f"{about}, {machine['cores']} cores, load {machine['load']} when it began.",
+        f"Machine: {machine['name']} ({machine['device']}), {machine['threads']} threads, "
+        f"{machine['cores']} cores, load {machine['load']} at the start.",
         f"Prompts: {timing['benchmark']}, the same for every row, sha256 "
-        f"{timing['prompts_sha256'][:12]}. Every row was timed once a round, in turn.",
+        f"{timing['prompts_sha256'][:12]}. In each round, every row was timed once.",
         f"Weights: {timing['weights']}.",
     ]
     for key, row in timing["rows"].items():
@@ -169,35 +222,3 @@ def _footer(timing: Mapping[str, Any]) -> list[str]:
                 "decoder; it draws other random numbers, so other images."
             )
     return [*lines, f"Versions: {versions}."]
-
-
-def _csv(timing: Mapping[str, Any], keys: list[str]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(FIELDS)
-    for name in ("one", "best"):
-        for key in keys:
-            writer.writerows(_csv_rows(timing, key, name))
-    for key in paper.paper_rows(TABLE):
-        for column, number in paper.paper_values(TABLE, key).items():
-            shown = "" if number is None else number
-            label = paper.paper_label(key)
-            writer.writerow(["paper", "paper", key, label, 1, column, shown, "", ""])
-    return out.getvalue()
-
-
-def _csv_rows(timing: Mapping[str, Any], key: str, name: str) -> Iterator[list[Any]]:
-    total = seconds(timing, key, name)
-    if total is None:
-        return
-    row, scale = timing["rows"][key], timing["scale"]
-    found = {
-        "total_seconds": total,
-        "seconds_per_image": each_image(timing, key, name),
-        "overhead_percent": overhead_of(timing, key, name),
-    }
-    for column, estimate in found.items():
-        if estimate is not None:
-            numbers = ["" if math.isnan(x) else x for x in estimate]
-            batch = row["runs"][name]["batch"]
-            yield [scale, name, key, row["label"], batch, column, *numbers]

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arrag.config.errors import unknown_choice
 from arrag.pipeline.records import read_record, record_of
 from arrag.report.trace_steps import TIMED, Chain, Link, file_digest
 from arrag.utils.errors import ArragError
+from arrag.utils.registry import unknown_name
 
 MEASURED = ("method", "ceiling", "")
 """Blocks of a table's CSV that are ours; an ablation's has none."""
@@ -102,8 +102,8 @@ def _cell(path: Path, table: Mapping[str, Any], row: str, column: str) -> dict[s
     labels = {about["label"]: key for key, about in table["rows"].items()}
     key = row if row in table["rows"] else labels.get(row)
     if key is None:
-        raise unknown_choice("row", row, [*table["rows"]])
+        raise unknown_name("row", row, [*table["rows"]])
     columns = {name: cell for (of, name), cell in cells_of(path, table).items() if of == key}
     if column not in columns:
-        raise unknown_choice(f"column of row {key}", column, [*columns])
+        raise unknown_name(f"column of row {key}", column, [*columns])
     return columns[column]

@@ -122,9 +122,8 @@ class Chain:
         if block in TIMED:
             from arrag.report import table4  # which takes torch along
 
-            named = {"total_seconds": table4.seconds, "seconds_per_image": table4.each_image}
-            times = named.get(name, table4.overhead_of)
-            return str(times(next(iter(scores.values())), key, block).value)
+            timing = next(iter(scores.values()))
+            return str(table4.timing_value(timing, key, block, name).value)
         measure = MEASURES[self.table["kind"]]
         if self.table["kind"] == "distribution" and name not in scores:
             name = next((metric for metric, s in scores.items() if s["label"] == name), name)

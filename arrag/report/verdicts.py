@@ -1,4 +1,4 @@
-"""A contact sheet of GenEval verdicts: images with their boxes, and why each was right or wrong."""
+"""A contact sheet of GenEval verdicts: images with detections, and why each is correct or wrong."""
 
 from __future__ import annotations
 
@@ -12,29 +12,38 @@ from arrag.data.prompts import first_of_each_task
 from arrag.data.sample_dir import load_image
 from arrag.metrics.geneval.results import NUMBERS
 from arrag.report.gallery import FONT_SIZE, INK, MARGIN, PAPER, wrap
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import FormatError, UsageError
 from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import parse_json, short_message
 
 TILE = 240  # pixels of an image's longer side on the sheet, at least
 LABEL_SIZE = 12  # pixels
-FAR = 1e6  # pixels; no box is drawn farther
+FAR = 1e6  # pixels; boxes are clipped there
 LINE_HEIGHT = FONT_SIZE + 4  # pixels
 RIGHT, WRONG = "#1a7f37", "#cf222e"
-BOXES = ("#0969da", "#bf3989", "#9a6700", "#8250df", "#1b7c83", "#bc4c00")  # a colour a class
+BOXES = ("#0969da", "#bf3989", "#9a6700", "#8250df", "#1b7c83", "#bc4c00")  # one for each class
 
 
 def verdict_sheet(
     images_dir: str | Path, records: Sequence[dict[str, Any]], out_png: str | Path, columns: int = 4
 ) -> None:
-    """Draw records (lines of results.jsonl) with their images as a grid and write a PNG.
+    """Draw the records of a GenEval results file with their images as a grid; write a PNG.
 
     Each tile shows the image, a box with class and score for every detection that counted, the
-    prompt, and the verdict with its reasons. Images are found by the last three parts of
-    ``filename`` below ``images_dir``. Raises ArragError when one is missing or damaged.
+    prompt, and the verdict with its reasons.
+
+    Args:
+        images_dir: Folder of the images, which are found by the last three parts of ``filename``.
+        records: Lines of the results file.
+        out_png: The file to write.
+        columns: Tiles in a row.
+
+    Raises:
+        UsageError: There is no record.
+        ArragError: An image is missing or damaged, or a record cannot be read.
     """
     if not records:
-        raise ArragError("verdict sheet: no record to show")
+        raise UsageError("no record to show", hint="score some samples first")
     tiles = [_tile(Path(images_dir), record) for record in records]
     width = max(tile.width for tile in tiles) + MARGIN
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
@@ -50,7 +59,7 @@ def verdict_sheet(
 
 
 def choose(records: Sequence[dict[str, Any]], per_task: int) -> list[dict[str, Any]]:
-    """Up to ``per_task`` right and as many wrong records of every task, in the file's order."""
+    """Up to ``per_task`` correct and as many wrong records of each task, in the file's order."""
     kinds = first_of_each_task(records, per_task, lambda r: (r["tag"], bool(r["correct"])))
     chosen = [records[i] for i in kinds]
     return sorted(chosen, key=lambda r: (_first(records, r["tag"]), not r["correct"]))
@@ -62,9 +71,11 @@ def _first(records: Sequence[dict[str, Any]], tag: str) -> int:
 
 def _tile(root: Path, record: dict[str, Any]) -> Image.Image:
     if not (place := NUMBERS.search(record["filename"])):
-        raise ArragError(
-            f"{record['filename']}: is no place of a sample, as 00000/samples/0000.png; give the "
-            "results of a folder of samples"
+        raise FormatError(
+            "not the path of a sample, such as 00000/samples/0000.png",
+            path=record["filename"],
+            field="filename",
+            hint="give the results of a folder of samples",
         )
     path = root / place[0]
     picture = Image.fromarray(load_image(path))
@@ -88,7 +99,7 @@ def _tile(root: Path, record: dict[str, Any]) -> Image.Image:
 
 
 def _details(record: dict[str, Any]) -> dict[str, list[list[float]]]:
-    """{class: boxes with scores} that a record tells; ArragError for anything else."""
+    """Boxes with scores by class, from a record; FormatError for anything else."""
     try:
         details = parse_json(record.get("details", ""))
         found = {
@@ -96,18 +107,19 @@ def _details(record: dict[str, Any]) -> dict[str, list[list[float]]]:
             for name, boxes in details.items()
         }
         if any(len(box) != 5 or box != box for boxes in found.values() for box in boxes):
-            raise ValueError("a box is no four corners and a score")
+            raise ValueError("a box needs four corners and a score")
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise ArragError(
-            f"details cannot be read ({short_message(error)})",
+        raise FormatError(
+            f"cannot be read ({short_message(error)})",
             path=record["filename"],
+            field="details",
             hint="score it again",
         ) from None
     return found
 
 
 def _draw_boxes(picture: Image.Image, record: dict[str, Any], scale: float) -> None:
-    """Boxes first, then labels, so that no line crosses a text."""
+    """Draw boxes first, then labels, so that no line crosses a text."""
     details = _details(record)
     pen = ImageDraw.Draw(picture)
     font = ImageFont.load_default(LABEL_SIZE)
@@ -126,7 +138,7 @@ def _draw_boxes(picture: Image.Image, record: dict[str, Any], scale: float) -> N
         x = max(0, min(x, picture.width - width))
         y = max(0, min(y, picture.height - height))
         while any(abs(x - u) < max(width, w) and abs(y - v) < height for u, v, w in taken):
-            y += height  # under the label that is there already
+            y += height  # below the label drawn there already
         taken.append((x, y, width))
         pen.rectangle([x, y, x + width - 1, y + height - 1], fill=color)
         pen.text((x + 2, y), text, PAPER, font)

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from arrag.config.hops import checked_hops
+from arrag.config.base import checked_hops
 from arrag.utils.errors import ArragError
 
 MISSING = -1

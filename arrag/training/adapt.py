@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from arrag.config.backbones import Generator
-from arrag.config.root import Training
+from arrag.config.generators import Generator
+from arrag.config.training import Training
 from arrag.methods.adapter_folder import (
     CONFIG,
     DELTA,

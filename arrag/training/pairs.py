@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from arrag.data.encode import encode_source
-from arrag.data.sources import members, open_source
+from arrag.data.sources import open_source
+from arrag.data.tar import members
 from arrag.data.token_store import TokenStore
 from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json, write_json, write_text

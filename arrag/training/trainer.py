@@ -11,9 +11,8 @@ from accelerate import Accelerator
 
 from arrag.backbones.base import Backbone
 from arrag.backbones.registry import BACKBONES, load_backbone
-from arrag.config.backbones import Generator
-from arrag.config.root import Training
-from arrag.config.training import FaidTraining
+from arrag.config.generators import Generator
+from arrag.config.training import FaidTraining, Training
 from arrag.methods.faid.adapter import FAiD, FaidSettings
 from arrag.training.adapted import Adapted, Lora
 from arrag.training.masked import StepNoise, seeded_noise
@@ -167,7 +166,7 @@ def load_trainable(generator: Generator, device: str) -> Backbone:
 def new_faid(backbone, wanted: FaidTraining) -> FAiD:
     """A fresh FAiD adapter for a backbone."""
     settings = FaidSettings(
-        hops=tuple(wanted.hops), modules=wanted.modules, k=wanted.k, context=backbone.context
+        hops=wanted.hops, modules=wanted.modules, k=wanted.k, context=backbone.context
     )
     size, layers = backbone.hidden_size, len(backbone.decoder_layers)
     return FAiD(size, layers, settings, init_gain=wanted.init_gain)

@@ -6,6 +6,7 @@ defect of arrag and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -41,6 +42,24 @@ class ArragError(Exception):
 
 class ConfigError(ArragError):
     """A configuration file, or a value in it, is invalid."""
+
+    _mistakes: tuple[ConfigError, ...] = ()
+
+    @property
+    def mistakes(self) -> tuple[ConfigError, ...]:
+        """One error for each mistake; this error if there is only one."""
+        return self._mistakes or (self,)
+
+    @classmethod
+    def of(cls, mistakes: Sequence[ConfigError], path: str | Path | None = None) -> ConfigError:
+        """One error for all mistakes of a file."""
+        if len(mistakes) == 1:
+            (only,) = mistakes
+            return cls(only.message, path=path, field=only.field, hint=only.hint)
+        numbered = "; ".join(f"({i}) {one}" for i, one in enumerate(mistakes, start=1))
+        error = cls(f"{len(mistakes)} mistakes: {numbered}", path=path)
+        error._mistakes = tuple(mistakes)
+        return error
 
 
 class UsageError(ArragError):

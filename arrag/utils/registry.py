@@ -8,7 +8,7 @@ imports no slow library.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
@@ -82,3 +82,8 @@ def nearest(name: str, names: Any) -> str:
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"known: {', '.join(names) or 'none'}"
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """The error for a name that is none of ``known``; its hint gives the nearest ones."""
+    return UnknownNameError(f"unknown {kind} '{name}'", field=kind, hint=nearest(name, known))

@@ -3,9 +3,9 @@
     python benchmarks/speed/features.py --json [--images 300]
 
 The images are scenes of the micro world at 256 px; MobileNetV2's weights are fetched if they are
-not there. Two minutes on one free core at the default size. The second figure reads and hashes
-every image again and computes the distance; the third changes one image first. Times are of the
-processor, so that a busy machine does not blur the ratio: run it with OMP_NUM_THREADS=1.
+missing. Takes two minutes on one free core at the default size. The second time reads and hashes
+every image again and computes the distance; the third changes one image first. Times are CPU time,
+so that load on the machine does not change the ratio: run it with OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from arrag.config.benchmarks import FidSettings
 from arrag.data.micro.world import World
-from arrag.metrics.distribution import score
-from arrag.metrics.image_set import Options
+from arrag.metrics.base import ScoreOptions
+from arrag.metrics.fid import FID
 from arrag.metrics.mobilenet import FOLDER, fetch_mobilenet
 from arrag.pipeline.layout import MICRO_ASSETS
 
@@ -49,15 +50,16 @@ def main() -> None:
         root = Path(name)
         a = draw(root / "a", "training", args.images, args.pixels)
         b = draw(root / "b", "reference", args.images, args.pixels)
-        options = Options(extractor=args.extractor, cache=root / "cache", resamples=0)
-        warm = Options(extractor=args.extractor, resamples=0, allow_rank_deficient=True)
+        fid = FID(FidSettings(extractor=args.extractor))
+        options = ScoreOptions(cache=root / "cache", resamples=0)
+        warm = FID(FidSettings(extractor=args.extractor, allow_rank_deficient=True))
         first = draw(root / "warm", "training", 2, 64)
-        score("fid", first, first, warm)  # imports and the first run are outside the clock
+        warm.score(first, first, ScoreOptions(resamples=0))  # imports and first run are not timed
         for run in ("empty cache", "full cache", "one image changed"):
             if run == "one image changed":
                 Image.new("RGB", (args.pixels,) * 2, "red").save(a / "00000.png")
             begun = time.process_time()
-            values[run] = score("fid", a, b, options)["value"]
+            values[run] = fid.score(a, b, options).value
             seconds[run] = time.process_time() - begun
     result = {
         "images_a_side": args.images,

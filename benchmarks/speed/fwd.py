@@ -1,12 +1,12 @@
-"""FWD's statistics and distance, streamed, beside the plain way with all features kept.
+"""FWD's statistics and distance, streamed, compared with an implementation that keeps all features.
 
     python benchmarks/speed/fwd.py --json [--images 2000]
 
-The plain way is what PyTorch-FWD does: ptwt's packets of all images at once, their covariances,
-scipy's matrix square root for every packet. It is timed on fewer images and packets and scaled up
-(its cost is linear in both); the streamed run is timed whole, peak memory included. All times are
-of the processor, so that a busy machine does not blur the ratio: run it with OMP_NUM_THREADS=1.
-About five minutes on one free core at the default size.
+The other implementation does what PyTorch-FWD does: ptwt's packets of all images at once, their
+covariances, scipy's matrix square root for every packet. It is timed on fewer images and packets
+and scaled up (its cost is linear in both); the streamed run is timed whole, peak memory included.
+All times are CPU time, so that load on the machine does not change the ratio: run it with
+OMP_NUM_THREADS=1. Takes about five minutes on one free core at the default size.
 """
 
 from __future__ import annotations
@@ -85,22 +85,22 @@ def main() -> None:
 
 def measure(sides: list[Path], args: argparse.Namespace) -> dict[str, float]:
     """Our run first: the peak memory is of the process so far."""
-    from arrag.metrics.distribution import score
-    from arrag.metrics.image_set import Options
+    from arrag.metrics.base import ScoreOptions
+    from arrag.metrics.fwd import FWD
 
     begun = time.process_time()
-    found = score("fwd", *sides, Options(resamples=0))
+    found = FWD().score(*sides, ScoreOptions(resamples=0))
     ours = time.process_time() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     each = plain(sides[0], args.plain_images, args.plain_packets)
-    packets = found["packets"]
+    packets = found.packets
     theirs = 2 * args.images * each["transform_per_image"]
     theirs += 2 * args.images * packets * each["moments_per_image_and_packet"]
     statistics = theirs
     theirs += packets * each["distance_per_packet"]
     return {
         "images_a_side": args.images,
-        "value": found["value"],
+        "value": found.value,
         "streamed_cpu_seconds": round(ours, 1),
         "streamed_peak_gib": round(peak, 2),
         "plain_cpu_seconds_scaled_up": round(theirs, 1),

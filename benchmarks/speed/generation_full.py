@@ -58,7 +58,7 @@ database: {{source: random, images: {images}}}
 index: {{mode: ivf}}
 benchmarks:
   geneval: {{kind: geneval, prompts: benchmarks/geneval_micro.jsonl}}
-judge: {{detector: checkpoints/micro-detector, color: checkpoints/micro-clip}}
+scorers: {{detector: checkpoints/micro-detector, color: checkpoints/micro-clip}}
 methods:
   vanilla: {{label: Janus-Pro-1B, paper_key: janus-pro-1b}}
   daid:

@@ -82,7 +82,7 @@ def enlarged(raw: dict, images: int) -> dict:
 
 def finish(place: Path, config: str) -> None:
     """Put every file in place that a run would make, and let snakemake record it."""
-    prepared = load_config(place / config).prepare
+    prepared = load_config(place / config).assets
     folders = {name for name, made in prepared.items() if made.folder}
     said, _ = snakemake(place, config, "--summary")
     for line in said.split("output_file", 1)[1].splitlines()[1:]:

@@ -188,7 +188,7 @@ def configurations(good):
     }
     found = {name: text.encode() for name, text in about.items()}
     for i, value in enumerate(("-1", "1.5", "many", "1e400", ".nan", "[]", "{}", "9" * 30, "null")):
-        for field in ("seed", "scale", "generators", "benchmarks", "methods", "prepare", "grids"):
+        for field in ("seed", "scale", "generators", "benchmarks", "methods", "assets", "grids"):
             found[f"{field}-{i}"] = f"base: good.yaml\n{field}: {value}\n".encode()
     return named(texts(good.encode()) | found, "yaml")
 

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from test_tables import make_score
+from report_data import LAM as LAMS
+from report_data import TAU as TAUS
+from report_data import make_score
 
 from arrag.config.root import Config, load_config
 from arrag.data.sample_dir import codes_chunk
@@ -82,7 +84,7 @@ def _configuration(path: Path, root: Path, checkpoint: Path) -> Path:
     for metric in document["benchmarks"]["mjhq"]["metrics"].values():
         if metric.get("extractor", "").startswith("checkpoints/"):
             metric["extractor"] = str(root / metric["extractor"])
-    document["judge"] = {key: str(root / value) for key, value in document["judge"].items()}
+    document["scorers"] = {key: str(root / value) for key, value in document["scorers"].items()}
     document["methods"] = {
         "vanilla": {"label": "Janus <i>"},
         "daid": {
@@ -91,7 +93,9 @@ def _configuration(path: Path, root: Path, checkpoint: Path) -> Path:
             "baseline": "vanilla",
         },
     }
-    document |= {"grids": {}, "figures": {}}
+    grid = {"method": "daid", "title": "a title"}
+    grid["values"] = {"augment.lam": LAMS, "augment.tau": TAUS}
+    document |= {"grids": {"one": grid}, "figures": {}}
     write_text(path / "config.yaml", yaml.safe_dump(document, sort_keys=False))
     return path / "config.yaml"
 

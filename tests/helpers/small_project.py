@@ -111,10 +111,9 @@ class SmallProject:
         finished = [p for p in self._found(OUTPUTS) if not p.name.endswith(".record.json")]
         found = {path for path in finished if self._name(path) not in self._unfinished()}
         found |= {path for path in self._found(("results/samples/**/*.png",))}
-        for listing in ("writing.json", "manifest.json"):
-            for path in self.path.glob(f"results/**/{listing}"):
-                shards = json.loads(path.read_text())["shards"]
-                found |= {path.parent / shard["file"] for shard in shards}
+        for path in self.path.glob("results/**/manifest.json"):
+            shards = json.loads(path.read_text())["shards"]
+            found |= {path.parent / shard["file"] for shard in shards}
         for begun in self.path.glob("results/**/manifest.partial.json"):
             found |= {*begun.parent.glob("shard-*.npy")}
         return {self._name(p): (p.stat().st_ino, p.stat().st_mtime_ns) for p in found}

@@ -414,7 +414,7 @@ def test_descriptions(feed, root, tiny_janus):
 def test_zips(feed):
     """A repository's zip, out of the cache of an earlier download."""
     from arrag.config.hub import Reference
-    from arrag.data.hub import fetch
+    from arrag.data.hub import fetch_hub
     from arrag.utils.errors import ArragError
 
     commit = "0" * 40
@@ -431,7 +431,7 @@ def test_zips(feed):
         also = (name, "in-use/*") if name == "in-use.zip" else (name,)
         with limit(), pytest.raises(ArragError, match=name.replace(".", r"\.")):
             here = "http://127.0.0.1:9"
-            fetch(
+            fetch_hub(
                 Reference("owner/name", "main", also), Path("out/hub"), cache="cache", endpoint=here
             )
         assert not Path("out/hub").exists() and feed.held() == before, name

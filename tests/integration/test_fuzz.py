@@ -15,7 +15,7 @@ from test_bad_files import write_store
 
 from arrag.config import hub
 from arrag.config.root import load_config
-from arrag.data.decontamination import TestImages
+from arrag.data.decontamination import Decontaminator
 from arrag.data.images import decode
 from arrag.data.mjhq import load_mjhq
 from arrag.data.prompts import (
@@ -27,11 +27,11 @@ from arrag.data.prompts import (
 from arrag.data.questions import problems, read_questions
 from arrag.data.sample_dir import codes_chunk, read_codes
 from arrag.data.sources import open_source
-from arrag.data.subsample import Choice
+from arrag.data.subsample import SubsampleSpec
 from arrag.data.token_store import TokenStore
 from arrag.methods.retrieval_gate import RecordedAnswers
 from arrag.metrics.geneval.results import read_results, rejudge_records
-from arrag.metrics.references import read_stored
+from arrag.metrics.reference_stats import read_reference
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.utils.checkpoint import read_file
@@ -99,17 +99,17 @@ READERS = {
     "questions.csv": (lambda path: problems(read_questions(path)), lambda: TABLE),
     "prompts.csv": (load_question_prompts, lambda: TABLE),
     "any.json": (read_json, lambda: MJHQ),
-    "choice.json": (Choice.read, lambda: json.dumps(CHOICE).encode()),
-    "x.npz": (read_stored, lambda: bad_files.zipped({"feats.npy": bad_files.npy(np.eye(3))})),
+    "choice.json": (SubsampleSpec.read, lambda: json.dumps(CHOICE).encode()),
+    "x.npz": (read_reference, lambda: bad_files.zipped({"feats.npy": bad_files.npy(np.eye(3))})),
     "moments.npz": (
-        lambda path: read_stored(path).close(),
+        lambda path: read_reference(path).close(),
         lambda: bad_files.zipped(
             {"mu.npy": bad_files.npy(np.zeros(3)), "sigma.npy": bad_files.npy(np.eye(3))}
         ),
     ),
-    "x.npy": (read_stored, lambda: bad_files.npy(np.eye(3))),
+    "x.npy": (read_reference, lambda: bad_files.npy(np.eye(3))),
     "x.prints.npz": (
-        lambda path: TestImages.load([path]),
+        lambda path: Decontaminator.load([path]),
         lambda: bad_files.zipped({"names.npy": bad_files.npy(np.array(["a"]))}),
     ),
     "x.safetensors": (read_file, lambda: bad_files.safetensors()["other-names.safetensors"]),

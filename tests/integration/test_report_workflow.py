@@ -92,7 +92,7 @@ def test_the_page_of_figures_needs_all_of_them(project):  # noqa: F811
 
 CUT = {  # figure: what is taken out of the file, and what is said
     "figure5": ("  racm3:", "  daid:\n    label", "methods: needs one with augment.kind racm3"),
-    "figure6": ("  mjhq:", "judge:", "benchmarks: needs one of kind distribution"),
+    "figure6": ("  mjhq:", "scorers:", "benchmarks: needs one of kind distribution"),
     "figure7": ("grids:", "timing:", "grids: needs one of two paths"),
 }
 

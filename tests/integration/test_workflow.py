@@ -161,7 +161,7 @@ def test_everything_is_three_tables_and_a_picture(project):
 def test_a_table_without_its_benchmark_is_one_line_and_not_asked_for_by_default(project):
     text = project.config.read_text(encoding="utf-8")
     # Grids draw one too, and so do rows of that table alone.
-    for first, after in (("  mjhq:", "judge:"), ("  showo:\n    label", "timing:")):
+    for first, after in (("  mjhq:", "scorers:"), ("  showo:\n    label", "timing:")):
         text = text[: text.index(first)] + text[text.index(after) :]
     project.config.write_text(text, encoding="utf-8")
     assert project.plan("all")["table"] == 2

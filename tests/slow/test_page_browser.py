@@ -14,7 +14,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from arrag.report.origins import Blend, trace
+from arrag.report.attribution import Blend, attribute_patches
 from arrag.report.page.build import Options, write_page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -36,10 +36,9 @@ def project(tmp_path_factory, root, tiny_janus):
         project = make_project(path, root, tiny_janus)
         write_page(
             project.config,
-            "config.yaml",
+            path / "config.yaml",
             path / "index.html",
-            tables=[("table1", "geneval")],
-            options=Options(followed_images=2),
+            options=Options(traced_images=2),
         )
         yield project
 
@@ -106,12 +105,12 @@ def test_no_prompt_runs_as_a_script(page):
 def test_filters_and_search(page):
     assert shown(page) == EVERY
     assert one(page, "#count").text == "12 images of 3 prompts"
-    one(page, "#verdict").send_keys("right only")
+    one(page, "#verdict").send_keys("correct only")
     assert shown(page) == {place for place in EVERY if is_right(*place)}
     one(page, "#tag").send_keys("counting")
     assert shown(page) == {("daid", 1, 1)}
     assert one(page, "#count").text == "1 image of 1 prompt"
-    one(page, "#verdict").send_keys("right and wrong")
+    one(page, "#verdict").send_keys("correct and wrong")
     one(page, "#tag").send_keys("all")
     one(page, '#methods input[value="daid"]').click()
     assert shown(page) == {place for place in EVERY if place[0] == "vanilla"}
@@ -137,12 +136,12 @@ def test_gallery_by_keyboard(page):
         card = tile.find_element(By.XPATH, "./ancestor::article").get_attribute("data-prompt")
         return card, tile.get_attribute("aria-label")
 
-    assert at() == ("0", "Janus <i>, sample 1, right")
+    assert at() == ("0", "Janus <i>, sample 1, correct")
     active(page).send_keys(Keys.ARROW_RIGHT)
     assert at() == ("0", "Janus <i>, sample 2, wrong")
     active(page).send_keys(Keys.ARROW_RIGHT, Keys.NULL)
     active(page).send_keys(Keys.ARROW_DOWN)
-    assert at() == ("1", "+ DAiD, sample 1, wrong, patches can be followed")
+    assert at() == ("1", "+ DAiD, sample 1, wrong, patches can be traced")
     active(page).send_keys(Keys.ENTER)
     dialog = one(page, "#closer")
     assert dialog.is_displayed() and one(page, "#closer h2").text == PROMPTS[1]["prompt"]
@@ -150,7 +149,7 @@ def test_gallery_by_keyboard(page):
     assert dialog.find_element(By.CSS_SELECTOR, "img").get_attribute("src").startswith("data:")
     ActionChains(page).send_keys(Keys.ESCAPE).perform()
     assert not dialog.is_displayed()
-    assert at() == ("1", "+ DAiD, sample 1, wrong, patches can be followed")  # the focus is back
+    assert at() == ("1", "+ DAiD, sample 1, wrong, patches can be traced")  # the focus is back
     active(page).send_keys(Keys.ENTER)
     one(page, "#closer .follow").click()
     assert not dialog.is_displayed()
@@ -160,7 +159,7 @@ def test_gallery_by_keyboard(page):
 
 def expected(project, codes, position):
     """What a direct search finds for a patch: the lines that the page should show."""
-    found = trace(codes, project.index, K, 6, Blend(LAM, TAU))
+    found = attribute_patches(codes, project.index, K, 6, Blend(LAM, TAU))
     row = found.positions.tolist().index(position)
     size = project.tokenizer.grid[0] * project.tokenizer.grid[1]
     lines = []

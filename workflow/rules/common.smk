@@ -157,7 +157,7 @@ def methods_of_parts():
     made_for = LAYOUT.made_for
     return by_name(
         lambda method: [(part, name_in(path)) for part, path in made_for(method).items()],
-        [*CONFIG.methods, *CONFIG.derived],
+        [*CONFIG.methods, *CONFIG.grid_points],
     )
 
 

@@ -72,7 +72,7 @@ rule index_images:
         source=lambda wildcards: source_name(images_of(wildcards).database),
         images=lambda wildcards: options({"images": images_of(wildcards).database.images}),
         codes=lambda wildcards, input: Path(input.codes).parent,
-        clip=lambda wildcards: images_of(wildcards).retriever.clip,
+        clip=lambda wildcards: images_of(wildcards).retrieval_settings.clip,
         out=folder_of_output,
     shell:
         "arrag index images {params.source:q} --codes {params.codes:q} --clip {params.clip:q}"

@@ -33,7 +33,7 @@ rule prepare_file:
     resources:
         config=CONFIG_FILE,
     params:
-        entry=lambda wildcards: CONFIG.prepare[wildcards.path].model_dump_json(),
+        entry=lambda wildcards: CONFIG.assets[wildcards.path].model_dump_json(),
     shell:
         "arrag prepare {wildcards.path:q} --config {resources.config:q} > {log:q} 2>&1"
 
@@ -51,6 +51,6 @@ rule prepare_folder:
         **asks("convert"),
         config=CONFIG_FILE,
     params:
-        entry=lambda wildcards: CONFIG.prepare[wildcards.path].model_dump_json(),
+        entry=lambda wildcards: CONFIG.assets[wildcards.path].model_dump_json(),
     shell:
         "arrag prepare {wildcards.path:q} --config {resources.config:q} > {log:q} 2>&1"

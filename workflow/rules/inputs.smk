@@ -129,14 +129,14 @@ def method_inputs(method):
         inputs["fetched"] = made
     if named := getattr(resolved.generator, "named_paths", None):
         inputs["named"] = weights(*named.values())
-    retriever = resolved.retriever
+    retriever = resolved.retrieval_settings
     if retriever is None:
         return inputs
     for part in RETRIEVES.get(retriever.kind, ()):
         inputs[part] = last_file_of(part, method)
     if resolved.method.is_trained_here:
         inputs["adapter"] = last_file_of("trained_adapter", method)
-    elif hasattr(retriever, "adapter") and not placed(retriever.adapter, CONFIG.prepare):
+    elif hasattr(retriever, "adapter") and not asset_path(retriever.adapter, CONFIG.assets):
         inputs["adapter"] = ancient(f"{retriever.adapter}/config.json")
     return inputs
 
@@ -231,7 +231,7 @@ def distance_inputs(wildcards):
     extractor = getattr(metric_of(wildcards), "extractor", "")
     if extractor.startswith("mobilenetv2:"):
         inputs["network"] = str(FEATURE_NETWORK / "manifest.json")
-    elif extractor and not placed(extractor, CONFIG.prepare) and Path(extractor).exists():
+    elif extractor and not asset_path(extractor, CONFIG.assets) and Path(extractor).exists():
         inputs["network"] = ancient(extractor)
     return inputs
 

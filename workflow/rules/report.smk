@@ -22,7 +22,7 @@ rule table:
             [name, m.label, m.baseline, m.paper_key]
             for name, m in CONFIG.methods_in(benchmark_of_table(wildcards)).items()
         ],
-        not_run=sorted(CONFIG.not_run.items()),
+        not_run=sorted(CONFIG.skipped.items()),
         scale=CONFIG.scale,
     shell:
         "arrag report {wildcards.table} --config {resources.config:q} --out {output.md:q}"

@@ -8,8 +8,8 @@ rule score_geneval:
     input:
         run=str(RESULTS / "samples/{benchmark}/{run}/run.json"),
         prompts=prompts_of,
-        detector=made_path(CONFIG.judge.detector),
-        color=made_path(CONFIG.judge.color),
+        detector=made_path(CONFIG.scorers.detector),
+        color=made_path(CONFIG.scorers.color),
     output:
         score=str(RESULTS / "scores/{benchmark}/geneval-{judge}/{run}.json"),
         records=str(RESULTS / "scores/{benchmark}/geneval-{judge}/{run}.jsonl"),
@@ -31,7 +31,7 @@ rule score_dpg:
     input:
         run=str(RESULTS / "samples/{benchmark}/{run}/run.json"),
         questions=prompts_of,
-        models=weights(*CONFIG.judge.question_models),
+        models=weights(*CONFIG.scorers.question_models),
     output:
         score=str(RESULTS / "scores/{benchmark}/dpg-{judge}/{run}.json"),
         answers=str(RESULTS / "scores/{benchmark}/dpg-{judge}/{run}.answers.csv"),
@@ -43,7 +43,7 @@ rule score_dpg:
         **asks("score"),
     params:
         images=lambda wildcards, input: Path(input.run).parent,
-        judge=options(CONFIG.judge.question_options),
+        judge=options(CONFIG.scorers.question_options),
         rules=lambda wildcards: options(CONFIG.benchmarks[wildcards.benchmark].rules),
         each=lambda wildcards: CONFIG.benchmarks[wildcards.benchmark].images_per_prompt,
     shell:

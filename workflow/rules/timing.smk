@@ -35,7 +35,7 @@ rule table4:
         rows=[
             [n, CONFIG.method(n).label, CONFIG.method(n).paper_key] for n in timed_methods(CONFIG)
         ],
-        not_run=sorted(CONFIG.not_run.items()),
+        not_run=sorted(CONFIG.skipped.items()),
     shell:
         "arrag report table4 {input.timing:q} --config {resources.config:q} --out {output.md:q}"
         " > {log:q} 2>&1"

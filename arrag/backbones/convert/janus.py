@@ -1,7 +1,7 @@
 """Convert an official Janus checkpoint (``deepseek-ai/Janus-Pro-1B``) to transformers' format.
 
 The networks are the same; names differ, the vision tower's query, key and value are one matrix,
-and the configuration is nested otherwise. Weights that neither generation nor understanding uses
+and the configuration is nested differently. Weights that neither generation nor understanding uses
 (the tower's pooling head, the tokenizer's usage count) are left out.
 """
 
@@ -29,7 +29,7 @@ from arrag.backbones.janus import BOI
 from arrag.tokenizers.janus_vq import UNUSED as UNUSED_VQ
 from arrag.tokenizers.janus_vq import published_name
 from arrag.utils.checkpoint import check_tensors, read_tensors
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import FormatError, MissingError
 from arrag.utils.files import read_json
 from arrag.utils.outputs import atomic_path
 
@@ -62,7 +62,10 @@ _ALIGNER = re.compile(r"^((?:gen_)?aligner)\.(?:fc1|hidden_layers\.(\d+))\.(\w+)
 
 
 def official_name(name: str) -> tuple[str, int | None]:
-    """The official key of a tensor of transformers' Janus, and which third of it if it is one."""
+    """The official name of a tensor of transformers' Janus, and which third (q, k, v) of it it is.
+
+    The second value is None for a whole tensor.
+    """
     if name.startswith(VQ):
         return "gen_vision_model." + published_name(name.removeprefix(VQ)), None
     for ours, theirs in _PARTS:
@@ -78,9 +81,10 @@ def official_name(name: str) -> tuple[str, int | None]:
 def from_official(
     model: JanusForConditionalGeneration, state: Mapping[str, torch.Tensor], where: Path
 ) -> dict[str, torch.Tensor]:
-    """Official tensors under the names of ``model`` (which may be on the meta device).
+    """Rename official tensors to the names of ``model`` (which may be on the meta device).
 
-    Raises ArragError for missing, extra and mis-shaped keys, naming them as in the file.
+    Raises:
+        MismatchError: Keys are missing, extra or mis-shaped; they are named as in the file.
     """
     target = model.state_dict()
     wanted: dict[str, torch.Tensor] = {}
@@ -100,11 +104,13 @@ def from_official(
 
 
 def janus_config(raw: dict[str, Any], path: Path) -> JanusConfig:
-    """The configuration of transformers that an official ``config.json`` means.
+    """Translate an official ``config.json`` to transformers' configuration.
 
-    Sizes that the official one leaves to a name (``siglip_large_patch16_384``, ``VQ-16``) are
-    those of Janus-Pro; parameters beside the name go by transformers' names. Raises ArragError for
-    the configuration of something else.
+    Sizes that the official one gives by a name only (``siglip_large_patch16_384``, ``VQ-16``) are
+    those of Janus-Pro; its other parameters have transformers' names.
+
+    Raises:
+        FormatError: The configuration is of another model.
     """
     try:
         params = {
@@ -126,9 +132,10 @@ def janus_config(raw: dict[str, Any], path: Path) -> JanusConfig:
         )
         text = LlamaConfig(**{k: v for k, v in raw["language_config"].items() if k != "model_type"})
     except (KeyError, TypeError) as error:
-        raise ArragError(
-            f"{path}: no configuration of an official Janus ({error} is missing or of another "
-            "kind); give the folder of deepseek-ai/Janus-Pro-1B or -7B"
+        raise FormatError(
+            f"is not the configuration of an official Janus ({error} is missing or invalid)",
+            path=path,
+            hint="give the folder of deepseek-ai/Janus-Pro-1B or -7B",
         ) from None
     return JanusConfig(text_config=text, vision_config=vision, vq_config=vq)
 
@@ -137,13 +144,13 @@ def _known(config: type, params: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if hasattr(config, name)}
 
 
-def convert_janus(source: str | Path, out: str | Path) -> dict[str, Any]:
-    """Write the folder ``out`` in transformers' format; returns what was converted.
+def convert_janus(source: Path, out: Path) -> dict[str, Any]:
+    """Write the folder ``out`` in transformers' format.
 
-    source: the official folder, or a weights file in it. Raises ArragError for missing or damaged
-    files, keys or shapes that differ (naming them), and a tokenizer without Janus's tokens.
+    Args:
+        source: The official folder, or a weights file in it.
+        out: The folder to write.
     """
-    source = Path(source)
     folder = source if source.is_dir() else source.parent
     config = janus_config(read_json(folder / "config.json"), folder / "config.json")
     tokenizer = read_tokenizer(folder)
@@ -167,17 +174,20 @@ def convert_janus(source: str | Path, out: str | Path) -> dict[str, Any]:
         drawing.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         save_file(state, temporary / "model.safetensors", {"format": "pt"})
-    return {"out": Path(out), "weights": len(state)}
+    return {"out": out, "weights": len(state)}
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of an official folder, its ``tokenizer.json`` taken as it is; it adds BOS.
+    """Load the ``tokenizer.json`` of an official folder; the tokenizer adds BOS.
 
-    Raises ArragError if it lacks one of Janus's tokens.
+    Raises:
+        MissingError: The file is absent.
+        FormatError: It lacks one of Janus's tokens.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise ArragError(f"{path}: no such file; fetch the checkpoint's tokenizer too")
+        hint = "download the checkpoint's tokenizer too"
+        raise MissingError("no such file", path=path, hint=hint)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(path), bos_token=BOS, eos_token=EOS, pad_token=PAD, padding_side="left"
     )
@@ -185,7 +195,8 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     size = len(read_json(path)["model"]["vocab"]) + len(read_json(path)["added_tokens"])
     missing = [name for name in (BOS, EOS, PAD, BOI, IMAGE) if known.get(name, size) >= size]
     if missing:
-        raise ArragError(f"{path}: lacks {', '.join(missing)}; give the tokenizer of Janus-Pro")
+        lacks = f"has no {', '.join(missing)}"
+        raise FormatError(lacks, path=path, hint="give the tokenizer of Janus-Pro")
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", special_tokens=[(BOS, known[BOS])]
     )

@@ -1,7 +1,7 @@
-"""Make a folder of LlamaGen's published files (``peizesun/llamagen_t2i``).
+"""Convert LlamaGen's published files (``peizesun/llamagen_t2i``) to a checkpoint folder.
 
-The weights keep their names. The sizes are read off them; the grid, which no weight shows, is
-given by the size of the images.
+The weights keep their names. Sizes are read from their shapes, except for the grid, which follows
+from the image size.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from arrag.backbones.llamagen.gpt import Gpt, GptConfig
 from arrag.tokenizers.janus_vq import FOLDER, UNUSED, from_published
-from arrag.utils.checkpoint import check_weights
-from arrag.utils.errors import ArragError
+from arrag.utils.checkpoint import check_weights, loading
+from arrag.utils.errors import FormatError, UsageError
 from arrag.utils.files import write_json
 from arrag.utils.hashing import sha256_file
 from arrag.utils.outputs import atomic_path
@@ -31,17 +31,20 @@ WRAPPERS = ("model", "module", "state_dict")
 
 
 def convert_llamagen(
-    weights: str | Path, tokenizer: str | Path, out: str | Path, image_size: int
+    weights: Path, out: Path, *, tokenizer: str | Path, image_size: int
 ) -> dict[str, Any]:
-    """Write the folder ``out`` from the ``.pt`` files of the language model and of its tokenizer.
+    """Write the folder ``out``; the text encoder is not converted, its folder goes to ``out/t5``.
 
-    image_size: pixels a side, 256 for stage 1 and 512 for stage 2. The text encoder is not among
-    the files: its folder goes to ``t5`` in ``out``. Raises ArragError for unreadable files and
-    keys or shapes that are not LlamaGen's, naming them.
+    Args:
+        weights: The ``.pt`` file of the language model.
+        out: The folder to write.
+        tokenizer: The ``.pt`` file of the image tokenizer.
+        image_size: Pixels a side, 256 for stage 1 and 512 for stage 2.
     """
-    weights, tokenizer = Path(weights), Path(tokenizer)
+    tokenizer = Path(tokenizer)
     if image_size % 16:
-        raise ArragError(f"--image-size: is {image_size}, expected a multiple of 16, as 256 or 512")
+        found = f"is {image_size}, expected a multiple of 16"
+        raise UsageError(found, field="image size", hint="give 256 or 512")
     state, vq = read_published(weights), read_published(tokenizer)
     config = read_sizes(state, image_size // 16, weights)
     with torch.device("meta"):
@@ -57,19 +60,14 @@ def convert_llamagen(
         save_file(vq, temporary / FOLDER / "model.safetensors")
         about = {file.name: sha256_file(file) for file in (weights, tokenizer)}
         write_json(temporary / "conversion.json", about)
-    return {"out": Path(out), "weights": len(state), "tokenizer_weights": len(vq)}
+    return {"out": out, "weights": len(state), "tokenizer_weights": len(vq)}
 
 
 def read_published(path: Path) -> dict[str, torch.Tensor]:
-    """The weights in a published file; of what else it holds, nothing is executed."""
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the training's arguments
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, zipfile and the unpickler raise a dozen types here
-        raise ArragError(
-            f"{path}: cannot be read as weights alone ({' '.join(str(error).split())[:200]}); "
-            "fetch the file again"
-        ) from None
+    """Read the weights in a published file without running any code in it."""
+    arguments = torch.serialization.safe_globals([argparse.Namespace])  # of the training
+    with loading(path, "weights alone"), arguments:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
     found = next((loaded[k] for k in WRAPPERS if isinstance(loaded, dict) and k in loaded), {})
     if (
         not isinstance(found, dict)
@@ -79,24 +77,24 @@ def read_published(path: Path) -> dict[str, torch.Tensor]:
             for name, value in found.items()
         )
     ):
-        raise ArragError(
-            f"{path}: holds no weights under {', '.join(map(repr, WRAPPERS))}; give a file of "
-            "peizesun/llamagen_t2i"
+        raise FormatError(
+            f"has no weights under {', '.join(map(repr, WRAPPERS))}",
+            path=path,
+            hint="give a file of peizesun/llamagen_t2i",
         )
     return found
 
 
 def read_sizes(state: dict[str, torch.Tensor], grid: int, path: Path) -> GptConfig:
-    """The sizes of a language model, from its weights; ArragError if it is none of these."""
-    try:
+    """Read the sizes of a language model from its weights.
+
+    Raises:
+        FormatError: It is no text-conditional LlamaGen.
+    """
+    with loading(path, "a text-conditional LlamaGen", "give t2i_XL_stage1_256.pt or a larger one"):
         codes, width = state["tok_embeddings.weight"].shape
         length, text_width = state["cls_embedding.uncond_embedding"].shape
         intermediate = len(state["layers.0.feed_forward.w1.weight"])
-    except (LookupError, ValueError, TypeError) as error:
-        raise ArragError(
-            f"{path}: no text-conditional LlamaGen ({error} is missing or of another shape); give "
-            "t2i_XL_stage1_256.pt or t2i_XL_stage2_512.pt"
-        ) from None
     layers = len({name.split(".")[1] for name in state if name.startswith("layers.")})
     return GptConfig(
         grid=grid,
@@ -111,18 +109,13 @@ def read_sizes(state: dict[str, torch.Tensor], grid: int, path: Path) -> GptConf
 
 
 def _vq_sizes(state: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
-    """Fields of JanusVQVAEConfig that the weights of a tokenizer show."""
-    try:
+    """Read fields of JanusVQVAEConfig from the shapes of an image tokenizer's weights."""
+    with loading(path, "LlamaGen's image tokenizer", "give vq_ds16_t2i.pt"):
         codes, dimensions = state["quantize.embedding.weight"].shape
         latent = state["quant_conv.weight"].shape[1]
         base = len(state["encoder.conv_in.weight"])
         levels = 1 + max(int(n.split(".")[2]) for n in state if n.startswith("encoder.conv_blocks"))
         widths = [len(state[f"encoder.conv_blocks.{i}.res.0.conv2.weight"]) for i in range(levels)]
-    except (LookupError, ValueError, TypeError) as error:
-        raise ArragError(
-            f"{path}: no tokenizer of LlamaGen ({error} is missing or of another shape); give "
-            "vq_ds16_t2i.pt"
-        ) from None
     blocks = {n.split(".")[4] for n in state if n.startswith("encoder.conv_blocks.0.res.")}
     return {
         "num_embeddings": codes,

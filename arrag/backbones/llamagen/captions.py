@@ -1,4 +1,4 @@
-"""Text features of LlamaGen: captions cleaned as its training data were, through a T5 encoder."""
+"""LlamaGen's text conditioning: captions, cleaned as in its training, through a T5 encoder."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import ftfy
 import torch
 from transformers import AutoTokenizer, T5EncoderModel
 
-from arrag.backbones.prompt_checks import check_prompts, warn_truncated
-from arrag.utils.checkpoint import load_pretrained
-from arrag.utils.errors import ArragError
+from arrag.backbones.prompt_checks import check_ids, check_prompts, warn_truncated
+from arrag.utils.checkpoint import load_pretrained, loading
+from arrag.utils.errors import UsageError
 
 DASHES = "-\u058a\u05be\u1400\u1806\u2010-\u2015\u2e17\u2e1a\u2e3a\u2e3b\u2e40\u301c\u3030\u30a0"
 DASHES += "\ufe31\ufe32\ufe58\ufe63\uff0d"
@@ -69,7 +69,7 @@ AFTER_ENTITIES = (
 
 
 class _Text(HTMLParser):
-    """Collects what is no tag; character references are resolved."""
+    """Collects the text between tags; character references are resolved."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -80,9 +80,9 @@ class _Text(HTMLParser):
 
 
 def clean_caption(caption: str) -> str:
-    """A caption as LlamaGen reads it: in lower case, without addresses, tags and numbers of shops.
+    """Clean a caption as LlamaGen does: lower case, without addresses, tags and article numbers.
 
-    Twice the cleaning that DeepFloyd IF's captions were given, as in LlamaGen's public code.
+    DeepFloyd IF's cleaning applied twice, as in LlamaGen's public code.
     """
     return _clean(_clean(caption))
 
@@ -106,7 +106,7 @@ def _replace(text: str, rules: Sequence[tuple[str, str]]) -> str:
 
 
 class CaptionEncoder:
-    """A T5 encoder whose features stand at the end of ``length`` places."""
+    """A T5 encoder whose features are at the end of ``length`` positions."""
 
     def __init__(self, model: T5EncoderModel, tokenizer, length: int):
         self.model = model.eval().requires_grad_(False)
@@ -114,7 +114,7 @@ class CaptionEncoder:
         self.width: int = model.config.d_model
 
     def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts whose end is left out."""
+        """The prompts of more than ``length`` tokens."""
         return [prompt for prompt in prompts if self._count(prompt) > self.length]
 
     def _count(self, prompt: str) -> int:
@@ -122,19 +122,23 @@ class CaptionEncoder:
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features [B, length, width], zero where there is no token, and mask int64 [B, length].
+        """Encode prompts.
 
-        Raises ArragError for an empty prompt, one of which cleaning leaves nothing, or one that
-        holds a marker of the tokenizer.
+        Returns:
+            Features [B, length, width], zero at padding, and the mask int64 [B, length].
+
+        Raises:
+            UsageError: A prompt is refused, or is empty after cleaning.
         """
         check_prompts(self.tokenizer, prompts)
         cleaned = [clean_caption(prompt) for prompt in prompts]
         for prompt, text in zip(prompts, cleaned, strict=True):
             if not text:
-                raise ArragError(
-                    f"prompt {prompt!r}: nothing is left of it when it is cleaned as the model's "
-                    "training captions were (addresses, file names, Chinese characters go); "
-                    "write it in words"
+                raise UsageError(
+                    "is empty once addresses, file names and Chinese characters are removed, as "
+                    "they were from the model's training captions",
+                    field=f"prompt {prompt!r}",
+                    hint="write it in words",
                 )
         warn_truncated(self.truncated_prompts(prompts), self.length)
         rows = [self._encode(text) for text in cleaned]
@@ -157,23 +161,10 @@ class CaptionEncoder:
 
 
 def load_captions(folder: Path, dtype: str, length: int) -> CaptionEncoder:
-    """Load a T5 folder of transformers' (LlamaGen's is flan-t5-xl); the decoder is left out.
-
-    Raises ArragError if it cannot be read, or keys or shapes differ, naming them.
-    """
-    try:
+    """Load the encoder of a T5 folder in transformers' format (LlamaGen's is flan-t5-xl)."""
+    with loading(folder, "a T5 encoder with its tokenizer", "put google/flan-t5-xl there"):
         model = load_pretrained(T5EncoderModel, folder, dtype, leave_out=("decoder.", "lm_head."))
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except ArragError:
-        raise
-    except Exception as error:  # transformers raises a dozen types here
-        raise ArragError(
-            f"{folder}: cannot be read as a T5 encoder with its tokenizer ({error}); put the files "
-            "of google/flan-t5-xl there"
-        ) from error
-    if tokenizer.pad_token_id != model.config.pad_token_id:
-        raise ArragError(
-            f"{folder}: the tokenizer's pad_token is {tokenizer.pad_token_id}, the model's "
-            f"{model.config.pad_token_id}; use the tokenizer that the encoder was trained with"
-        )
+    expected = {"pad_token": model.config.pad_token_id}
+    check_ids(folder, expected, {"pad_token": tokenizer.pad_token_id})
     return CaptionEncoder(model, tokenizer, length)

@@ -2,8 +2,8 @@
 
 Structure, names and sizes are those of the published weights (FoundationVision/LlamaGen), so that
 they load by key. A sequence is ``text_length`` conditioning positions and the codes of a square
-grid. A code's queries and keys are turned by its row and its column; those of the conditioning
-positions are multiplied by zero, as in the public code: they are told apart by their values only.
+grid. A code's queries and keys are rotated by its row and its column; those of the conditioning
+positions are multiplied by zero, as in the public code, so that only their values differ.
 Source: LlamaGen (arXiv 2406.06525) and its public code.
 """
 
@@ -21,8 +21,13 @@ from transformers import Cache
 class GptConfig:
     """Sizes; the defaults are those of text-conditional LlamaGen-XL at 256 pixels.
 
-    grid: codes a side; text_width: of the text encoder's features. intermediate: of the
-    feed-forward layers, None for two thirds of four times the width in whole 256s.
+    Attributes:
+        grid: Codes a side.
+        intermediate: Width inside the feed-forward layers; None for 8/3 of ``width``, rounded up
+            to a multiple of 256.
+        codes: Size of the codebook.
+        text_length: Conditioning positions.
+        text_width: Width of the text encoder's features.
     """
 
     grid: int = 16
@@ -40,8 +45,8 @@ class GptConfig:
         return self.intermediate or -(-int(8 * self.width / 3) // 256) * 256
 
 
-def linear(inputs: int, outputs: int) -> nn.Linear:
-    """No layer of the model has a bias."""
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer; none in the model has a bias."""
     return nn.Linear(inputs, outputs, bias=False)
 
 
@@ -63,9 +68,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: GptConfig):
         super().__init__()
-        self.w1 = linear(config.width, config.feed_forward)
-        self.w3 = linear(config.width, config.feed_forward)
-        self.w2 = linear(config.feed_forward, config.width)
+        self.w1 = _linear(config.width, config.feed_forward)
+        self.w3 = _linear(config.width, config.feed_forward)
+        self.w2 = _linear(config.feed_forward, config.width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
@@ -77,24 +82,24 @@ class Attention(nn.Module):
     def __init__(self, config: GptConfig, index: int):
         super().__init__()
         self.index, self.heads = index, config.heads
-        self.wqkv = linear(config.width, 3 * config.width)
-        self.wo = linear(config.width, config.width)
+        self.wqkv = _linear(config.width, 3 * config.width)
+        self.wo = _linear(config.width, config.width)
 
     def forward(
         self,
         hidden_states: torch.Tensor,
-        turns: torch.Tensor,
-        seen: torch.Tensor,
+        rotary: torch.Tensor,
+        mask: torch.Tensor,
         cache: Cache | None,
     ) -> tuple[torch.Tensor]:
-        """hidden_states [B, t, D], turns [t, d / 2, 2], seen bool [B, 1, t, T] -> ([B, t, D],)."""
+        """hidden_states [B, t, D], rotary [t, d / 2, 2], mask bool [B, 1, t, T] -> ([B, t, D],)."""
         batch, length, width = hidden_states.shape
         parts = self.wqkv(hidden_states).view(batch, length, 3, self.heads, -1)
         q, k, v = parts.transpose(1, 3).unbind(2)  # [B, heads, t, d]
-        q, k = turn(q, turns), turn(k, turns)
+        q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
         if cache is not None:
             k, v = cache.update(k, v, self.index)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return (self.wo(out.transpose(1, 2).reshape(batch, length, width)),)
 
 
@@ -109,14 +114,14 @@ class Layer(nn.Module):
 
     @property
     def self_attn(self) -> Attention:
-        """Its attention, by the name that every backbone gives it."""
+        """The attention, under the name that :mod:`arrag.backbones.base` asks for."""
         return self.attention
 
     def forward(
-        self, x: torch.Tensor, turns: torch.Tensor, seen: torch.Tensor, cache: Cache | None
+        self, x: torch.Tensor, rotary: torch.Tensor, mask: torch.Tensor, cache: Cache | None
     ) -> torch.Tensor:
         normed = self.attention_norm(x)
-        x = x + self.attention(hidden_states=normed, turns=turns, seen=seen, cache=cache)[0]
+        x = x + self.attention(hidden_states=normed, rotary=rotary, mask=mask, cache=cache)[0]
         return x + self.feed_forward(self.ffn_norm(x))
 
 
@@ -125,15 +130,15 @@ class Projection(nn.Module):
 
     def __init__(self, config: GptConfig):
         super().__init__()
-        self.fc1 = linear(config.text_width, config.width)
-        self.fc2 = linear(config.width, config.width)
+        self.fc1 = _linear(config.text_width, config.width)
+        self.fc2 = _linear(config.width, config.width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
 class Conditioning(nn.Module):
-    """The projection, and the learned features [text_length, text_width] of no prompt."""
+    """The projection, and the learned unconditional features [text_length, text_width]."""
 
     def __init__(self, config: GptConfig):
         super().__init__()
@@ -152,41 +157,41 @@ class Gpt(nn.Module):
         self.tok_embeddings = nn.Embedding(config.codes, config.width)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
         self.norm = RmsNorm(config.width)
-        self.output = linear(config.width, config.codes)
+        self.output = _linear(config.width, config.codes)
 
     def forward(
         self,
         inputs: torch.Tensor,
-        turns: torch.Tensor,
-        seen: torch.Tensor,
+        rotary: torch.Tensor,
+        mask: torch.Tensor,
         cache: Cache | None = None,
     ) -> torch.Tensor:
         """Last hidden states [B, t, D]; arguments as of :class:`Attention`."""
         for layer in self.layers:
-            inputs = layer(inputs, turns, seen, cache)
+            inputs = layer(inputs, rotary, mask, cache)
         return self.norm(inputs)
 
 
-def rotations(config: GptConfig) -> torch.Tensor:
+def rotary_table(config: GptConfig) -> torch.Tensor:
     """Cosine and sine for each pair of a head's numbers: float32 [text_length + N, d / 2, 2].
 
-    The first half of the pairs turns by the row, the other by the column; each half's k-th of n by
-    10000 ** (-k / n) of it. Zero at conditioning positions.
+    The first half of the pairs is rotated by the row, the second by the column; pair k of n of a
+    half by 10000 ** (-k / n) of it. Zero at conditioning positions.
     """
     pairs = config.width // config.heads // 4
-    speeds = 10000.0 ** (-torch.arange(pairs) / pairs)
-    along = torch.outer(torch.arange(config.grid).float(), speeds)  # [side, d / 4]
-    rows = along[:, None].expand(-1, config.grid, -1)
-    columns = along[None].expand(config.grid, -1, -1)
+    frequencies = 10000.0 ** (-torch.arange(pairs) / pairs)
+    angles = torch.outer(torch.arange(config.grid).float(), frequencies)  # [side, d / 4]
+    rows = angles[:, None].expand(-1, config.grid, -1)
+    columns = angles[None].expand(config.grid, -1, -1)
     angles = torch.cat([rows, columns], dim=-1).flatten(0, 1)  # [N, d / 2]
-    turns = torch.stack([angles.cos(), angles.sin()], dim=-1)
-    return F.pad(turns, (0, 0, 0, 0, config.text_length, 0))
+    table = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    return F.pad(table, (0, 0, 0, 0, config.text_length, 0))
 
 
-def turn(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """Turn neighbouring pairs of numbers: x [B, heads, t, d], turns [t, d / 2, 2] -> like x."""
+def apply_rotary(x: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+    """Rotate neighbouring pairs of numbers: x [B, heads, t, d], rotary [t, d / 2, 2] -> like x."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     a, b = wide.unflatten(-1, (-1, 2)).unbind(-1)  # [B, heads, t, d / 2]
-    cos, sin = turns.unbind(-1)
-    turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    cos, sin = rotary.unbind(-1)
+    rotated = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    return rotated.flatten(-2).to(x.dtype)

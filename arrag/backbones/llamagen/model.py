@@ -1,8 +1,8 @@
 """LlamaGen, text to image: its own Llama over the features of a T5 encoder.
 
-A prompt is ``text_length`` features, those of no token on the left and hidden; the unconditional
-row is a learned feature at every place, of which the same places are hidden as in the prompt's
-row (FoundationVision/LlamaGen, autoregressive/models/generate.py).
+A prompt is ``text_length`` features, padded on the left and masked; the unconditional row has a
+learned feature at every position, masked as in the prompt's row (FoundationVision/LlamaGen,
+autoregressive/models/generate.py).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from transformers import Cache
 
 from arrag.backbones.causal import CausalBackbone, State, causal_rows
 from arrag.backbones.llamagen.captions import CaptionEncoder, load_captions
-from arrag.backbones.llamagen.gpt import Gpt, GptConfig, rotations
+from arrag.backbones.llamagen.gpt import Gpt, GptConfig, rotary_table
 from arrag.backbones.registry import register_backbone
 from arrag.utils.checkpoint import load_assigned, read_tensors
-from arrag.utils.errors import ArragError, MismatchError
+from arrag.utils.errors import FormatError, MismatchError
 from arrag.utils.files import read_json
 
 TEXT = "t5"
-"""Folder in a checkpoint with the text encoder and its tokenizer."""
+"""Folder of the text encoder and its tokenizer in a checkpoint."""
 
 
 @register_backbone("llamagen")
@@ -39,7 +39,7 @@ class LlamaGenBackbone(CausalBackbone):
         super().__init__((config.grid, config.grid), config.codes, config.width)
         weight = model.output.weight
         wide = torch.promote_types(weight.dtype, torch.float32)
-        self._turns = rotations(config).to(weight.device, wide)
+        self._rotary = rotary_table(config).to(weight.device, wide)
 
     @classmethod
     def load(
@@ -66,70 +66,54 @@ class LlamaGenBackbone(CausalBackbone):
         return list(self.model.layers)
 
     def start(self, prompts: list[str], guidance_scale: float) -> State:
-        """Encode B prompts into guidance pairs; the language model is not run yet.
-
-        Raises ArragError as :meth:`tokenize` does.
-        """
+        """Encode B prompts into guidance pairs; the language model is not run yet."""
         features, mask = self.tokenize(prompts)
-        features = torch.cat([features, self._unconditional(features)])
-        inputs = self.model.cls_embedding.cap_proj(features)  # [2B, T, D]
+        unconditional = self.model.cls_embedding.uncond_embedding.expand_as(features)
+        inputs = self._embed_text(torch.cat([features, unconditional]))  # [2B, T, D]
         return self._begin(inputs, mask.repeat(2, 1), guidance_scale)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features [B, T, text width] and mask int64 [B, T] of prompts, padded on the left.
-
-        Raises ArragError for a prompt that is empty, also when cleaned, or holds a marker.
-        """
+        """Text features [B, T, text width] and mask int64 [B, T], padded on the left."""
         features, mask = self.captions(prompts)
         weight = self.model.output.weight
         return features.to(weight), mask.to(weight.device)
 
     def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts whose end is left out."""
+        """The prompts that are longer than the text encoder reads."""
         return self.captions.truncated_prompts(prompts)
 
-    def _unconditional(self, features: torch.Tensor) -> torch.Tensor:
-        """The unconditional rows of prompts whose features are [B, T, text width]."""
-        return self.model.cls_embedding.uncond_embedding.expand_as(features)
-
-    def teacher_forced(
-        self, prompts: list[str] | tuple[torch.Tensor, torch.Tensor], codes: torch.Tensor
-    ) -> torch.Tensor:
-        """Logits of every code of B images given the codes before it: [B, N, V], no guidance.
-
-        prompts: B texts, or their features and mask as :meth:`tokenize` gives them. codes: int64
-        [B, H, W] or [B, N]. Differentiable.
-        """
-        features, mask = self.tokenize(prompts) if isinstance(prompts, list) else prompts
-        return self._forced(self.model.cls_embedding.cap_proj(features), mask, codes)
+    def _embed_text(self, text: torch.Tensor) -> torch.Tensor:
+        return self.model.cls_embedding.cap_proj(text)
 
     def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """int64 codes [...] -> what the language model reads for them, [..., D]."""
+        """Input embeddings [..., D] of image tokens, int64 [...]."""
         return self.model.tok_embeddings(codes)
 
     def _hidden(
         self, inputs: torch.Tensor, mask: torch.Tensor, cache: Cache | None = None
     ) -> torch.Tensor:
         count, length = inputs.shape[1], mask.shape[1]
-        turns = self._turns[length - count : length]
-        return self.model(inputs, turns, causal_rows(mask.bool(), count), cache)
+        rotary = self._rotary[length - count : length]
+        return self.model(inputs, rotary, causal_rows(mask.bool(), count), cache)
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.model.output(hidden)
 
 
 def read_config(raw: dict[str, Any], path: Path) -> GptConfig:
-    """The sizes in a ``config.json``; what it does not name is as published.
+    """Read the sizes in a ``config.json``; those it does not name are the published ones.
 
-    Raises ArragError for another model, or a width that its heads do not divide into fours.
+    Raises:
+        FormatError: It is of another model, or its heads do not divide its width into fours.
     """
     known = {field.name for field in fields(GptConfig)}
     sizes = {name: value for name, value in raw.items() if name in known}
     config = GptConfig(**sizes)
     if raw.get("_class_name") != "LlamaGen" or config.width % (4 * config.heads):
-        raise ArragError(
-            f"{path}: _class_name is {raw.get('_class_name')!r}, expected 'LlamaGen', and width "
-            f"{config.width} must be {config.heads} heads of a multiple of 4; give a folder that "
-            "`arrag convert llamagen` made"
+        raise FormatError(
+            f"_class_name is {raw.get('_class_name')!r}, expected 'LlamaGen', and width "
+            f"{config.width} must be {config.heads} heads of a multiple of 4",
+            path=path,
+            hint="give a folder that `arrag convert llamagen` made",
         )
     return config

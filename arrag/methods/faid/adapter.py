@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import nn
 
 from arrag.methods.adapter_folder import MODULES, adapter_folder, load_finetuned
@@ -28,7 +29,7 @@ from arrag.methods.generator import TokenGenerator
 from arrag.methods.registry import MethodContext
 from arrag.methods.search_cache import SearchCache
 from arrag.retrieval.index import PatchIndex
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ArragError, FormatError
 
 __all__ = ["FAiD", "FAiDAugmentation", "FaidSettings"]
 
@@ -246,7 +247,7 @@ class FAiD(nn.Module):
         about = {
             "hidden_size": self.hidden_size,
             "layers": self.layers,
-            "settings": asdict(self.settings),
+            "settings": self.settings.model_dump(),
             "backbone": backbone_digest,
         }
         write_weights(path, self.state_dict(), about, dtype)
@@ -272,7 +273,13 @@ class FAiD(nn.Module):
                 f"{path}: made for the backbone {theirs}, but {backbone_digest} is in use; use the "
                 "backbone it was trained with"
             )
-        settings = FaidSettings(**about["settings"])
+        try:
+            settings = FaidSettings.model_validate(about["settings"])
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(map(str, ("settings", *first["loc"])))
+            hint = "use another adapter, or convert it again"
+            raise FormatError(first["msg"], path=path, field=field, hint=hint) from None
         for field, wanted in (expect or {}).items():
             wanted = tuple(wanted) if field == "hops" else wanted
             if (found := getattr(settings, field)) != wanted:

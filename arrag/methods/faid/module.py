@@ -18,55 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from arrag.config.training import FaidSettings
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.utils.errors import ArragError
-
-
-@dataclass(frozen=True)
-class FaidSettings:
-    """What an adapter computes; the defaults are the authors' code or, for ``absent``, ours.
-
-    hops: windows h of the multi-scale convolutions. modules: B, on layers l % (L // B) == 0.
-    k: patches blended, the nearest of those retrieved. context: the window's neighbours, "causal"
-    or "full". merge: of the scales, "softmax" of learned weights, plain learned weights ("sum"),
-    or "mean". pool: "mean" or "sum" over the patches. score: "mlp" (two layers and a sigmoid) or
-    "linear" (one product, unbounded, as the paper words it). site: "post_attention" or
-    "post_layer". absent: what a slot without a patch does. "skip": nothing, it does not count in
-    the mean; "zero": it has a zero centre in every module (the authors' training);
-    "compat_infer": only in the first module (the authors' inference). eps: of the RMS norm.
-    Raises ArragError for any other value.
-    """
-
-    hops: tuple[int, ...] = (1, 2)
-    modules: int = 2
-    k: int = 10
-    context: str = "causal"
-    merge: str = "softmax"
-    pool: str = "mean"
-    score: str = "mlp"
-    site: str = "post_attention"
-    absent: str = "skip"
-    eps: float = 1e-6
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "hops", tuple(self.hops))
-        choices = {
-            "context": ("causal", "full"),
-            "merge": ("softmax", "sum", "mean"),
-            "pool": ("mean", "sum"),
-            "score": ("mlp", "linear"),
-            "site": ("post_attention", "post_layer"),
-            "absent": ("skip", "zero", "compat_infer"),
-        }
-        for name, values in choices.items():
-            if (found := getattr(self, name)) not in values:
-                raise ArragError(f"faid: {name} is {found!r}; use one of {', '.join(values)}")
-        whole = all(type(h) is int and h >= 1 for h in self.hops)
-        if not self.hops or not whole or sorted(set(self.hops)) != list(self.hops):
-            raise ArragError(f"faid: hops are {self.hops}; use whole numbers, rising, such as 1 2")
-        for name in ("modules", "k"):
-            if type(found := getattr(self, name)) is not int or found < 1:
-                raise ArragError(f"faid: {name} is {found!r}; use a whole number of 1 or more")
 
 
 @dataclass(frozen=True, eq=False)

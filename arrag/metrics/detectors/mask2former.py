@@ -1,289 +1,163 @@
-"""GenEval's own detector for transformers: mmdetection's Mask2Former checkpoint, converted.
+"""Mask2Former as GenEval's detector: transformers' network, mmdetection's processing.
 
-Source: mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth of mmdetection
-2.x. Its keys (``panoptic_head.…attentions.0…``) and those of mmdetection 3.x (``…cross_attn…``) are
-both read. Sizes are taken from the weights, so other Swin variants convert too.
+Pre- and post-processing follow mmdetection 2.x, which produced GenEval's published numbers, not the
+image processor of transformers: that one resizes to a multiple of 32 and so changes the aspect
+ratio, and its instance post-processing keeps one class a query.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
 
-from arrag.utils.errors import ArragError
-from arrag.utils.files import write_json
-from arrag.utils.hashing import sha256_file
-from arrag.utils.outputs import atomic_path
+from arrag.metrics.types import GENEVAL_NAMES, Box, Detection
+from arrag.utils.device import default_device
+from arrag.utils.errors import FormatError
+from arrag.utils.hashing import tree_digest
 
-LEVELS, POINTS = 3, 4  # of the deformable attention, in mmdetection and in transformers
-# Of the target: buffers of the loss and a layer that the backbone never runs.
-NOT_IN_SOURCE = ("criterion.empty_weight", "model.pixel_level_module.encoder.swin.layernorm.")
-_COCO = (
-    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,"
-    "stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,"
-    "backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,"
-    "baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,"
-    "banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,"
-    "potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,"
-    "oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
-)
-COCO = tuple(_COCO.split(","))  # COCO's 80 classes in its order
-
-_SWIN = "model.pixel_level_module.encoder.swin."
-_PIXEL = "model.pixel_level_module.decoder."
-_QUERY = "model.transformer_module."
-# mmdetection's module (a pattern over the whole name but its last part) -> transformers'.
-RENAMED = {
-    r"backbone\.patch_embed\.projection": _SWIN + r"embeddings.patch_embeddings.projection",
-    r"backbone\.patch_embed\.norm": _SWIN + r"embeddings.norm",
-    r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.norm1": (
-        _SWIN + r"encoder.layers.\1.blocks.\2.layernorm_before"
-    ),
-    r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.norm2": (
-        _SWIN + r"encoder.layers.\1.blocks.\2.layernorm_after"
-    ),
-    r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.attn\.w_msa\.proj": (
-        _SWIN + r"encoder.layers.\1.blocks.\2.attention.o_proj"
-    ),
-    r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.ffn\.layers\.0\.0": (
-        _SWIN + r"encoder.layers.\1.blocks.\2.mlp.fc1"
-    ),
-    r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.ffn\.layers\.1": (
-        _SWIN + r"encoder.layers.\1.blocks.\2.mlp.fc2"
-    ),
-    r"panoptic_head\.pixel_decoder\.input_convs\.(\d)\.conv": _PIXEL + r"input_projections.\1.0",
-    r"panoptic_head\.pixel_decoder\.input_convs\.(\d)\.gn": _PIXEL + r"input_projections.\1.1",
-    r"panoptic_head\.pixel_decoder\.encoder\.layers\.(\d+)\.self_attn\.(\w+)": (
-        _PIXEL + r"encoder.layers.\1.self_attn.\2"
-    ),
-    r"panoptic_head\.pixel_decoder\.encoder\.layers\.(\d+)\.ffn\.layers\.0\.0": (
-        _PIXEL + r"encoder.layers.\1.fc1"
-    ),
-    r"panoptic_head\.pixel_decoder\.encoder\.layers\.(\d+)\.ffn\.layers\.1": (
-        _PIXEL + r"encoder.layers.\1.fc2"
-    ),
-    r"panoptic_head\.pixel_decoder\.encoder\.layers\.(\d+)\.norms\.0": (
-        _PIXEL + r"encoder.layers.\1.self_attn_layer_norm"
-    ),
-    r"panoptic_head\.pixel_decoder\.encoder\.layers\.(\d+)\.norms\.1": (
-        _PIXEL + r"encoder.layers.\1.final_layer_norm"
-    ),
-    r"panoptic_head\.pixel_decoder\.lateral_convs\.0\.conv": _PIXEL + r"adapter_1.0",
-    r"panoptic_head\.pixel_decoder\.lateral_convs\.0\.gn": _PIXEL + r"adapter_1.1",
-    r"panoptic_head\.pixel_decoder\.output_convs\.0\.conv": _PIXEL + r"layer_1.0",
-    r"panoptic_head\.pixel_decoder\.output_convs\.0\.gn": _PIXEL + r"layer_1.1",
-    r"panoptic_head\.pixel_decoder\.mask_feature": _PIXEL + r"mask_projection",
-    r"panoptic_head\.transformer_decoder\.layers\.(\d+)\.cross_attn\.attn\.out_proj": (
-        _QUERY + r"decoder.layers.\1.cross_attn.out_proj"
-    ),
-    r"panoptic_head\.transformer_decoder\.layers\.(\d+)\.self_attn\.attn\.out_proj": (
-        _QUERY + r"decoder.layers.\1.self_attn.out_proj"
-    ),
-    r"panoptic_head\.transformer_decoder\.layers\.(\d+)\.ffn\.layers\.0\.0": (
-        _QUERY + r"decoder.layers.\1.fc1"
-    ),
-    r"panoptic_head\.transformer_decoder\.layers\.(\d+)\.ffn\.layers\.1": (
-        _QUERY + r"decoder.layers.\1.fc2"
-    ),
-    r"panoptic_head\.transformer_decoder\.layers\.(\d+)\.norms\.0": (
-        _QUERY + r"decoder.layers.\1.cross_attn_layer_norm"
-    ),
-    r"panoptic_head\.transformer_decoder\.layers\.(\d+)\.norms\.1": (
-        _QUERY + r"decoder.layers.\1.self_attn_layer_norm"
-    ),
-    r"panoptic_head\.transformer_decoder\.layers\.(\d+)\.norms\.2": (
-        _QUERY + r"decoder.layers.\1.final_layer_norm"
-    ),
-    r"panoptic_head\.transformer_decoder\.post_norm": _QUERY + r"decoder.layernorm",
-    r"panoptic_head\.query_embed": _QUERY + r"queries_embedder",
-    r"panoptic_head\.query_feat": _QUERY + r"queries_features",
-    r"panoptic_head\.level_embed": _QUERY + r"level_embed",
-    r"panoptic_head\.cls_embed": r"class_predictor",
-}
-OLD_NAMES = (  # mmdetection 2.x -> 3.x
-    (r"(pixel_decoder\.encoder\.layers\.\d+)\.attentions\.0\.", r"\1.self_attn."),
-    (r"(transformer_decoder\.layers\.\d+)\.attentions\.0\.", r"\1.cross_attn."),
-    (r"(transformer_decoder\.layers\.\d+)\.attentions\.1\.", r"\1.self_attn."),
-    (r"(\.layers\.\d+)\.ffns\.0\.", r"\1.ffn."),
-)
+# mmdetection 2.x, mask2former_*_lsj_8x2_50e_coco, test pipeline: keep-ratio resize, pad, normalise.
+SHORT_SIDE, LONG_SIDE = 800, 1333  # pixels
+SIZE_DIVISOR = 32  # pixels
+PAD_VALUE = 128.0  # grey level 0-255, padded before normalisation
+MEAN = (123.675, 116.28, 103.53)  # RGB, 0-255
+STD = (58.395, 57.12, 57.375)
+TOP_CLASS_SCORES = 100  # over query x class, an image
 
 
-def convert(checkpoint: str | Path, out: str | Path) -> dict[str, Any]:
-    """Write the folder ``out`` for transformers from an mmdetection checkpoint.
+class Mask2FormerDetector:
+    """transformers' Mask2Former with mmdetection's pre- and post-processing."""
 
-    Returns how many weights were converted. Raises ArragError when the file is no such checkpoint:
-    unreadable, keys left over or missing, or shapes that do not fit together.
-    """
-    from transformers import Mask2FormerForUniversalSegmentation
+    def __init__(self, model: torch.nn.Module, classes: list[str], name: str, digest: str) -> None:
+        self.device = torch.device(default_device())
+        self.model = model.eval().to(self.device)
+        self.classes = classes
+        self.name = name
+        self.digest = digest
 
-    state = read_checkpoint(checkpoint)
-    try:
-        config = make_config(state)
-    except (LookupError, ValueError, ArithmeticError) as error:
-        raise ArragError(
-            f"{checkpoint}: not a Mask2Former with a Swin backbone of mmdetection: {error}"
-        ) from None
-    model = Mask2FormerForUniversalSegmentation(config)
-    converted = dict(renamed(checkpoint, state))
-    target = model.state_dict()
-    missing = [k for k in target if k not in converted and not k.startswith(NOT_IN_SOURCE)]
-    wrong = [k for k, v in converted.items() if k not in target or v.shape != target[k].shape]
-    for what, names in (("are missing", missing), ("do not fit", wrong)):
-        if names:
-            raise ArragError(
-                f"{checkpoint}: {len(names)} weights {what} ({names[0]}, ...); give GenEval's "
-                "mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco checkpoint"
+    @classmethod
+    def load(cls, path: str | Path) -> Mask2FormerDetector:
+        """Load a local transformers checkpoint; no network is used.
+
+        Raises:
+            FormatError: A weight is unreadable or missing. transformers would fill a missing one
+                with random numbers and only warn.
+        """
+        from transformers import Mask2FormerForUniversalSegmentation
+
+        try:
+            model, report = Mask2FormerForUniversalSegmentation.from_pretrained(
+                str(path), local_files_only=True, output_loading_info=True
             )
-    model.load_state_dict(target | converted)
-    with atomic_path(out) as temporary:
-        model.save_pretrained(temporary)
-        about = {"source": Path(checkpoint).name, "sha256": sha256_file(checkpoint)}
-        write_json(temporary / "conversion.json", about)
-    return {"out": Path(out), "weights": len(converted), "classes": config.num_labels, **about}
+        except Exception as error:  # transformers and safetensors raise a dozen types here
+            message = f"the Mask2Former weights cannot be read ({error})"
+            raise FormatError(message, path=path, hint="fetch them again") from error
+        absent = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+        if absent:
+            raise FormatError(
+                f"{len(absent)} Mask2Former weights are missing or of another shape",
+                path=path,
+                field=absent[0],
+                hint="fetch the checkpoint that belongs to its config.json",
+            )
+        labels = model.config.id2label
+        names = [labels[i] for i in range(len(labels))]
+        classes = [GENEVAL_NAMES.get(name, name) for name in names]
+        return cls(model, classes, f"mask2former:{Path(path).name}", tree_digest(path))
+
+    @torch.inference_mode()
+    def detect(self, images: list[np.ndarray]) -> list[list[Detection]]:
+        """Detections of uint8 RGB images [H, W, 3]; at most 100 an image, empty masks left out."""
+        # Images are batched by size only, so the padding never depends on the other images.
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for i, image in enumerate(images):
+            groups[image.shape].append(i)
+        found: list[list[Detection]] = [[] for _ in images]
+        for (height, width, _), members in groups.items():
+            batch = torch.from_numpy(np.stack([images[i] for i in members])).to(self.device)
+            pixels, resized = preprocess(batch)
+            output = self.model(pixel_values=pixels)
+            for i, class_logits, mask_logits in zip(
+                members, output.class_queries_logits, output.masks_queries_logits, strict=True
+            ):
+                masks = _to_image(mask_logits, pixels.shape[-2:], resized, (height, width))
+                found[i] = instances(class_logits, masks, self.classes)
+        return found
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Weights of a .pth file, names as in mmdetection 3.x. Nothing in the file is executed."""
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, zipfile and the unpickler raise a dozen types here
-        raise ArragError(
-            f"{path}: cannot be read as weights alone ({' '.join(str(error).split())[:200]}); "
-            "fetch the checkpoint again"
-        ) from None
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    found = {}
-    for name, tensor in state.items() if isinstance(state, dict) else ():
-        if not isinstance(name, str):
-            continue
-        for old, new in OLD_NAMES:
-            name = re.sub(old, new, name)
-        found[name] = tensor
-    if not found or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise ArragError(f"{path}: holds no state_dict of weights; give mmdetection's checkpoint")
-    return found
+def preprocess(batch: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+    """Resize to 1333 x 800 keeping the ratio, pad to a multiple of 32, normalise.
+
+    The resize is bilinear without antialias, rounded to whole grey levels (OpenCV's, to about one
+    level).
+
+    Args:
+        batch: uint8 [B, H, W, 3].
+
+    Returns:
+        float32 [B, 3, H', W'], and the (height, width) before padding.
+    """
+    height, width = batch.shape[1:3]
+    scale = min(LONG_SIDE / max(height, width), SHORT_SIDE / min(height, width))
+    resized = int(height * scale + 0.5), int(width * scale + 0.5)
+    pixels = batch.permute(0, 3, 1, 2).float()  # [B, 3, H, W]
+    pixels = F.interpolate(pixels, size=resized, mode="bilinear", align_corners=False)
+    pixels = pixels.round().clamp(0, 255)
+    below, right = (-resized[0] % SIZE_DIVISOR, -resized[1] % SIZE_DIVISOR)
+    pixels = F.pad(pixels, (0, right, 0, below), value=PAD_VALUE)
+    mean = torch.tensor(MEAN, device=pixels.device)[:, None, None]
+    std = torch.tensor(STD, device=pixels.device)[:, None, None]
+    return (pixels - mean) / std, resized
 
 
-def make_config(state: dict[str, Tensor]) -> Any:
-    """A transformers configuration from the shapes of the weights. KeyError for absent ones."""
-    from transformers import Mask2FormerConfig, SwinConfig
+def _to_image(
+    mask_logits: torch.Tensor,
+    padded: tuple[int, int],
+    resized: tuple[int, int],
+    original: tuple[int, int],
+) -> torch.Tensor:
+    """Mask logits [Q, h, w] of the network -> [Q, H, W] of the original image."""
+    logits = F.interpolate(mask_logits[None], size=padded, mode="bilinear", align_corners=False)
+    logits = logits[..., : resized[0], : resized[1]]
+    return F.interpolate(logits, size=original, mode="bilinear", align_corners=False)[0]
 
-    def count(pattern: str) -> int:
-        return len({m[1] for name in state if (m := re.match(pattern, name))})
 
-    stages = count(r"backbone\.stages\.(\d+)\.")
-    block = "backbone.stages.{}.blocks.0.{}"
-    tables = [
-        state[block.format(s, "attn.w_msa.relative_position_bias_table")] for s in range(stages)
+def instances(
+    class_logits: torch.Tensor, mask_logits: torch.Tensor, classes: list[str]
+) -> list[Detection]:
+    """The 100 best (query, class) pairs as detections.
+
+    The score is the class probability times the mean mask probability inside mask > 0; an empty
+    mask, whose score is 0, is left out.
+
+    Args:
+        class_logits: [Q, C+1]; the last class is background.
+        mask_logits: [Q, H, W] at image size.
+        classes: Names of the C classes.
+    """
+    probabilities = class_logits.softmax(-1)[:, :-1]  # [Q, C]
+    scores, flat = probabilities.flatten().topk(min(TOP_CLASS_SCORES, probabilities.numel()))
+    query, label = flat // len(classes), flat % len(classes)
+    used, where = query.unique(return_inverse=True)
+    masks = mask_logits[used] > 0  # [U, H, W]
+    inside = (mask_logits[used].sigmoid() * masks).flatten(1).sum(1)
+    quality = inside / (masks.flatten(1).sum(1) + 1e-6)  # the official divisor's epsilon
+    scores = (scores * quality[where]).tolist()
+    arrays = masks.cpu().numpy()
+    boxes = [mask_box(mask) for mask in arrays]
+    return [
+        Detection(classes[c], score, boxes[u], arrays[u])
+        for c, score, u in zip(label.tolist(), scores, where.tolist(), strict=True)
+        if arrays[u].any()
     ]
-    embedding = state["backbone.patch_embed.projection.weight"]
-    width = embedding.shape[0]
-    backbone = SwinConfig(
-        embed_dim=width,
-        patch_size=embedding.shape[-1],
-        depths=[count(rf"backbone\.stages\.{s}\.blocks\.(\d+)\.") for s in range(stages)],
-        num_heads=[table.shape[1] for table in tables],
-        window_size=(round(tables[0].shape[0] ** 0.5) + 1) // 2,
-        mlp_ratio=state[block.format(0, "ffn.layers.0.0.weight")].shape[0] / width,
-        out_features=[f"stage{s + 1}" for s in range(stages)],
-    )
-    pixel, decoder = "panoptic_head.pixel_decoder.", "panoptic_head.transformer_decoder."
-    weights = state[pixel + "encoder.layers.0.self_attn.attention_weights.weight"]
-    classes, hidden = state["panoptic_head.cls_embed.weight"].shape
-    names = COCO if classes - 1 == len(COCO) else [f"class {i}" for i in range(classes - 1)]
-    return Mask2FormerConfig(
-        backbone_config=backbone,
-        feature_size=weights.shape[1],
-        hidden_dim=hidden,
-        mask_feature_size=state[pixel + "mask_feature.weight"].shape[0],
-        num_attention_heads=weights.shape[0] // (LEVELS * POINTS),
-        encoder_feedforward_dim=state[pixel + "encoder.layers.0.ffn.layers.0.0.weight"].shape[0],
-        dim_feedforward=state[decoder + "layers.0.ffn.layers.0.0.weight"].shape[0],
-        encoder_layers=count(r"panoptic_head\.pixel_decoder\.encoder\.layers\.(\d+)\."),
-        # transformers counts the prediction before the first layer too
-        decoder_layers=1 + count(r"panoptic_head\.transformer_decoder\.layers\.(\d+)\."),
-        num_queries=state["panoptic_head.query_feat.weight"].shape[0],
-        id2label=dict(enumerate(names)),
-        label2id={name: i for i, name in enumerate(names)},
-    )
 
 
-def renamed(path: str | Path, state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Every weight under transformers' name and in its order of channels.
-
-    Raises ArragError for a name that is not mmdetection's: nothing is left out silently.
-    """
-    strangers = []
-    for name, tensor in state.items():
-        pairs = list(_special(path, name, tensor))
-        if not pairs:
-            module, _, kind = name.rpartition(".")
-            match = next(((p, new) for p, new in RENAMED.items() if re.fullmatch(p, module)), None)
-            if match:
-                pairs = [(f"{re.sub(*match, module)}.{kind}", tensor)]
-        if not pairs and not name.endswith("relative_position_index"):
-            strangers.append(name)
-        yield from pairs
-    if strangers:
-        raise ArragError(
-            f"{path}: {len(strangers)} weights have names of no Mask2Former of mmdetection "
-            f"({strangers[0]}, ...); give GenEval's checkpoint"
-        )
-
-
-def _special(path: str | Path, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Weights that are split, reordered, or of a name without a module pattern."""
-    if m := re.fullmatch(r"backbone\.norm(\d)\.(\w+)", name):
-        stage = int(m[1]) + 1
-        yield f"model.pixel_level_module.encoder.hidden_states_norms.stage{stage}.{m[2]}", tensor
-    elif m := re.fullmatch(r"backbone\.stages\.(\d+)\.downsample\.(\w+)\.(\w+)", name):
-        new = f"{_SWIN}encoder.layers.{m[1]}.downsample.{m[2]}.{m[3]}"
-        yield new, merged_channels(tensor)
-    elif m := re.fullmatch(r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.attn\.w_msa\.(.+)", name):
-        attention = f"{_SWIN}encoder.layers.{m[1]}.blocks.{m[2]}.attention."
-        if m[3].startswith("qkv."):
-            for part, values in zip("qkv", tensor.chunk(3), strict=True):
-                yield f"{attention}{part}_proj.{m[3].removeprefix('qkv.')}", values
-        elif m[3] == "relative_position_bias_table":
-            yield f"{attention}relative_position_bias.{m[3]}", tensor
-        elif m[3] == "relative_position_index" and not torch.equal(tensor, window_index(tensor)):
-            raise ArragError(f"{path}: {name} is not Swin's; its bias table has another order")
-    elif name == "panoptic_head.pixel_decoder.level_encoding.weight":
-        yield _PIXEL + "level_embed", tensor
-    elif m := re.fullmatch(r"panoptic_head\.mask_embed\.([024])\.(\w+)", name):
-        layer = int(m[1]) // 2
-        yield f"{_QUERY}decoder.mask_predictor.mask_embedder.{layer}.0.{m[2]}", tensor
-    elif m := re.fullmatch(
-        r"panoptic_head\.transformer_decoder\.layers\.(\d+)\.(\w+)\.attn\.in_proj_(\w+)", name
-    ):
-        attention = f"{_QUERY}decoder.layers.{m[1]}.{m[2]}."
-        if m[2] == "cross_attn":
-            yield f"{attention}in_proj_{m[3]}", tensor
-        else:
-            for part, values in zip("qkv", tensor.chunk(3), strict=True):
-                yield f"{attention}{part}_proj.{m[3]}", values
-
-
-def merged_channels(tensor: Tensor) -> Tensor:
-    """Reorder the 4 C channels of a Swin patch merging, the last dimension of ``tensor``.
-
-    mmdetection unfolds 2 x 2 patches: channel first, then (top left, top right, bottom left, bottom
-    right). Swin, and transformers, concatenate patches (top left, bottom left, top right, bottom
-    right), each with all its channels.
-    """
-    channels = tensor.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]]  # [..., C, 4]
-    return channels.transpose(-1, -2).flatten(-2)
-
-
-def window_index(like: Tensor) -> Tensor:
-    """Row of the bias table for every pair of a square window's places: int64 [w*w, w*w]."""
-    side = round(len(like) ** 0.5)
-    row, column = torch.arange(side * side) // side, torch.arange(side * side) % side
-    down = row[:, None] - row[None, :] + side - 1
-    right = column[:, None] - column[None, :] + side - 1
-    return (down * (2 * side - 1) + right).to(like.dtype)
+def mask_box(mask: np.ndarray) -> Box:
+    """Tight box (x0, y0, x1, y1) of a bool mask [H, W]; x1, y1 exclusive; zeros when empty."""
+    xs, ys = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    if not len(xs):
+        return (0.0, 0.0, 0.0, 0.0)
+    return (float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1))

@@ -14,8 +14,8 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
-from arrag.metrics.detection import Detection
-from arrag.utils.errors import ArragError
+from arrag.metrics.types import Detection
+from arrag.utils.errors import FormatError
 from arrag.utils.files import read_json, write_json
 from arrag.utils.hashing import tree_digest
 from arrag.utils.outputs import atomic_path
@@ -81,7 +81,7 @@ def build_detector(classes: int) -> MaskRCNN:
 
 
 class MicroDetector:
-    """Detections of the micro world's classes; see :class:`arrag.metrics.detection.Detection`."""
+    """Detector of the micro world's classes."""
 
     def __init__(self, model: MaskRCNN, classes: list[str], name: str, digest: str):
         self.model = model.eval()
@@ -99,9 +99,10 @@ class MicroDetector:
         try:
             model.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
         except Exception as error:  # safetensors and torch raise several types here
-            raise ArragError(
-                f"{weights}: cannot be read as this detector ({error}); restore it from the "
-                "repository or train it again with `snakemake train_micro`"
+            raise FormatError(
+                f"cannot be read as this detector ({error})",
+                path=weights,
+                hint="restore it from the repository, or train it with `snakemake train_micro`",
             ) from None
         return cls(model, classes, path.name, tree_digest(path))
 

@@ -1,4 +1,4 @@
-"""mmdetection itself as a detector: the extra ``detect``, imported only when asked for."""
+"""mmdetection as a detector (the extra ``detect``), imported only when it is used."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from arrag.metrics.detectors.mask2former import read_checkpoint
-from arrag.metrics.objects import GENEVAL_NAMES, Detection
+from arrag.metrics.detectors.mask2former_convert import read_checkpoint
+from arrag.metrics.types import GENEVAL_NAMES, Detection
 from arrag.utils.device import default_device
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import FormatError, MissingError
 from arrag.utils.hashing import sha256_file
+from arrag.utils.readers import short_message
 
 
 class MMDetDetector:
@@ -26,10 +27,11 @@ class MMDetDetector:
         try:
             from mmdet.apis import inference_detector, init_detector
         except (ImportError, AssertionError) as error:  # mmdet asserts mmcv's version
-            raise ArragError(
-                f"mmdet:{config}:{checkpoint} needs mmdetection, which cannot be imported "
-                f"({error}); install the extra `detect`, or convert the checkpoint with `arrag "
-                "convert mask2former`"
+            raise MissingError(
+                f"mmdetection cannot be imported ({error})",
+                field=f"mmdet:{config}:{checkpoint}",
+                hint="install the extra `detect`, or convert the checkpoint with `arrag convert "
+                "mask2former`",
             ) from None
         state = read_checkpoint(checkpoint)
         device = default_device()
@@ -40,15 +42,22 @@ class MMDetDetector:
             )
             model.load_state_dict(state)
         except (OSError, KeyError, RuntimeError) as error:
-            raise ArragError(
-                f"{checkpoint}: does not fit {config} ({' '.join(str(error).split())[:200]}); give "
-                "the configuration that belongs to the checkpoint"
+            raise FormatError(
+                f"does not fit {config} ({short_message(error)})",
+                path=checkpoint,
+                hint="give the configuration that belongs to the checkpoint",
             ) from None
         self._model, self._infer = model, inference_detector
         names = model.dataset_meta["classes"]
         self.classes = [GENEVAL_NAMES.get(name, name) for name in names]
         self.name = f"mmdet:{Path(checkpoint).stem}"
         self.digest = sha256_file(checkpoint)
+
+    @classmethod
+    def load(cls, spec: str) -> MMDetDetector:
+        """Load ``mmdet:CONFIG:CHECKPOINT``."""
+        _, config, checkpoint = f"{spec}::".split(":", 2)
+        return cls(config, checkpoint.removesuffix("::"))
 
     @torch.inference_mode()
     def detect(self, images: list[np.ndarray]) -> list[list[Detection]]:

@@ -1,4 +1,4 @@
-"""Recorded answers to a question table: item, proposition, image, text.
+"""Recorded answers to a question table: prompt, proposition, image, text.
 
 Reads the columns of j-min/DSG's released answers (``item_id, question_id, answer``) and those that
 this project writes (``item_id, proposition_id, image, answer``).
@@ -6,8 +6,6 @@ this project writes (``item_id, proposition_id, image, answer``).
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +13,8 @@ from typing import Protocol
 import numpy as np
 
 from arrag.data.questions import Items, Question, listed, read_rows
-from arrag.utils.errors import ArragError
+from arrag.metrics.types import Gaps
+from arrag.utils.errors import FormatError
 from arrag.utils.files import write_text
 
 # prompt -> image -> proposition -> what the judge said
@@ -28,11 +27,11 @@ ALIASES = {
     "image": ("crop_index", "crop", "sample_index", "sample", "image_index", "image"),
     "answer": ("answer", "vqa_answer", "response"),
 }
-COLUMNS = ("item_id", "proposition_id", "image", "answer")  # as written
-ONLY_IMAGE = "0"  # the image's name where a file has no such column
+COLUMNS = ["item_id", "proposition_id", "image", "answer"]  # as written
+ONLY_IMAGE = "0"  # name of the image where a file has no such column
 
 
-class Judge(Protocol):
+class VqaJudge(Protocol):
     """Answers questions on one image. The answers never depend on other images."""
 
     name: str
@@ -45,14 +44,20 @@ class Judge(Protocol):
 
 
 def read_answers(path: str | Path, where: Mapping[str, str] | None = None) -> Answers:
-    """Read recorded answers; ``where`` keeps the rows whose columns have the given values.
+    """Read recorded answers.
 
-    Images come in the order of their numbers, or of the file when their names are not numbers.
-    Raises ArragError for missing columns, a proposition that is no number, or repeated answers.
+    Images come in the order of their numbers, or of the file if their names are not numbers.
+
+    Args:
+        path: A CSV file.
+        where: Keeps the rows whose columns have the given values.
+
+    Raises:
+        FormatError: Columns are missing, a proposition is not a number, or answers are repeated.
     """
     where = dict(where or {})
     rows = read_rows(path, where)
-    columns = _columns(path, rows)
+    columns = _find_columns(path, rows)
     answers: Answers = {}
     repeated = []
     for number, row in enumerate(rows, 1):
@@ -63,26 +68,27 @@ def read_answers(path: str | Path, where: Mapping[str, str] | None = None) -> An
         try:
             proposition = int(text)
         except ValueError:
-            raise ArragError(
-                f"{path}: data row {number}: field {columns['proposition']} is {text!r}; "
-                "wanted a whole number"
-            ) from None
+            field = f"data row {number}: {columns['proposition']}"
+            message = f"is {text!r}, expected a whole number"
+            raise FormatError(message, path=path, field=field) from None
         given = answers.setdefault(item, {}).setdefault(image, {})
         if proposition in given:
             repeated.append(f"{item}/{proposition} of image {image}")
         given[proposition] = row[columns["answer"]]
     if not answers:
-        raise ArragError(f"{path}: holds no answer" + (f" where {where}" if where else ""))
+        raise FormatError("holds no answer" + (f" where {where}" if where else ""), path=path)
     if repeated:
-        raise ArragError(
-            f"{path}: answered more than once: {listed(repeated)}; give one answer a question and "
-            "image, or pick one model's rows with --where COLUMN=VALUE"
+        raise FormatError(
+            f"answered more than once: {listed(repeated)}",
+            path=path,
+            hint="give one answer a question and image, or pick one model's rows with --where "
+            "COLUMN=VALUE",
         )
     return {item: _in_order(images) for item, images in answers.items()}
 
 
-def _columns(path: str | Path, rows: list[dict[str, str]]) -> dict[str, str]:
-    """Which column holds what; the image's may be absent."""
+def _find_columns(path: str | Path, rows: list[dict[str, str]]) -> dict[str, str]:
+    """The column of each meaning; the image's may be absent."""
     present = list(rows[0]) if rows else []
     found = {}
     for meaning, names in ALIASES.items():
@@ -90,9 +96,11 @@ def _columns(path: str | Path, rows: list[dict[str, str]]) -> dict[str, str]:
         if match:
             found[meaning] = match[0]
         elif meaning != "image":
-            raise ArragError(
-                f"{path}: no column for the {meaning}: wanted one of {', '.join(names)}, found "
-                f"{', '.join(present) or 'none'}"
+            raise FormatError(
+                f"no such column, found {', '.join(present) or 'none'}",
+                path=path,
+                field=meaning,
+                hint=f"name a column {' or '.join(names)}",
             )
     return found
 
@@ -105,26 +113,25 @@ def _in_order(images: dict[str, dict[int, str]]) -> dict[str, dict[int, str]]:
 
 def write_answers(path: str | Path, answers: Answers) -> None:
     """Write answers as CSV, atomically."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for item, images in answers.items():
-        for image, given in images.items():
-            writer.writerows(
-                [item, proposition, image, text] for proposition, text in given.items()
-            )
-    write_text(path, out.getvalue())
+    import pandas as pd
+
+    rows = [
+        (item, proposition, image, text)
+        for item, images in answers.items()
+        for image, given in images.items()
+        for proposition, text in given.items()
+    ]
+    write_text(path, pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False, lineterminator="\n"))
 
 
-def complete(answers: Answers, items: Items) -> tuple[Answers, dict[str, list[str]]]:
-    """The images whose every question is answered, and what is missing or belongs to no question.
+def complete_images(answers: Answers, items: Items) -> tuple[Answers, Gaps]:
+    """The images whose every question is answered, and what is missing.
 
-    Every item should have the same images as the item that has most.
+    Every item should have as many images as the item with the most.
     """
-    gaps: dict[str, list[str]] = {}
-    whole: Answers = {}
-    counts = [len(answers.get(item, {})) for item in items]
-    most = max(counts, default=0)
+    gaps: Gaps = {}
+    complete: Answers = {}
+    most = max((len(answers.get(item, {})) for item in items), default=0)
     for item, questions in items.items():
         images = answers.get(item)
         if not images:
@@ -137,12 +144,12 @@ def complete(answers: Answers, items: Items) -> tuple[Answers, dict[str, list[st
                 name = f"{item}, image {image}: {'/'.join(absent)}"
                 gaps.setdefault("images with unanswered questions", []).append(name)
             else:
-                whole.setdefault(item, {})[image] = given
-    return whole, gaps
+                complete.setdefault(item, {})[image] = given
+    return complete, gaps
 
 
-def strangers(answers: Answers, items: Items) -> list[str]:
-    """Answers to questions that the table does not have."""
+def unknown_ids(answers: Answers, items: Items) -> list[str]:
+    """Answers to questions that the table does not have, as "item/proposition"."""
     return [
         f"{item}/{number}"
         for item, images in answers.items()

@@ -1,8 +1,7 @@
-"""Who answers the questions of DPG-Bench: VQA models, and rules for the built-in world.
+"""Judges that answer the questions of DPG-Bench: VQA models, and rules for the micro world.
 
-All judges have one interface, ``arrag.metrics.dpg.answers.Judge``. The official one is
-mPLUG-large; its
-weights come through modelscope, which no default installation holds.
+All have one interface, ``arrag.metrics.dpg.answers.VqaJudge``. The official one is mPLUG-large; its
+weights come through modelscope, which no default installation has.
 """
 
 from __future__ import annotations
@@ -18,13 +17,15 @@ import torch
 from PIL import Image
 
 from arrag.data.questions import Question
-from arrag.metrics.dpg.answers import Judge
+from arrag.metrics.base import load_detector
+from arrag.metrics.dpg.answers import VqaJudge
 from arrag.metrics.geneval.judge import keep_detections, relations
-from arrag.metrics.objects import Colors, Detector
+from arrag.metrics.types import ColorNamer, Detector
 from arrag.utils.device import default_device
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import FormatError, MismatchError, MissingError, UsageError
 from arrag.utils.files import read_json
 from arrag.utils.hashing import tree_digest
+from arrag.utils.registry import Registry
 
 MPLUG = "damo/mplug_visual-question-answering_coco_large_en"  # the official judge
 MAX_NEW_TOKENS = 10  # of a generated answer
@@ -32,14 +33,35 @@ MAX_NEW_TOKENS = 10  # of a generated answer
 TUPLE = re.compile(r"^\s*(?P<category>[^(]*?)\s*\((?P<arguments>.*)\)\s*$", re.S)
 
 
-def libraries(*names: str) -> dict[str, str]:
-    """The installed versions."""
+VQA_JUDGES: Registry[type[VqaJudge]] = Registry("VQA judge")
+
+
+def open_judge(
+    name: str, detector: str | Path | None = None, color: str | Path | None = None
+) -> VqaJudge:
+    """Open the judge that answers the questions.
+
+    Args:
+        name: A registered name (``rules``, ``mplug``), or the folder of a VQA model of
+            transformers.
+        detector: The detector of ``rules``.
+        color: The colour classifier of ``rules``.
+
+    Raises:
+        ArragError: The judge cannot be used.
+    """
+    if name == "rules":
+        from arrag.metrics.color import ColorClassifier
+
+        for option, given in (("--detector", detector), ("--color", color)):
+            if given is None:
+                raise UsageError("is missing; judging images needs it", field=option)
+        return RuleJudge(load_detector(detector), ColorClassifier(color))
+    return VQA_JUDGES.get(name)() if name in VQA_JUDGES else TransformersJudge(name)
+
+
+def _versions(*names: str) -> dict[str, str]:
     return {name: version(name) for name in names}
-
-
-def load_judge(name: str) -> Judge:
-    """``mplug``, or the folder of a VQA model of transformers. ArragError when unusable."""
-    return MPlugJudge() if name == "mplug" else TransformersJudge(name)
 
 
 class TransformersJudge:
@@ -56,23 +78,26 @@ class TransformersJudge:
                 str(path), local_files_only=True, output_loading_info=True
             )
         except Exception as error:  # transformers and safetensors raise a dozen types here
-            raise ArragError(
-                f"{path}: cannot be read as a VQA model of transformers ({error}); give a folder "
-                "with config.json, model.safetensors and the processor's files"
+            raise FormatError(
+                f"cannot be read as a VQA model of transformers ({error})",
+                path=path,
+                hint="give a folder with config.json, model.safetensors and the processor's files",
             ) from error
         if absent := [*report["missing_keys"], *map(str, report["mismatched_keys"])]:
-            raise ArragError(
-                f"{path}: {len(absent)} weights are missing or of another shape ({absent[0]}, "
-                "...); fetch the checkpoint that belongs to its config.json"
+            raise FormatError(
+                f"{len(absent)} weights are missing or of another shape",
+                path=path,
+                field=absent[0],
+                hint="fetch the checkpoint that belongs to its config.json",
             )
         self.model = model.eval().to(self.device)
         self.name = f"{model.config.model_type}:{Path(path).name}"
         self.digest = tree_digest(path)
-        self.versions = libraries("torch", "transformers", "pillow")
+        self.versions = _versions("torch", "transformers", "pillow")
 
     @torch.inference_mode()
     def answer(self, image: np.ndarray, questions: Sequence[Question]) -> list[str]:
-        """See ``Judge``. One question at a time: padding must not change an answer."""
+        """See ``VqaJudge``. One question at a time: padding must not change an answer."""
         picture = Image.fromarray(image)
         return [self._one(picture, question.question) for question in questions]
 
@@ -85,6 +110,7 @@ class TransformersJudge:
         return self.model.config.id2label[int(logits.argmax(-1))]
 
 
+@VQA_JUDGES.register("mplug")
 class MPlugJudge:
     """The official judge, mPLUG-large, through modelscope (imported here only)."""
 
@@ -93,24 +119,27 @@ class MPlugJudge:
             from modelscope.pipelines import pipeline
             from modelscope.utils.constant import Tasks
         except ImportError as error:
-            raise ArragError(
-                f"--judge mplug needs modelscope, which cannot be imported ({error}); install "
-                "modelscope[multi-modal] in an environment of its own, or record the answers there "
-                "and score them with --answers"
+            raise MissingError(
+                f"modelscope cannot be imported ({error})",
+                field="--judge mplug",
+                hint="install modelscope[multi-modal] in a separate environment, or record the "
+                "answers there and score them with --answers",
             ) from None
         try:
             self._pipeline: Any = pipeline(Tasks.visual_question_answering, model=MPLUG)
         except Exception as error:  # modelscope raises whatever its download and model do
-            raise ArragError(
-                f"--judge mplug: {MPLUG} cannot be loaded ({error}); let modelscope fetch it once"
+            raise MissingError(
+                f"{MPLUG} cannot be loaded ({error})",
+                field="--judge mplug",
+                hint="let modelscope download it once",
             ) from error
         self.name = f"modelscope:{MPLUG}"
         folder = getattr(self._pipeline.model, "model_dir", None)
         self.digest = tree_digest(folder) if folder else ""
-        self.versions = libraries("torch", "modelscope")
+        self.versions = _versions("torch", "modelscope")
 
     def answer(self, image: np.ndarray, questions: Sequence[Question]) -> list[str]:
-        """See ``Judge``."""
+        """See ``VqaJudge``."""
         picture = Image.fromarray(image)
         return [
             self._pipeline({"image": picture, "question": question.question})["text"]
@@ -118,20 +147,20 @@ class MPlugJudge:
         ]
 
 
+@VQA_JUDGES.register("rules")
 class RuleJudge:
     """Answers from a detector, a colour classifier and boxes, for tuples that say what to check.
 
     entity - whole (dog); attribute - color (dog, red); relation - spatial (dog, cup, left of);
     other - count (dog, ==3); global - objects (==3), of any kind. The rules are GenEval's: an
-    object counts above 0.3 (0.9 when counted), colour and place are those of the best one. Any
-    other tuple is an ArragError.
+    object counts above 0.3 (0.9 when counted), colour and position are those of the best one.
     """
 
-    def __init__(self, detector: Detector, color: Colors) -> None:
+    def __init__(self, detector: Detector, color: ColorNamer) -> None:
         self.detector, self.color = detector, color
         self.name = f"rules:{detector.name}+{color.name}"
         self.digest = f"{detector.digest}+{color.digest}"
-        self.versions = libraries("torch", "torchvision", "transformers", "open-clip-torch")
+        self.versions = _versions("torch", "torchvision", "transformers", "open-clip-torch")
         self._rules = {
             ("entity - whole", 1): self._entity,
             ("attribute - color", 2): self._color,
@@ -142,7 +171,7 @@ class RuleJudge:
         self._counting = (self._count, self._total)
 
     def answer(self, image: np.ndarray, questions: Sequence[Question]) -> list[str]:
-        """See ``Judge``: yes or no."""
+        """See ``VqaJudge``: yes or no."""
         detections = self.detector.detect([image])[0]
         found = keep_detections(detections, "")
         counted = keep_detections(detections, "counting")
@@ -154,13 +183,14 @@ class RuleJudge:
         return answers
 
     def check(self, questions: Sequence[Question]) -> None:
-        """ArragError for the first tuple that no rule answers; before any image is looked at."""
+        """Raise ArragError for the first tuple that no rule answers, before any image is judged."""
         for question in questions:
             rule, (label, *_) = self._parse(question)
             if rule != self._total and label not in self.detector.classes:
-                raise ArragError(
-                    f"question {question.item}/{question.id}: detector {self.detector.name} does "
-                    f"not know {label!r}; use the questions that belong to this detector"
+                raise MismatchError(
+                    f"detector {self.detector.name} does not know {label!r}",
+                    field=f"question {question.item}/{question.id}",
+                    hint="use the questions that belong to this detector",
                 )
 
     def _parse(self, question: Question) -> tuple[Any, list[str]]:
@@ -169,9 +199,10 @@ class RuleJudge:
         rule = self._rules.get((match["category"], len(arguments))) if match else None
         if rule is None:
             known = "; ".join(f"{name} with {n} arguments" for name, n in self._rules)
-            raise ArragError(
-                f"question {question.item}/{question.id}: field tuple is {question.tuple!r}; the "
-                f"rule judge knows {known}; give another judge"
+            raise MismatchError(
+                f"tuple is {question.tuple!r}; the rule judge knows {known}",
+                field=f"question {question.item}/{question.id}",
+                hint="give another judge",
             )
         return rule, arguments
 

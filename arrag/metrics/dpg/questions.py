@@ -1,6 +1,6 @@
 """DPG-Bench and DSG: the share of a prompt's propositions that hold in its images.
 
-An own implementation of the rules of TencentQQGYLab/ELLA, dpg_bench/compute_dpg_bench.py (Hu et
+A reimplementation of the rules of TencentQQGYLab/ELLA, dpg_bench/compute_dpg_bench.py (Hu et
 al. 2024, arXiv 2403.05135), and of j-min/DSG, dsg/vqa_utils.py (Cho et al. 2024, arXiv 2310.18235).
 
 The official DPG script has defects that its published numbers contain. ``compat`` chooses:
@@ -27,14 +27,12 @@ import numpy as np
 
 from arrag.data import questions as table
 from arrag.data.questions import Items, Question, by_item, by_item_official
-from arrag.metrics import bootstrap as stats
-from arrag.metrics.dpg.answers import Answers, complete, strangers
-from arrag.utils.errors import ArragError
+from arrag.metrics.bootstrap import OVERALL, bootstrap, bootstrap_shares
+from arrag.metrics.dpg.answers import Answers, complete_images, unknown_ids
+from arrag.utils.errors import FormatError, MismatchError
 
 YES = "yes"  # an answer counts when it is exactly this
 PERCENT = 100.0  # the official script prints fractions times 100
-COMPATS = ("official", "corrected")
-DEPENDENCIES = ("none", "dsg", "official")
 OWN_DEPENDENCY = {"official": "official", "corrected": "dsg"}  # of each compat
 # What makes a table unusable: the official script stops at the first and lives with the others.
 # Circles (44 propositions of dsg-1k-anns.csv are their own parents) change no score under "dsg".
@@ -58,7 +56,7 @@ class _Tally:
     dropped: dict[str, str] = field(default_factory=dict)
 
 
-def choose(compat: str | None, dependency: str | None) -> tuple[str, str]:
+def choose_rules(compat: str | None, dependency: str | None) -> tuple[str, str]:
     """The rules of a score: each of the two implies the other where only one is given.
 
     The default is the official number. Zeroing by another rule than the official one makes the
@@ -70,13 +68,14 @@ def choose(compat: str | None, dependency: str | None) -> tuple[str, str]:
 
 
 def check_table(path: Any, rows: list[Question], compat: str, allow_partial: bool) -> dict:
-    """What is malformed in a table, counted; ArragError for what ``compat`` cannot live with."""
+    """What is malformed in a table, counted. Raises FormatError for what ``compat`` refuses."""
     found = table.problems(rows)
     for kind in REFUSED[compat]:
         if kind in found and not allow_partial:
-            raise ArragError(
-                f"{path}: {kind}: {table.listed(found[kind])}; correct the table, or pass "
-                "--allow-partial to read past it and have it stated in the score"
+            raise FormatError(
+                f"{kind}: {table.listed(found[kind])}",
+                path=path,
+                hint="correct the table, or pass --allow-partial to have it stated in the score",
             )
     return {kind: table.counted(names) for kind, names in found.items()}
 
@@ -143,7 +142,7 @@ def summarise(counts: _Tally, items: Items) -> dict[str, Any]:
     names = list(counts.images)
     means = {item: sum(scores) / len(scores) for item, scores in counts.images.items()}
     tags = [STRATUM] * len(names)
-    overall = stats.bootstrap(tags, [PERCENT * means[item] for item in names])[stats.OVERALL]
+    overall = bootstrap(tags, [PERCENT * means[item] for item in names])[OVERALL]
     level1, level2 = _categories(counts, names)
     rows = [
         {
@@ -157,7 +156,7 @@ def summarise(counts: _Tally, items: Items) -> dict[str, Any]:
     ]
     return {
         "value": overall.value,
-        stats.OVERALL: overall.value,
+        OVERALL: overall.value,
         "interval": [overall.low, overall.high],
         "unit": "percent",
         "l1": level1,
@@ -190,7 +189,7 @@ def _categories(counts: _Tally, names: list[str]) -> tuple[dict, dict]:
                 sums = level.setdefault(name, np.zeros((2, len(names))))
                 sums[:, i] += sum(scores), len(scores)
     sums = np.stack([s for level in levels for s in level.values()])  # [K, 2, n]
-    estimates = iter(stats.bootstrap_shares(PERCENT * sums[:, 0], sums[:, 1]))
+    estimates = iter(bootstrap_shares(PERCENT * sums[:, 0], sums[:, 1]))
     first, second = (
         {
             name: {"value": e.value, "interval": [e.low, e.high], "n": int(total[1].sum())}
@@ -209,15 +208,26 @@ def score_answers(
     dependency: str,
     allow_partial: bool = False,
 ) -> dict[str, Any]:
-    """The whole score from a table and answers; ArragError for gaps unless ``allow_partial``.
+    """The fields of the score of answers to a table.
 
     ``compat_values`` holds the overall of both rules, each with its own way of zeroing unless it
     is ``compat``'s; None where the answers do not suffice for it.
+
+    Args:
+        questions_path: The table, for messages.
+        rows: Its rows.
+        answers: What the judge said.
+        compat: ``official`` or ``corrected``; see the module.
+        dependency: ``none``, ``dsg`` or ``official``.
+        allow_partial: State gaps in the score instead of refusing them.
+
+    Raises:
+        ArragError: The table is malformed, answers are missing, or no prompt can be scored.
     """
     malformed = check_table(questions_path, rows, compat, allow_partial)
     every = by_item(rows)
     items = {"official": by_item_official(rows), "corrected": every}[compat]
-    whole, gaps = complete(answers, items)
+    whole, gaps = complete_images(answers, items)
     if compat == "official":
         # A prompt whose only row is skipped has images but no question: it is dropped, not missing.
         bare = [item for item in every if item not in items and item in answers]
@@ -225,21 +235,24 @@ def score_answers(
         lost = [item for item in every if item not in items and item not in answers]
         gaps |= {"items without an answer": [*gaps.get("items without an answer", []), *lost]}
         gaps = {kind: names for kind, names in gaps.items() if names}
-    if foreign := strangers(answers, every):
-        gaps["answers to no question of the table"] = foreign
+    if unknown := unknown_ids(answers, every):
+        gaps["answers to no question of the table"] = unknown
     for kind, names in gaps.items():
         if not allow_partial:
-            raise ArragError(
-                f"{questions_path}: {kind}: {table.listed(names)}; answer every question of every "
-                "image, or pass --allow-partial to have what is missing stated in the score"
+            raise MismatchError(
+                f"{kind}: {table.listed(names)}",
+                path=questions_path,
+                hint="answer every question of every image, or pass --allow-partial to have what "
+                "is missing stated in the score",
             )
     counts = tally(items, whole, compat, dependency)
     if not counts.images:
         reasons = [f"{kind}: {table.listed(names)}" for kind, names in gaps.items()]
         reasons += [f"{item}: {why}" for item, why in list(counts.dropped.items())[:1]]
-        raise ArragError(
-            f"{questions_path}: no prompt of it could be scored ({'; '.join(reasons)}); answer "
-            "every question of an image"
+        raise MismatchError(
+            f"no prompt could be scored ({'; '.join(reasons)})",
+            path=questions_path,
+            hint="answer every question of an image",
         )
     texts = [text for images in answers.values() for g in images.values() for text in g.values()]
     return {
@@ -262,7 +275,7 @@ def _both(
     values: dict[str, float | None] = {}
     for name, items in (("official", by_item_official(rows)), ("corrected", by_item(rows))):
         rule = dependency if name == compat else OWN_DEPENDENCY[name]
-        whole, _ = complete(answers, items)
+        whole, _ = complete_images(answers, items)
         images = tally(items, whole, name, rule).images
         means = [sum(scores) / len(scores) for scores in images.values()]
         values[name] = PERCENT * float(np.mean(means)) if means else None

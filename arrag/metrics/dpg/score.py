@@ -1,4 +1,4 @@
-"""A DPG-Bench score as a file: from images and a judge, or from recorded answers."""
+"""The DPG-Bench score of images by a VQA judge, or of recorded answers."""
 
 from __future__ import annotations
 
@@ -8,103 +8,140 @@ from typing import Any
 
 from tqdm import tqdm
 
-from arrag import __version__
-from arrag.data.questions import Items, by_item, counted, listed, read_questions
+from arrag.data.questions import Items, Question, by_item, counted, listed, read_questions
 from arrag.data.sample_dir import read_run
-from arrag.metrics.dpg.answers import Answers, Judge, read_answers, write_answers
-from arrag.metrics.dpg.images import Picture, list_pictures
-from arrag.metrics.dpg.questions import score_answers
-from arrag.metrics.journal import Journal
-from arrag.utils.errors import ArragError
-from arrag.utils.files import write_json
+from arrag.metrics.base import DEFAULTS, Metric, Score, ScoreOptions, library_versions
+from arrag.metrics.dpg.answers import Answers, VqaJudge, read_answers, write_answers
+from arrag.metrics.dpg.images import DpgImage, list_dpg_images
+from arrag.metrics.dpg.questions import choose_rules, score_answers
+from arrag.metrics.resume_log import ResumeLog
+from arrag.metrics.types import Gaps
+from arrag.utils.errors import MismatchError
 from arrag.utils.hashing import images_digest, sha256_file, sha256_json
 
 
-def score_recorded(
-    questions: str | Path,
-    answers: str | Path,
-    where: Mapping[str, str] | None = None,
-    *,
-    compat: str,
-    dependency: str,
-    allow_partial: bool = False,
-) -> dict[str, Any]:
-    """The score of recorded answers; see ``arrag.metrics.dpg.questions.score_answers``."""
-    given = read_answers(answers, where)
-    rows = read_questions(questions)
-    score = score_answers(questions, rows, given, compat, dependency, allow_partial)
-    judge = {"name": "recorded", "digest": sha256_file(answers)}
-    return score | _provenance(questions, judge, None, {})
+class DPGBench(Metric):
+    """Percent of the propositions of a prompt that hold in its images.
 
-
-def score_images(
-    images_dir: str | Path,
-    questions: str | Path,
-    judge: Judge,
-    out_json: str | Path,
-    answers_out: str | Path,
-    *,
-    compat: str,
-    dependency: str,
-    per_prompt: int | None = None,
-    resolution: int | None = None,
-    allow_partial: bool = False,
-) -> dict[str, Any]:
-    """Let ``judge`` answer for every image; write the score and the answers, both atomically.
-
-    An interrupted run goes on where it stopped. Raises ArragError when images are missing, damaged
-    or of no prompt (unless ``allow_partial``, which leaves them out and states them), when sizes
-    are wrong, or when the judge cannot answer a question.
+    Args:
+        judge: Answers the questions; not needed for recorded answers.
+        compat: ``official`` with the defects of the published script, or ``corrected``.
+        dependency: How a failed question zeroes its children: ``none``, ``dsg``, ``official``.
+            Each of the two follows from the other if it is None.
+        per_prompt: Images of a prompt; None takes 4 of a grid, all of a folder.
+        resolution: Pixels a side that each image must have; None accepts any.
     """
-    rows = read_questions(questions)
-    items = by_item(rows)
-    pictures, gaps = list_pictures(images_dir, items, per_prompt, resolution)
-    for kind, names in gaps.items():
-        if not allow_partial:
-            raise ArragError(
-                f"{images_dir}: {kind}: {listed(names)}; generate the images of {questions} again, "
-                "or pass --allow-partial to have it stated in the score"
-            )
-    if check := getattr(judge, "check", None):
-        check(rows)
-    identity = ["dpg", judge.name, judge.digest, sha256_file(questions)]
-    journal = Journal(Path(answers_out).with_suffix(".partial"), identity)
-    answers = judge_pictures(pictures, items, judge, journal)
-    score = score_answers(questions, rows, answers, compat, dependency, allow_partial)
-    score["partial"] |= {kind: counted(names) for kind, names in gaps.items()}
-    about = {"name": judge.name, "digest": judge.digest}
-    score |= _provenance(questions, about, read_run(images_dir), judge.versions)
-    files = {picture.path for picture in pictures}
-    digest = images_digest(map(sha256_file, files))
-    score["images"] = {"path": str(images_dir), "sha256": digest}
-    write_answers(answers_out, answers)
-    write_json(out_json, score)
-    journal.finish()
-    return score
+
+    name = "dpg"
+
+    def __init__(
+        self,
+        judge: VqaJudge | None = None,
+        *,
+        compat: str | None = None,
+        dependency: str | None = None,
+        per_prompt: int | None = None,
+        resolution: int | None = None,
+    ) -> None:
+        self.judge, self.per_prompt, self.resolution = judge, per_prompt, resolution
+        self.compat, self.dependency = choose_rules(compat, dependency)
+
+    def score(
+        self, images: str | Path, target: str | Path, options: ScoreOptions = DEFAULTS
+    ) -> Score:
+        """Let the judge answer for every image; an interrupted run continues where it stopped.
+
+        Args:
+            images: Folder of grids, or of samples in GenEval's layout.
+            target: The question table.
+            options: ``records`` is the CSV file of the answers.
+
+        Raises:
+            ArragError: Images are missing, damaged or of no prompt (unless ``allow_partial``),
+                their sizes are wrong, or the judge cannot answer a question.
+        """
+        rows = read_questions(target)
+        items = by_item(rows)
+        found, gaps = list_dpg_images(images, items, self.per_prompt, self.resolution)
+        for kind, names in gaps.items():
+            if not options.allow_partial:
+                raise MismatchError(
+                    f"{kind}: {listed(names)}",
+                    path=images,
+                    hint=f"generate the images of {target} again, or pass --allow-partial to have "
+                    "it stated in the score",
+                )
+        if check := getattr(self.judge, "check", None):
+            check(rows)
+        log = None
+        if options.records is not None:
+            identity = ["dpg", self.judge.name, self.judge.digest, sha256_file(target)]
+            log = ResumeLog(options.records.with_suffix(".partial"), identity)
+        answers = _ask(found, items, self.judge, log)
+        files = {image.path for image in found}
+        score = self._score(
+            rows,
+            target,
+            answers,
+            options.allow_partial,
+            gaps,
+            judge={"name": self.judge.name, "digest": self.judge.digest},
+            run=read_run(images),
+            versions=library_versions() | self.judge.versions,
+            images={"path": str(images), "sha256": images_digest(map(sha256_file, files))},
+        )
+        if options.records is not None:
+            write_answers(options.records, answers)
+        if options.out is not None:
+            score.write(options.out)
+        if log is not None:
+            log.remove()
+        return score
+
+    def score_recorded(
+        self,
+        answers: str | Path,
+        target: str | Path,
+        where: Mapping[str, str] | None = None,
+        options: ScoreOptions = DEFAULTS,
+    ) -> Score:
+        """The score of recorded answers; see ``arrag.metrics.dpg.answers.read_answers``."""
+        given = read_answers(answers, where)
+        judge = {"name": "recorded", "digest": sha256_file(answers)}
+        about = {"judge": judge, "run": None, "versions": library_versions()}
+        rows = read_questions(target)
+        score = self._score(rows, target, given, options.allow_partial, {}, **about)
+        if options.out is not None:
+            score.write(options.out)
+        return score
+
+    def _score(
+        self,
+        rows: list[Question],
+        target: str | Path,
+        answers: Answers,
+        allow_partial: bool,
+        gaps: Gaps,
+        **about: Any,
+    ) -> Score:
+        found = score_answers(target, rows, answers, self.compat, self.dependency, allow_partial)
+        found["partial"] |= {kind: counted(names) for kind, names in gaps.items()}
+        return Score(**found, prompt_set_sha256=sha256_file(target), **about)
 
 
-def judge_pictures(
-    pictures: list[Picture], items: Items, judge: Judge, journal: Journal
-) -> Answers:
-    """Answers to every question of every picture; what ``journal`` holds is not asked again."""
+def _ask(images: list[DpgImage], items: Items, judge: VqaJudge, log: ResumeLog | None) -> Answers:
+    """Answers to every question of every image; those in the log are not asked again."""
     answers: Answers = {}
-    digests = {path: sha256_file(path) for path in {picture.path for picture in pictures}}
-    for picture in tqdm(pictures, desc="DPG-Bench", unit="image"):
-        key = sha256_json([digests[picture.path], picture.item, picture.image, picture.box])
-        asked = items[picture.item]
-        if key not in journal:
-            journal.add({key: judge.answer(picture.load(), list(asked.values()))})
-        given = dict(zip(asked, journal[key], strict=True))
-        answers.setdefault(picture.item, {})[picture.image] = given
+    digests = {path: sha256_file(path) for path in {image.path for image in images}}
+    for image in tqdm(images, desc="DPG-Bench", unit="image"):
+        key = sha256_json([digests[image.path], image.item, image.image, image.box])
+        questions = items[image.item]
+        if log is not None and key in log:
+            texts = log[key]
+        else:
+            texts = judge.answer(image.load(), list(questions.values()))
+            if log is not None:
+                log.add({key: texts})
+        given = dict(zip(questions, texts, strict=True))
+        answers.setdefault(image.item, {})[image.image] = given
     return answers
-
-
-def _provenance(
-    questions: str | Path, judge: dict[str, str], run: Any, versions: dict[str, str]
-) -> dict[str, Any]:
-    return {
-        "prompt_set_sha256": sha256_file(questions),
-        "judge": judge,
-        "run": run,
-        "versions": {"arrag": __version__} | versions,
-    }

@@ -1,7 +1,7 @@
 """GenEval: object-focused verdicts on generated images (Ghosh et al. 2023, arXiv 2310.11513).
 
-An own implementation of the rules of djghosh13/geneval, evaluation/evaluate_images.py; the
-thresholds below are that code's defaults. ``arrag.metrics.geneval.score`` makes a score of them.
+A reimplementation of the rules of djghosh13/geneval, evaluation/evaluate_images.py; the thresholds
+are that code's defaults. ``arrag.metrics.geneval.score`` summarises the verdicts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from arrag.data.prompts import COLORS
-from arrag.metrics.objects import Box, Colors, Detection
+from arrag.metrics.types import Box, ColorNamer, Detection
 
 SCORE_THRESHOLD = 0.3  # a detection counts strictly above this
 COUNTING_THRESHOLD = 0.9  # the same for the counting task
@@ -75,17 +75,22 @@ def relations(a: Box, b: Box) -> list[str]:
     return [name for name, share in tests.items() if share > DIRECTION_THRESHOLD]
 
 
-def judge(
+def failure_reasons(
     image: np.ndarray,
     found: dict[str, list[Detection]],
     metadata: dict[str, Any],
-    color: Colors,
+    color: ColorNamer | None,
 ) -> list[str]:
-    """Reasons why ``image`` fails its prompt; an empty list is a correct image.
+    """Reasons why ``image`` fails its prompt; an empty list means that it is correct.
 
-    ``found`` comes from ``keep_detections``. Only the best ``count`` objects of an include clause
-    are examined; position is examined only where count and colour hold. The reasons have the form
-    of the official results, which people already read and filter.
+    Only the best ``count`` objects of an include clause are examined; position is examined only
+    where count and colour hold. The reasons have the form of the official results.
+
+    Args:
+        image: uint8 RGB [H, W, 3].
+        found: Detections by class, from ``keep_detections``.
+        metadata: The prompt.
+        color: The colour classifier; may be None if no clause asks for a colour.
     """
     reasons: list[str] = []
     matched: list[list[Detection] | None] = []
@@ -112,7 +117,7 @@ def _count_failure(objects: list[Detection], clause: dict[str, Any]) -> str | No
 
 
 def _color_failure(
-    image: np.ndarray, objects: list[Detection], clause: dict[str, Any], color: Colors
+    image: np.ndarray, objects: list[Detection], clause: dict[str, Any], color: ColorNamer
 ) -> str | None:
     if "color" not in clause:
         return None
@@ -146,16 +151,16 @@ def evaluate_image(
     image: np.ndarray,
     detections: list[Detection],
     metadata: dict[str, Any],
-    color: Colors,
+    color: ColorNamer,
     filename: str,
 ) -> dict[str, Any]:
     """Verdict on one uint8 RGB image [H, W, 3] as a record with the official fields.
 
-    ``metadata`` and ``details`` ({class: [[x0, y0, x1, y1, score], ...]}) are JSON texts, as the
-    official results have them, so that its summary script reads these records too.
+    ``metadata`` and ``details`` ({class: [[x0, y0, x1, y1, score], ...]}) are JSON texts, so that
+    the official summary script reads these records too.
     """
     found = keep_detections(detections, metadata["tag"])
-    reasons = judge(image, found, metadata, color)
+    reasons = failure_reasons(image, found, metadata, color)
     boxes = {k: [[*map(float, d.box), float(d.score)] for d in v] for k, v in found.items()}
     return {
         "filename": filename,

@@ -1,4 +1,4 @@
-"""GenEval verdicts that are already there: the official results.jsonl, summed up or judged again.
+"""Recorded GenEval verdicts: the official results.jsonl, summarised or judged again.
 
 A line holds ``filename, tag, prompt, correct, reason, metadata, details``; the last two are JSON
 texts (djghosh13/geneval, evaluation/evaluate_images.py).
@@ -10,39 +10,56 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from arrag import __version__
 from arrag.data.prompts import MAX_COUNT, TASKS, load_geneval_prompts, prompt_problem
 from arrag.data.questions import counted, listed
-from arrag.metrics.geneval.judge import judge
-from arrag.metrics.geneval.score import COMPAT, Gaps, Record, summarise
-from arrag.metrics.objects import Detection
-from arrag.utils.errors import ArragError
+from arrag.metrics.base import Score, library_versions
+from arrag.metrics.geneval.judge import failure_reasons
+from arrag.metrics.geneval.score import COMPAT, Record, summarise
+from arrag.metrics.types import Detection, Gaps
+from arrag.utils.errors import FormatError, MismatchError
 from arrag.utils.hashing import sha256_file, sha256_json
 from arrag.utils.readers import numbered_lines, parse_json, read_text
 
 # Of folder and sample in a filename.
 NUMBERS = re.compile(r"(?<![0-9])([0-9]{1,9})/samples/([0-9]{1,9})\.png$")
 NO_MASK = np.zeros((0, 0), dtype=bool)
+HINT = "give the official results.jsonl"
+
+
+class _RecordForm(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    filename: Any
+    tag: Literal[TASKS]
+    correct: Literal[True, False, 0, 1]
+    metadata: Any
+    reason: str = ""
+    prompt: str = ""
 
 
 def read_results(path: str | Path) -> list[Record]:
-    """All records of a results file in (folder, sample) order where the names have numbers.
+    """Read a results file, in (folder, sample) order where the filenames have numbers.
 
-    ``correct`` becomes a bool; ``metadata`` and ``details`` stay texts. Raises ArragError that
-    names the line of the first mistake: a missing field, an unknown tag, a file named twice.
+    ``correct`` becomes a bool; ``metadata`` and ``details`` stay texts.
+
+    Raises:
+        FormatError: A line is not a record (``field`` names line and field), a file is named twice,
+            or there is no record.
     """
     path = Path(path)
     lines = numbered_lines(read_text(path, "the file of results"))
-    records = [_record(f"{path}:{number}", line) for number, line in lines]
+    records = [_parse_record(path, number, line) for number, line in lines]
     if not records:
-        raise ArragError(f"{path}: holds no verdict; give the official results.jsonl")
+        raise FormatError("holds no verdict", path=path, hint=HINT)
     twice = [name for name, n in Counter(r["filename"] for r in records).items() if n > 1]
     if twice:
-        raise ArragError(f"{path}: files with more than one verdict: {listed(twice)}; keep one")
+        message = f"files with more than one verdict: {listed(twice)}"
+        raise FormatError(message, path=path, field="filename", hint="keep one")
     places = [NUMBERS.search(record["filename"]) for record in records]
     if all(places):
         # The official code lists folders in no order; McNemar's pairs need one.
@@ -51,25 +68,21 @@ def read_results(path: str | Path) -> list[Record]:
     return records
 
 
-def _record(where: str, line: str) -> Record:
+def _parse_record(path: Path, number: int, line: str) -> Record:
     try:
         record = parse_json(line)
+        _RecordForm.model_validate(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join([f"line {number}", *map(str, first["loc"][:1])])
+        raise FormatError(first["msg"], path=path, field=field, hint=HINT) from None
     except ValueError as error:
-        raise ArragError(f"{where}: not a JSON object ({error})") from None
-    for name in ("filename", "tag", "correct", "metadata"):
-        if not isinstance(record, dict) or name not in record:
-            raise ArragError(f"{where}: field {name} is missing; give the official results.jsonl")
-    if record["tag"] not in TASKS:
-        raise ArragError(
-            f"{where}: field tag is {record['tag']!r}, expected one of {', '.join(TASKS)}"
-        )
-    if record["correct"] not in (True, False):
-        raise ArragError(f"{where}: field correct is {record['correct']!r}, expected true or false")
+        message = f"not a JSON object ({error})"
+        raise FormatError(message, path=path, field=f"line {number}") from None
     if not isinstance(record["metadata"], str):
         record["metadata"] = json.dumps(record["metadata"])
     for name in ("reason", "prompt"):
-        if not isinstance(record.setdefault(name, ""), str):
-            raise ArragError(f"{where}: field {name} is no text; give the official results.jsonl")
+        record.setdefault(name, "")
     return record | {"filename": str(record["filename"]), "correct": bool(record["correct"])}
 
 
@@ -78,41 +91,42 @@ def score_results(
     prompts_path: str | Path | None = None,
     rejudge: bool = False,
     allow_partial: bool = False,
-) -> tuple[dict[str, Any], list[Record]]:
+) -> tuple[Score, list[Record]]:
     """The score of a results file, and its records (judged again if asked).
 
-    A prompt is whatever has the same ``metadata``, as in the official summary. Raises ArragError
-    when the file lacks prompts of ``prompts_path`` or has others, unless ``allow_partial``. Without
-    a prompt file only gaps in the folders' numbers and in the images a prompt can be seen: they
-    are stated in ``partial``, not refused, because the official summary takes such a file too.
+    As in the official summary, a prompt is whatever has the same ``metadata``. Without a prompt
+    file only gaps in the numbers of folders and in the images of a prompt can be seen: they are
+    stated in ``partial``, not refused, because the official summary accepts such a file too.
+
+    Raises:
+        MismatchError: The file lacks prompts of ``prompts_path`` or has others, unless
+            ``allow_partial``.
     """
     records = read_results(path)
-    verdict = rejudge_records(path, records) if rejudge else None
+    rejudged = {"rejudged": rejudge_records(path, records)} if rejudge else {}
     gaps = _gaps(records)
     if prompts_path is not None:
-        missing, foreign = _against(records, load_geneval_prompts(prompts_path))
-        for what, names in (
-            ("prompts without a verdict", missing),
-            ("verdicts on other prompts", foreign),
-        ):
-            if names and not allow_partial:
-                raise ArragError(
-                    f"{path}: {what}, by {prompts_path}: {listed(names)}; judge the whole set, or "
-                    "pass --allow-partial to have it stated in the score"
+        for what, names in _compare_prompts(records, load_geneval_prompts(prompts_path)).items():
+            if not allow_partial:
+                raise MismatchError(
+                    f"{what}, by {prompts_path}: {listed(names)}",
+                    path=path,
+                    hint="judge the whole set, or pass --allow-partial to have it stated in the "
+                    "score",
                 )
-            gaps |= {what: names} if names else {}
+            gaps[what] = names
     texts = list(dict.fromkeys(record["metadata"] for record in records))
-    digest = sha256_file(prompts_path) if prompts_path else sha256_json(sorted(texts))
-    score = {
-        "metric": "geneval",
-        "compat": COMPAT,
+    score = Score(
+        metric="geneval",
+        compat=COMPAT,
         **summarise([(record["metadata"], record) for record in records], gaps),
-        "prompt_set_sha256": digest,
-        "judge": {"name": "recorded", "digest": sha256_file(path)},
-        "run": None,
-        "versions": {"arrag": __version__},
-    }
-    return score | ({"rejudged": verdict} if verdict else {}), records
+        prompt_set_sha256=sha256_file(prompts_path) if prompts_path else sha256_json(sorted(texts)),
+        judge={"name": "recorded", "digest": sha256_file(path)},
+        run=None,
+        versions=library_versions(),
+        **rejudged,
+    )
+    return score, records
 
 
 def _gaps(records: list[Record]) -> Gaps:
@@ -130,8 +144,8 @@ def _gaps(records: list[Record]) -> Gaps:
     return gaps
 
 
-def _against(records: list[Record], prompts: list[dict]) -> tuple[list[str], list[str]]:
-    """Texts of the prompts that have no record, and of records that are of no prompt."""
+def _compare_prompts(records: list[Record], prompts: list[dict]) -> Gaps:
+    """Prompts that have no record, and records of no prompt."""
     wanted = {sha256_json(prompt): prompt["prompt"] for prompt in prompts}
     found = {}
     for text in dict.fromkeys(record["metadata"] for record in records):
@@ -139,27 +153,34 @@ def _against(records: list[Record], prompts: list[dict]) -> tuple[list[str], lis
             found[text] = sha256_json(parse_json(text))
         except ValueError:
             found[text] = ""
-    missing = [text for digest, text in wanted.items() if digest not in set(found.values())]
-    foreign = [m for m, digest in found.items() if digest not in wanted]
-    return missing, foreign
+    present = set(found.values())
+    gaps = {
+        "prompts without a verdict": [t for digest, t in wanted.items() if digest not in present],
+        "verdicts on other prompts": [m for m, digest in found.items() if digest not in wanted],
+    }
+    return {what: names for what, names in gaps.items() if names}
 
 
 def rejudge_records(path: str | Path, records: list[Record]) -> dict[str, Any]:
     """Judge every record anew from its boxes, in place: ``correct`` and ``reason`` are replaced.
 
-    Counts and places follow from ``details``. A colour needs the image: a record whose colour
-    clauses have enough objects keeps its recorded verdict. Returns how many were judged, kept, and
-    changed, with the first changed files. Raises ArragError for metadata or details that cannot be
-    read.
+    Counts and positions follow from ``details``. A colour needs the image: a record whose colour
+    clauses have enough objects keeps its recorded verdict.
+
+    Returns:
+        How many were judged, kept, and changed, with the first changed files.
+
+    Raises:
+        FormatError: Metadata or details cannot be read.
     """
     changed, kept = [], []
     for record in records:
-        metadata, found = _boxes(path, record)
+        metadata, found = _read_boxes(path, record)
         colored = [c for c in metadata.get("include", []) if "color" in c]
         if any(len(found.get(c["class"], [])) >= c["count"] for c in colored):
             kept.append(record["filename"])
             continue
-        reasons = judge(NO_MASK, found, metadata, None)  # no clause asks for a colour here
+        reasons = failure_reasons(NO_MASK, found, metadata, None)  # no clause asks for a colour
         if record["correct"] != (not reasons):
             changed.append(record["filename"])
         record |= {"correct": not reasons, "reason": "\n".join(reasons)}
@@ -170,8 +191,7 @@ def rejudge_records(path: str | Path, records: list[Record]) -> dict[str, Any]:
     }
 
 
-def _boxes(path: str | Path, record: Record) -> tuple[dict, dict[str, list[Detection]]]:
-    where = f"{path}: {record['filename']}"
+def _read_boxes(path: str | Path, record: Record) -> tuple[dict, dict[str, list[Detection]]]:
     try:
         metadata = parse_json(record["metadata"])
         details = record.get("details")
@@ -183,8 +203,9 @@ def _boxes(path: str | Path, record: Record) -> tuple[dict, dict[str, list[Detec
             ]
             for label, boxes in details.items()
         }
+        problem = prompt_problem(metadata)
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
-        raise ArragError(f"{where}: metadata or details cannot be read ({error})") from None
-    if problem := prompt_problem(metadata):
-        raise ArragError(f"{where}: metadata: {problem}")
+        problem = f"metadata or details cannot be read ({error})"
+    if problem:
+        raise FormatError(problem, path=path, field=record["filename"], hint=HINT)
     return metadata, found

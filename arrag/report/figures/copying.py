@@ -1,22 +1,41 @@
-"""Figure 5: what image-level retrieval copies from its reference, beside patch-level retrieval."""
+"""Figure 5: how much image-level and patch-level retrieval copy from a retrieved image."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
+from tqdm import tqdm
 
+from arrag.config.root import Config
+from arrag.data.clip import OpenClip
+from arrag.data.prompts import first_of_each_task, load_prompt_set
+from arrag.data.token_store import TokenStore
+from arrag.methods.generator import TokenGenerator
 from arrag.metrics.bootstrap import OVERALL, Estimate, bootstrap
-from arrag.metrics.memorization import WINDOW, found_share, nearest_similarity
+from arrag.metrics.memorization import WINDOW, nearest_similarity, other_images, patch_copy_rate
+from arrag.pipeline.layout import Layout
+from arrag.pipeline.reports import figure5_methods
 from arrag.report.figures.samples import picture_grid
-from arrag.report.figures.style import COLORS, WIDTH, look, panel, save, save_rows
-from arrag.utils.errors import ArragError
+from arrag.report.figures.style import (
+    COLORS,
+    WIDTH,
+    apply_style,
+    save,
+    save_rows,
+    subplot_figure,
+)
+from arrag.retrieval.image_index import ImageIndex
+from arrag.utils.batching import in_batches
+from arrag.utils.errors import MismatchError
 
 MEASURES = {
-    "share": f"patches whose {WINDOW} x {WINDOW} codes stand in the image",
+    "share": f"share of {WINDOW} x {WINDOW} windows of codes found in the image",
     "similarity": "cosine to the nearest window of the image",
 }
 AGAINST = ("reference", "other")
@@ -25,11 +44,13 @@ CSV = ("block", "method", "measure", "against", "prompt", "image", "value", "low
 
 @dataclass(frozen=True)
 class Copying:
-    """What was measured: a row an image drawn.
+    """What was measured of n generated images.
 
-    values: {label: {measure: {"reference" or "other": float64 [n]}}}; prompts: n texts.
-    references, others: int64 [n], images of the database: what image-level retrieval shows the
-    generator for the prompt, and one at random.
+    Args:
+        prompts: Their texts.
+        references: int64 [n], the database image that image-level retrieval gives the generator.
+        others: int64 [n], a random image of the database.
+        values: {label: {measure: {"reference" or "other": float64 [n]}}}.
     """
 
     prompts: Sequence[str]
@@ -38,9 +59,10 @@ class Copying:
     values: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]
 
     def estimates(self) -> dict[tuple[str, str, str], Estimate]:
-        """{(label, measure, "reference", "other" or "difference"): mean over the prompts}.
+        """Means over the prompts with 95 % intervals; the difference is paired.
 
-        With 95 % intervals over the prompts; the difference is paired.
+        Returns:
+            {(label, measure, "reference", "other" or "difference"): estimate}.
         """
         found = {}
         for label, measures in self.values.items():
@@ -52,6 +74,51 @@ class Copying:
         return found
 
 
+def write_figure5(
+    config: Config, out: Path, open_method: Callable[[str], TokenGenerator]
+) -> dict[str, Any]:
+    """Write Figure 5, generating one image of each prompt with each method.
+
+    Samples of a benchmark need not hold their codes, and encoding their pixels gives other codes
+    than were generated; so the images are generated again, with the same random numbers.
+    """
+    layout, methods = Layout(config), figure5_methods(config)
+    listed = load_prompt_set(config.benchmark())
+    numbers = first_of_each_task(listed, config.figures.copying_prompts)
+    prompts = [listed[i]["prompt"] for i in numbers]
+    store = TokenStore.open(layout.codes(methods[0]))
+    clip = OpenClip(config.method(methods[0]).augment.clip)
+    index = ImageIndex(layout.image_index(methods[0]), store, clip.digest)
+    texts = torch.cat([clip.encode_texts([prompt]) for prompt in prompts])  # as decoding does
+    references = index.search(texts, 1)[1][:, 0].numpy()
+    others = other_images(references, len(store), config.seed)
+    grids = store.grids([*references, *others])
+    drawn: dict[str, np.ndarray] = {}
+    pictures: dict[str, np.ndarray] = {}
+    for name in methods:
+        generator = open_method(name)
+        label = config.method(name).label
+        codes = _generate_codes(generator, prompts, config)
+        drawn[label], pictures[label] = codes.numpy(), generator.image_tokenizer.decode(codes)
+        if name == methods[0]:
+            shown = torch.from_numpy(grids[: len(prompts)].astype("int64"))
+            pictures = {"reference": generator.image_tokenizer.decode(shown), **pictures}
+    found = measure(drawn, prompts, grids, references, others, store.codebook)
+    figure5(found, pictures, out.with_suffix(""))
+    means = {f"{a} {b} {c}": e.value for (a, b, c), e in found.estimates().items() if b == "share"}
+    return {"prompts": len(prompts), "shares": means}
+
+
+def _generate_codes(
+    generator: TokenGenerator, prompts: Sequence[str], config: Config
+) -> torch.Tensor:
+    def generate(some: Sequence[str]) -> torch.Tensor:
+        return generator.generate_codes(some, [0] * len(some), config.seed).cpu()
+
+    batches = in_batches(generate, prompts, config.resources.batch_size)
+    return torch.cat([codes for _, codes in tqdm(batches, desc="codes", unit="batch")])
+
+
 def measure(
     drawn: Mapping[str, np.ndarray],
     prompts: Sequence[str],
@@ -60,20 +127,25 @@ def measure(
     others: np.ndarray,
     vectors: np.ndarray,
 ) -> Copying:
-    """Measure what images drawn hold of a reference and of another image.
+    """Measure how much generated images copy from a reference and from another image.
 
-    drawn: {label: codes integer [n, H, W]}, an image a prompt; grids: codes [2n, H, W] of the
-    references and then of the others; vectors: float [V, d], the codebook.
+    Args:
+        drawn: {label: codes, integer [n, H, W]}, one image for each prompt.
+        prompts: The n texts.
+        grids: Codes [2n, H, W] of the references and then of the others.
+        references: int64 [n], the references' numbers in the database.
+        others: int64 [n], the others' numbers.
+        vectors: float [V, d], the codebook.
     """
     n = len(prompts)
     shown = {"reference": grids[:n], "other": grids[n:]}
     values = {}
     for label, codes in drawn.items():
         if len(codes) != n:
-            raise ArragError(f"figure 5: {label} drew {len(codes)} images for {n} prompts")
+            raise MismatchError(f"{label} has {len(codes)} images of {n} prompts", field="figure 5")
         values[label] = {
             "share": {
-                key: np.array([found_share(a, b) for a, b in zip(codes, grid, strict=True)])
+                key: np.array([patch_copy_rate(a, b) for a, b in zip(codes, grid, strict=True)])
                 for key, grid in shown.items()
             },
             "similarity": {
@@ -91,14 +163,18 @@ def figure5(
 ) -> None:
     """Write ``out_stem``.png, .pdf (the measurement), .csv, and ``out_stem``-images.png, .pdf.
 
-    pictures: {heading: uint8 [n, S, S, 3]}; drawn are the ``shown`` prompts of which the first
-    label copies most, which is where over-copying can be seen, and the note says so.
+    Args:
+        copying: What was measured.
+        pictures: {heading: uint8 [n, S, S, 3]}.
+        out_stem: Path of the files without their suffix.
+        shown: Number of prompts drawn: those of which the first label copies most, where copying
+            can be seen.
     """
     estimates = copying.estimates()
     most = np.argsort(-next(iter(copying.values.values()))["share"]["reference"], kind="stable")
     chosen = np.sort(most[:shown])
-    with look():
-        figure = panel(WIDTH, 2.4)
+    with apply_style():
+        figure = subplot_figure(WIDTH, 2.4)
         for axes, name in zip(figure.subplots(1, 2), MEASURES, strict=True):
             _dots(axes, name, list(copying.values), estimates)
         figure.axes[0].legend(fontsize=7)
@@ -122,7 +198,7 @@ def _note(copying: Copying, heading: str, i: int) -> str:
 
 
 def _dots(axes: Axes, name: str, labels: Sequence[str], estimates: Mapping) -> None:
-    """Dots, not bars: an axis that need not begin at 0 shows how far two of them are apart."""
+    """Dots instead of bars: the axis need not start at 0, so that small gaps remain visible."""
     places = np.arange(len(labels))
     texts = {"reference": "the retrieved reference", "other": "another image, at random"}
     for at, (against, text) in enumerate(texts.items()):

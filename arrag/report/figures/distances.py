@@ -1,29 +1,46 @@
-"""Figure 6: how far the k-th retrieved code is from the true one."""
+"""Figure 6: distance between the code of the k-th retrieved patch and the true code."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.ticker import MaxNLocator
 
+from arrag.config.root import Config
+from arrag.data.images import decode_all
+from arrag.data.sources import open_source
+from arrag.data.token_store import TokenStore
 from arrag.metrics.bootstrap import OVERALL, Estimate, bootstrap
-from arrag.report.figures.style import COLORS, WIDTH, look, panel, save, save_rows
-from arrag.retrieval.index import PatchIndex
-from arrag.utils.errors import ArragError
+from arrag.pipeline.layout import Layout
+from arrag.pipeline.reports import find_method
+from arrag.report.figures.style import (
+    COLORS,
+    WIDTH,
+    apply_style,
+    save,
+    save_rows,
+    subplot_figure,
+)
+from arrag.retrieval.index import PatchIndex, open_index
+from arrag.tokenizers.base import load_tokenizer
+from arrag.utils.errors import MissingError, UsageError
 
 IMAGES_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class Distances:
-    """Mean squared L2 distances to the true code's vector.
+    """Squared L2 distances to the true code's vector, means over the positions of n images.
 
-    by_rank: float64 [n, K], a row an image; the mean over its positions. uniform, database:
-    float64 [n], of a code drawn evenly from the codebook, and of the code of a patch drawn from
-    the database: what a retrieval that knows nothing of the surroundings would get.
+    Args:
+        by_rank: float64 [n, K], of the k-th retrieved patch.
+        uniform: float64 [n], of a code drawn uniformly from the codebook.
+        database: float64 [n], of the code of a random patch of the database: what retrieval
+            without any knowledge of the neighbourhood would give.
     """
 
     by_rank: np.ndarray
@@ -31,22 +48,56 @@ class Distances:
     database: np.ndarray
 
 
+def write_figure6(config: Config, out: Path) -> dict[str, Any]:
+    """Write Figure 6: encode held-out images and query the index with each position.
+
+    Raises:
+        MissingError: The reference has no readable image.
+    """
+    layout, figures = Layout(config), config.figures
+    method, benchmark = find_method(config, "daid"), config.benchmark_of_kind("distribution")
+    folder = layout.reference(benchmark)
+    items = list(open_source(str(folder), None, None))
+    items = items[:: max(1, len(items) // figures.held_out)][: figures.held_out]
+    tokenizer = load_tokenizer(config.generator_of(method)[1].checkpoint)
+    images = [image.pixels for image in decode_all(iter(items), tokenizer.image_size)]
+    images = [pixels for pixels in images if pixels is not None]
+    if not images:
+        hint = "make the reference first"
+        raise MissingError("no readable image", path=folder, field="figure 6", hint=hint)
+    codes = tokenizer.encode(np.stack(images)).cpu()
+    store = TokenStore.open(layout.codes(method))
+    index = open_index(layout.index(method), store, tokenizer.digest)
+    found = measure(index, torch.as_tensor(codes), min(figures.k, index.meta["entries"]))
+    about = f"{len(images)} held-out images, {len(store):,} stored"
+    figure6(found, out.with_suffix(""), about)
+    return {"images": len(images), "nearest": float(found.by_rank[:, 0].mean())}
+
+
 def measure(index: PatchIndex, codes: torch.Tensor, k: int) -> Distances:
-    """Query ``index`` with every position of held-out images: codes int64 [n, H, W].
+    """Query ``index`` with every position of held-out images.
 
     A position knows the neighbours that its key has: those before it in raster order under
-    ``causal``, all of them under ``full``. Positions that the border rule leaves out are left out
-    here too. Raises ArragError when codes or k do not fit the index, or no image is given.
+    ``causal``, all of them under ``full``. Positions that the border rule leaves out are left out.
+
+    Args:
+        index: The index.
+        codes: int64 [n, H, W], the held-out images.
+        k: Patches retrieved for each position.
+
+    Raises:
+        MissingError: There is no image.
+        ArragError: Codes or k do not fit the index.
     """
     if not len(codes):
-        raise ArragError("figure 6: no held-out image; name a reference that holds some")
+        raise MissingError("no held-out image", field="figure 6", hint="name a reference with some")
     vectors = index.store.codebook.astype(np.float64)  # [V, d]
     inside = index.neighborhood.valid_positions(*index.store.grid).flatten()  # bool [N]
     here = inside.nonzero()[:, 0]
     rows = []
     for start in range(0, len(codes), IMAGES_AT_ONCE):
         some = codes[start : start + IMAGES_AT_ONCE]
-        # What is behind a position is in no causal key, so that all may count as known.
+        # No causal key holds a later position, so that all positions can count as known.
         found = index.search(some, torch.ones_like(some, dtype=torch.bool), here, k)
         truth = vectors[some.flatten(1)[:, here].numpy()]  # [b, P, d]
         near = vectors[found.codes.clamp(min=0).numpy()]  # [b, P, k, d]
@@ -69,15 +120,15 @@ def _expected(truth: np.ndarray, vectors: np.ndarray, share: np.ndarray) -> np.n
 
 
 def figure6(distances: Distances, out_stem: str | Path, about: str) -> None:
-    """Write ``out_stem``.png, .pdf and .csv; about: what was searched, for the title."""
+    """Write ``out_stem``.png, .pdf and .csv, with ``about`` (what was searched) as the title."""
     k = distances.by_rank.shape[1]
     ranks = [_mean(distances.by_rank[:, rank]) for rank in range(k)]
     levels = {
         "a patch of the database, at random": _mean(distances.database),
         "a code of the codebook, at random": _mean(distances.uniform),
     }
-    with look():
-        figure = panel(WIDTH / 2, 2.5)
+    with apply_style():
+        figure = subplot_figure(WIDTH / 2, 2.5)
         axes = figure.subplots()
         x = np.arange(1, k + 1)
         lows, highs = ([e[i] for e in ranks] for i in (1, 2))
@@ -108,5 +159,6 @@ def _mean(values: np.ndarray) -> Estimate:
     """The mean over the images that have a value, with its interval over images."""
     values = values[~np.isnan(values)]
     if not len(values):
-        raise ArragError("figure 6: nothing was retrieved; use a larger database or a smaller k")
+        hint = "use a larger database or a smaller k"
+        raise UsageError("nothing was retrieved", field="figure 6", hint=hint)
     return bootstrap([OVERALL] * len(values), values)[OVERALL]

@@ -1,20 +1,36 @@
-"""Figure 4: what the methods draw for the same prompts."""
+"""Figure 4: images of the same prompts by each method."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from arrag.config.root import Config
+from arrag.data.prompts import first_of_each_task, load_prompt_set
 from arrag.data.sample_dir import load_image, prompt_text
-from arrag.report.figures.style import WIDTH, look, save, save_rows
-from arrag.utils.errors import ArragError
+from arrag.pipeline.layout import Layout
+from arrag.pipeline.reports import figure4_methods
+from arrag.report.figures.style import WIDTH, apply_style, save, save_rows
+from arrag.utils.errors import ConfigError
 from arrag.utils.hashing import sha256_file
 
 CAPTION = 1.5  # inches
-LINE = 22  # letters of a prompt in a line
+LINE = 22  # characters of a prompt in a line
+
+
+def write_figure4(config: Config, out: Path) -> dict[str, Any]:
+    """Write Figure 4: the first prompts of each task, from the samples of the workflow."""
+    prompts = first_of_each_task(load_prompt_set(config.benchmark()), config.figures.prompts)
+    each = min(config.figures.images, config.benchmark().images_per_prompt)
+    layout = Layout(config)
+    columns = {config.method(m).label: layout.samples(m) for m in figure4_methods(config)}
+    figure4(columns, prompts, out.with_suffix(""), each)
+    return {"prompts": prompts}
 
 
 def figure4(
@@ -22,21 +38,28 @@ def figure4(
 ) -> None:
     """Draw prompts (rows) by methods (columns), the first ``each`` samples side by side.
 
-    ``columns``: {label: folder of samples in GenEval's layout}. Writes ``out_stem``.png, .pdf and
-    .csv (which file each picture is, and its digest). Raises ArragError when a sample is missing.
+    Writes ``out_stem``.png, .pdf and .csv (the file of each picture and its SHA-256).
+
+    Args:
+        columns: Folder of samples in GenEval's layout, by label.
+        prompts: Indices of the prompts.
+        out_stem: Path of the files without their suffix.
+        each: Samples of each prompt.
+
+    Raises:
+        ConfigError: Nothing to draw.
+        MissingError: A sample is missing.
     """
     if not columns or not prompts or each < 1:
-        raise ArragError(
-            f"figure 4: {len(columns)} methods, {len(prompts)} prompts, {each} images each; "
-            "each must be at least 1"
-        )
+        found = f"found {len(columns)} methods, {len(prompts)} prompts, {each} images each"
+        raise ConfigError(found, field="figures", hint="each must be at least 1")
     texts = [prompt_text(next(iter(columns.values())), i) for i in prompts]
     names = [
         [[sample_file(root, i, k) for k in range(each)] for root in columns.values()]
         for i in prompts
     ]
     pictures = [[[load_image(path) for path in cell] for cell in row] for row in names]
-    with look():
+    with apply_style():
         picture_grid(list(columns), texts, pictures, out_stem)
     rows = [
         [i, text, label, k, path, sha256_file(path)]
@@ -48,7 +71,7 @@ def figure4(
 
 
 def sample_file(root: str | Path, prompt: int, sample: int) -> Path:
-    """Where GenEval's layout has an image."""
+    """Path of an image in GenEval's layout."""
     return Path(root) / f"{prompt:05d}" / "samples" / f"{sample:04d}.png"
 
 
@@ -59,9 +82,14 @@ def picture_grid(
     out_stem: str | Path,
     notes: Sequence[Sequence[str]] | None = None,
 ) -> None:
-    """Rows of a text and groups of pictures uint8 [S, S, 3] under ``labels``; saved as .png, .pdf.
+    """Draw a grid of pictures as ``out_stem``.png and .pdf, within ``apply_style``.
 
-    notes: a line below each group. To be called within ``look``.
+    Args:
+        labels: Headings of the columns.
+        texts: Text of each row.
+        pictures: The group of pictures in each cell, uint8 [S, S, 3].
+        out_stem: Path of the files without their suffix.
+        notes: A line below each cell.
     """
     shape = [len(group) for group in pictures[0]]
     side = (WIDTH - CAPTION) / (sum(shape) + 0.15 * len(shape))
@@ -70,13 +98,14 @@ def picture_grid(
     figure = Figure(figsize=(WIDTH, height))
     y = 0.3
     for r, (text, row) in enumerate(zip(texts, pictures, strict=True)):
-        place(figure, 0, y + side / 2, wrapped(text), ha="left", va="center")
+        lines = "\n".join(textwrap.wrap(text, LINE))
+        _text(figure, 0, y + side / 2, lines, ha="left", va="center")
         x = CAPTION
         for g, group in enumerate(row):
             width = len(group) * side
             if r == 0:
                 label = dict(ha="center", va="bottom", fontweight="bold")
-                place(figure, x + width / 2, 0.24, labels[g], **label)
+                _text(figure, x + width / 2, 0.24, labels[g], **label)
             for k, picture in enumerate(group):
                 left, low = (x + k * side) / WIDTH, 1 - (y + side) / height
                 box = (left, low, 0.98 * side / WIDTH, 0.98 * side / height)
@@ -85,20 +114,13 @@ def picture_grid(
                 axes.axis("off")
             if notes:
                 under = dict(ha="center", va="top", fontsize=6.5, color="#555555")
-                place(figure, x + width / 2, y + side + 0.02, notes[r][g], **under)
+                _text(figure, x + width / 2, y + side + 0.02, notes[r][g], **under)
             x += width + 0.15 * side
         y += side + below
     save(figure, out_stem)
 
 
-def place(figure: Figure, x: float, y: float, text: str, **style) -> None:
-    """Text at (x, y) inches from the upper left corner of a figure."""
+def _text(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
+    """Put text at (x, y) inches from the upper left corner of a figure."""
     width, height = figure.get_size_inches()
     figure.text(x / width, 1 - y / height, text, **style)
-
-
-def wrapped(text: str) -> str:
-    """A prompt in short lines."""
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, LINE))

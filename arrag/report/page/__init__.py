@@ -1,1 +1,1 @@
-"""One self-contained web page of a run: tables, figures, samples, and where patches came from."""
+"""The web page of a run: one HTML file with tables, figures, samples and traced patches."""

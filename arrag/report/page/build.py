@@ -1,260 +1,324 @@
-"""The page as a whole: its sections in order, and the one file they become."""
+"""Write the web page: collect its sections and render them by the templates.
+
+The page is one file that makes no request: pictures are data URIs, and a content security policy
+allows its own script and style sheet alone. Autoescape keeps texts from becoming markup.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 import arrag
 from arrag.config.root import Config
 from arrag.data.prompts import first_of_each_task, load_prompt_set
+from arrag.metrics.bootstrap import Estimate
 from arrag.pipeline.layout import Layout
-from arrag.report.page import markup
-from arrag.report.page.about import LEAD, about_section, banner
-from arrag.report.page.gallery import Column, cards
-from arrag.report.page.markup import element, text
-from arrag.report.page.reports import read_sections
-from arrag.report.page.run import Redrawer, Run, columns, followed
-from arrag.report.page.tables import interval_chart, table_section
-from arrag.report.rows import read_scores, table_rows
-from arrag.report.tables import make_table
+from arrag.pipeline.records import write_record
+from arrag.pipeline.reports import TABLES
+from arrag.report.ablation import FIXED, NUMBERS, grid_blocks
+from arrag.report.measures import MEASURES
+from arrag.report.model import Block, Cell, Page, Table
+from arrag.report.page.facts import run_facts
+from arrag.report.page.run import Column, Run, columns, gallery_cards, traced_samples
+from arrag.report.provenance import PROVENANCE
+from arrag.report.render import number_text, read_frame
+from arrag.report.table4 import timing_blocks
+from arrag.report.tables import make_table, read_scores, table_rows
 from arrag.utils.files import write_text
 
-TITLE = {"micro": "AR-RAG in the micro world", "paper": "AR-RAG, measured again"}
+TITLE = {"micro": "AR-RAG at micro scale", "paper": "AR-RAG, measured again"}
+LEAD = {
+    "micro": "What patch-level retrieval changes in autoregressive image generation, on a small "
+    "synthetic dataset whose images two CPU cores generate and judge.",
+    "paper": "What patch-level retrieval changes in autoregressive image generation: the paper's "
+    "methods, measured again.",
+}
+BANNER = {
+    "micro": (
+        "Micro scale.",
+        "Images, prompts, generator and judge are small and this project's own. None of the "
+        "measured numbers is a number of the paper or comparable with one; what the paper reports "
+        "is set apart and labelled so.",
+    )
+}
+ROW, LEFT, WIDTH, RIGHT = 26, 195, 480, 62  # pixels of a chart
+
+Section = dict[str, Any]  # kind, id, link (text in the navigation, empty for none), and its content
 
 
 @dataclass(frozen=True)
 class Options:
     """How much the page shows.
 
-    prompts: of each task in the gallery, None for all; images: of each prompt there; followed:
-    prompts of each task whose patches are followed, and the images of each; neighbours: retrieved
-    patches shown of each position.
+    Args:
+        prompts: Prompts of each task in the gallery; None for all.
+        images: Images of each prompt in the gallery.
+        traced_prompts: Prompts of each task whose patches are traced.
+        traced_images: Images of each of those prompts.
+        neighbours: Retrieved patches shown for each position.
     """
 
     prompts: int | None = None
     images: int = 2
-    followed: int = 2
-    followed_images: int = 1
+    traced_prompts: int = 2
+    traced_images: int = 1
     neighbours: int = 6
 
 
 def write_page(
     config: Config,
-    name: str,
+    config_path: Path,
     out: str | Path,
     *,
-    tables: Sequence[tuple[str, str]],
     benchmark: str | None = None,
     reports: Path = Path("reports"),
     options: Options = Options(),
-    redrawer: Redrawer | None = None,
+    open_method: Callable[[str], Any] | None = None,
 ) -> dict[str, Any]:
-    """Write one HTML file that needs no other, and say what is in it.
+    """Write the page of a configuration's results; what is missing is left out, and named.
 
-    name: of the configuration file. tables: (name, kind of benchmark) in order. reports: the
-    folder with figures and ablations. redrawer: draws samples again whose files hold no codes. The
-    same results give the same bytes. Raises ArragError for damaged results; what is not there yet
-    is left out, and the page says so.
+    The same results give the same bytes.
+
+    Args:
+        config: The configuration.
+        config_path: Its file, whose name the page shows.
+        out: The HTML file.
+        benchmark: The benchmark whose samples are shown; None for the main one.
+        reports: Folder with Table 4, ablations and figures.
+        options: How much is shown.
+        open_method: Loads a method by name, to repeat the generation of samples whose files hold
+            no codes; None leaves those samples out.
+
+    Returns:
+        What the page holds: ``sections``, ``columns``, ``missing`` methods, number of ``traced``
+        samples, and its size in ``bytes``.
+
+    Raises:
+        ArragError: A result is damaged.
     """
     run = Run(config, Layout(config), benchmark or config.main_benchmark)
     shown, missing = columns(run)
-    sections: list[tuple[str, str, str]] = []  # identity, name of its link or none, HTML
-    for table, kind in tables:
-        if section := _table(run, table, kind):
-            sections.append((table, section[0], section[1]))
-    sections += read_sections(reports, {table for table, _ in tables})
     prompts = load_prompt_set(config.benchmark(run.benchmark))
     images = config.benchmark(run.benchmark).images_per_prompt
-    chosen = first_of_each_task(prompts, options.followed)
-    data = followed(
-        run,
-        shown,
-        [(i, prompts[i]["prompt"]) for i in chosen],
-        min(options.followed_images, images),
-        options.neighbours,
-        redrawer,
-    )
+    sections = [s for name in TABLES if (s := _table(run, name))]
+    sections += [*_table4(reports), *_figures(reports), *_ablations(config, reports)]
+    chosen = first_of_each_task(prompts, options.traced_prompts)
+    each = range(min(options.traced_images, images))
+    jobs = [(i, prompts[i]["prompt"], sample) for i in chosen for sample in each]
+    data = traced_samples(run, shown, jobs, options.neighbours, open_method)
     if data["samples"]:
-        sections.append(("origins", "Origins of patches", _viewer(data)))
+        sections.append({"kind": "viewer", "id": "origins", "link": "Origins of patches"})
     if shown:
         traced = {(s["method"], s["prompt"], s["sample"]) for s in data["samples"]}
         listed = first_of_each_task(prompts, options.prompts)
-        content = _gallery(shown, prompts, listed, min(options.images, images), traced, missing)
-        sections.append(("gallery", "Gallery", content))
-    sections.append(("run", "What was run", about_section(config, name, shown)))
-    write_text(out, _page(config, sections, data))
+        shown_images = min(options.images, images)
+        cards = gallery_cards(shown, prompts, listed, shown_images, traced)
+        sections.append(_gallery(shown, missing, cards, shown_images))
+    facts = run_facts(config, config_path.name, [column.folder for column in shown])
+    sections.append({"kind": "facts", "id": "run", "link": "What was run", "facts": facts})
+    html = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=TITLE[config.scale],
+            lead=LEAD[config.scale],
+            banner=BANNER.get(config.scale),
+            scale=config.scale,
+            generator=f"arrag {arrag.__version__}",
+            style=_asset("page.css"),
+            script=_asset("page.js"),
+            sections=sections,
+            data=data if data["samples"] else None,
+        )
+    )
+    write_text(out, html)
+    write_record(out)
     return {
         "page": str(out),
         "bytes": Path(out).stat().st_size,
-        "sections": [identity for identity, _, _ in sections],
+        "sections": [section["id"] for section in sections],
         "columns": [column.key for column in shown],
         "missing": missing,
-        "followed": len(data["samples"]),
+        "traced": len(data["samples"]),
     }
 
 
-def _page(config: Config, sections: list[tuple[str, str, str]], data: dict[str, Any]) -> str:
-    style, script = markup.source("page.css"), markup.source("page.js")
-    links = "".join(
-        element("li", element("a", text(name), href=f"#{identity}"))
-        for identity, name, _ in sections
-        if name
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("arrag.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    footer = (
-        "Made by arrag report page. This file holds everything it shows and asks no server for "
-        "anything. Pictures are compressed for it; the images themselves are in results/samples."
-    )
-    return markup.fill(
-        markup.source("template.html"),
-        {
-            "title": text(TITLE[config.scale]),
-            "lead": text(LEAD[config.scale]),
-            "scale": text(config.scale),
-            "generator": text(f"arrag {arrag.__version__}"),
-            "style": style,
-            "style_digest": markup.digest(style),
-            "script": script,
-            "script_digest": markup.digest(script),
-            "banner": banner(config.scale),
-            "links": links,
-            "content": "\n".join(html for _, _, html in sections),
-            "footer": element("p", text(footer)),
-            "data": markup.island("data", data if data["samples"] else None),
-        },
-    )
+    compact = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
+    environment.policies["json.dumps_kwargs"] = compact
+    environment.filters["csp_digest"] = _csp_digest
+    return environment
 
 
-def _table(run: Run, name: str, kind: str) -> tuple[str, str] | None:
-    """A table's name and section; a remark when its scores are not all there, None without one."""
+def _csp_digest(content: str) -> str:
+    """A script or style sheet as a Content-Security-Policy names it."""
+    digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    return Markup(f"'sha256-{digest}'")
+
+
+def _asset(name: str) -> Markup:
+    """A style sheet or script of this package."""
+    return Markup(files("arrag.report").joinpath("templates", name).read_text("utf-8"))
+
+
+def _table(run: Run, name: str) -> Section | None:
+    """Table 1, 2 or 3 from its scores; None if the configuration has no such benchmark."""
+    kind = TABLES[name]
     benchmark = run.config.benchmark_of_kind(kind)
     if benchmark is None:
         return None
+    section = {"kind": "report", "id": name, "link": f"Table {name.removeprefix('table')}"}
     rows = table_rows(run.config, benchmark)
     wanted = [p for row in rows for p in run.layout.scores(row.key, benchmark).values()]
-    absent = sum(not path.is_file() for path in wanted)
-    title = f"Table {name.removeprefix('table')}"
-    if absent:
-        told = f"Not made yet: {absent} of its {len(wanted)} score files are missing. "
-        how = element("code", text(f"snakemake --cores all reports/{name}.md"))
-        body = element("h2", text(title), id=f"{name}-title") + element(
-            "p", f"{text(told)}{how} makes them.", class_="missing"
-        )
-        return title, element("section", body, id=name, aria_labelledby=f"{name}-title")
+    if absent := sum(not path.is_file() for path in wanted):
+        command = f"snakemake --cores all reports/{name}.md"
+        found = {"absent": absent, "wanted": len(wanted), "command": command}
+        return section | found | {"kind": "missing"}
     scores = read_scores(run.layout, rows, benchmark)
-    table, _, page = make_table(kind, rows, scores, run.config.scale, run.config.not_run)
-    chart = ""
-    if overall := table.measure.overall:
-        values = [
-            (row.label, estimate, row.kind == "ceiling")
-            for row in rows
-            if (estimate := table.measure.estimate(scores[row.key], overall)) is not None
-        ]
-        heading = f"{table.columns[overall]}, with 95 % intervals"
-        chart = interval_chart(heading, values, table.measure.digits) if values else ""
-    return title, table_section(page, name, chart)
+    table = Table(kind, rows, scores, run.config.scale, run.config.skipped)
+    _, page = make_table(table)
+    # The page has a banner of its own.
+    page = Page(page.title, "", page.blocks, page.footer)
+    return section | _report(page) | {"chart": interval_chart(table)}
 
 
-def _section(identity: str, title: str, content: str) -> str:
-    heading = element("h2", text(title), id=f"{identity}-title")
-    return element("section", heading + content, id=identity, aria_labelledby=f"{identity}-title")
+def _report(page: Page, picture: Section | None = None) -> Section:
+    return {"page": page, "chart": None, "picture": picture, "folded": PROVENANCE}
 
 
-def _viewer(data: dict[str, Any]) -> str:
-    """The patch viewer's frame, which the page's script fills."""
-    choices = "".join(
-        element(
-            "label",
-            element("input", type="radio", name="followed", value=i)
-            + element("img", alt="", data_picture=i)
-            + element("b", text(sample["label"]))
-            + text(sample["text"]),
-        )
-        for i, sample in enumerate(data["samples"])
-    )
-    explained = (
-        "At every patch the method looked for the patches of the database whose surroundings are "
-        "nearest to what was drawn so far. Choose a sample, then point at a patch, tap it, or walk "
-        "with the arrow keys. The database keeps its images as codes; shown are what the tokenizer "
-        "makes of them. The searches are those of the drawing, repeated from the sample's codes."
-    )
-    legend = (
-        '<p class="legend"><span class="key patch"></span> patch &nbsp; '
-        '<span class="key around"></span> the surroundings that were compared<br>'
-        '<label><input type="checkbox" id="shade"> shade patches by how much the retrieval speaks '
-        "for the code that was drawn</label></p>"
-    )
-    stage = (
-        '<div class="stage"><div class="canvas"><img alt="">'
-        '<div class="patches" role="grid" aria-label="Patches of the sample"></div></div>'
-        f"{legend}</div>"
-    )
-    panel = (
-        '<div class="panel"><div aria-live="polite"><h3></h3><p class="said"></p></div>'
-        '<ol class="neighbours" aria-label="Retrieved patches, nearest first"></ol></div>'
-    )
-    return _section(
-        "origins",
-        "Where each patch came from",
-        element("p", text(explained))
-        + element("noscript", element("p", "This part needs JavaScript."))
-        + element("div", choices, class_="picker", role="radiogroup", aria_label="Samples")
-        + element("div", stage + panel, class_="viewer", id="viewer"),
-    )
+def interval_chart(table: Table) -> dict[str, Any] | None:
+    """The overall column with its intervals, as coordinates of an SVG on an axis from 0."""
+    overall, digits = table.measure.overall, table.measure.digits
+    found: list[tuple[Any, Estimate]] = [
+        (row, estimate)
+        for row in table.rows
+        if overall and (estimate := table.measure.estimate(table.scores[row.key], overall))
+    ]
+    if not found:
+        return None
+    top = max(max(e.value, e.high) for _, e in found) or 1.0
+
+    def x(value: float) -> float:
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * max(value, 0.0) / top, 1)
+
+    lines = [
+        {
+            "label": row.label,
+            "ceiling": row.kind == "ceiling",
+            "number": number_text(e.value, digits),
+            "y": ROW * i + ROW // 2 + 4,
+            "low": x(e.low),
+            "middle": x(e.value),
+            "high": x(e.high),
+        }
+        for i, (row, e) in enumerate(found)
+    ]
+    return {
+        "title": f"{table.columns[overall]}, with 95 % intervals",
+        "rows": lines,
+        "width": WIDTH,
+        "height": ROW * len(lines) + 8,
+        "left": LEFT,
+        "right": WIDTH - RIGHT + 14,
+    }
+
+
+def _table4(reports: Path) -> list[Section]:
+    path = reports / "table4.csv"
+    if not path.is_file():
+        return []
+    remark = "Machine, prompts, weights and versions: see table4.md."
+    page = Page("Table 4: cost of generation", "", timing_blocks(read_frame(path)), [remark])
+    return [{"kind": "report", "id": "table4", "link": "Table 4", **_report(page)}]
+
+
+def _figures(reports: Path) -> list[Section]:
+    pictures = [_picture(path) for path in sorted((reports / "figures").glob("*.png"))]
+    section = {"kind": "figures", "id": "figures", "link": "Figures", "pictures": pictures}
+    return [section] if pictures else []
+
+
+def _ablations(config: Config, reports: Path) -> list[Section]:
+    sections = []
+    for i, path in enumerate(sorted(reports.glob("ablation_*.csv"))):
+        picture = path.with_suffix(".png")
+        page = _ablation(config, path)
+        found = _report(page, _picture(picture) if picture.is_file() else None)
+        identity = re.sub(r"[^a-z0-9]+", "-", path.stem.lower())
+        link = "" if i else "Ablations"
+        sections.append({"kind": "report", "id": identity, "link": link, **found})
+    return sections
+
+
+def _ablation(config: Config, path: Path) -> Page:
+    """The tables of a grid's CSV; of a CSV that is of no grid of the configuration, its lines."""
+    frame, grid = read_frame(path), config.grids.get(path.stem.removeprefix("ablation_"))
+    if grid is None or not {*FIXED, *NUMBERS, *grid.axes} <= {*frame.columns}:
+        rows = [[Cell(_rounded(value)) for value in row] for row in frame.to_numpy().tolist()]
+        return Page(_title(path), "", [Block(path.name, list(frame.columns), rows)])
+    measure = MEASURES[config.benchmark(grid.benchmark).kind]
+    columns = frame.column.unique()
+    headings = {column: measure.paper_columns.get(column, column) for column in columns}
+    drawn = grid.metric or measure.overall or "fid"
+    drawn = drawn if drawn in headings else columns[0]
+    blocks = grid_blocks(frame, grid.values or {}, headings, measure, drawn)
+    remark = f"Intervals, prompts, judge and versions: see {path.stem}.md."
+    title = grid.title or f"{config.method(grid.method).label}, {' and '.join(grid.axes)}"
+    return Page(f"Ablation: {title}", "", blocks, [remark])
+
+
+def _rounded(value: Any) -> str:
+    """A number with at most four digits after the point; any other text as it is."""
+    try:
+        return number_text(float(value), 4) if "." in str(value) else str(value)
+    except ValueError:
+        return value
+
+
+def _picture(path: Path) -> Section:
+    """A PNG as it is, titled by its file's name."""
+    source = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return {"source": Markup(source), "title": _title(path)}
+
+
+def _title(path: Path) -> str:
+    """``ablation_lambda_tau.csv``: Lambda tau; ``figure4.png``: Figure 4."""
+    words = re.sub(r"[_-]+", " ", path.stem.removeprefix("ablation_"))
+    words = re.sub(r"(?<=figure)(?=\d)", " ", words)
+    return words[:1].upper() + words[1:]
 
 
 def _gallery(
-    shown: list[Column],
-    prompts: list[dict[str, Any]],
-    listed: list[int],
-    images: int,
-    traced: set[tuple[str, int, int]],
-    missing: list[str],
-) -> str:
-    tags = list(dict.fromkeys(prompts[i].get("tag", "") for i in listed))
-    parts = [
-        element(
-            "label",
-            "Prompt holds" + element("input", type="search", id="words", autocomplete="off"),
-        )
-    ]
-    if any(tags):
-        named = [("", "all")] + [(tag, tag.replace("_", " ")) for tag in tags if tag]
-        parts.append(_select("Task", "tag", named))
-    if any(column.verdicts for column in shown):
-        named = [("", "right and wrong"), ("right", "right only"), ("wrong", "wrong only")]
-        parts.append(_select("Judged", "verdict", named))
-    boxes = "".join(
-        element(
-            "label",
-            element("input", type="checkbox", value=column.key, checked=True) + text(column.label),
-        )
-        for column in shown
-    )
-    parts.append(
-        element(
-            "fieldset",
-            element("legend", "Methods") + element("div", boxes, class_="chips"),
-            id="methods",
-        )
-    )
-    told = f"The first {images} of each prompt's images. ✓ and × are the judge's verdict; "
-    told += "the small coloured square marks images whose patches can be followed. "
-    told += "Arrow keys go from image to image, Enter opens one."
-    absent = f"Not drawn yet: {', '.join(missing)}." if missing else ""
-    return _section(
-        "gallery",
-        "Gallery",
-        element("p", text(told))
-        + (element("p", text(absent), class_="missing") if absent else "")
-        + element("form", "".join(parts), id="filters", class_="filters", role="search")
-        + element("p", "", id="count", class_="count", role="status")
-        + element("div", cards(shown, prompts, listed, images, traced), id="cards"),
-    )
-
-
-def _select(label: str, identity: str, named: list[tuple[str, str]]) -> str:
-    options = "".join(element("option", text(name), value=value) for value, name in named)
-    return element("label", text(label) + element("select", options, id=identity))
+    shown: Sequence[Column], missing: Sequence[str], cards: Sequence[Section], images: int
+) -> Section:
+    tags = list(dict.fromkeys(card["tag"] for card in cards if card["tag"]))
+    return {
+        "kind": "gallery",
+        "id": "gallery",
+        "link": "Gallery",
+        "images": images,
+        "missing": missing,
+        "tags": [(tag, tag.replace("_", " ")) for tag in tags],
+        "judged": any(column.verdicts for column in shown),
+        "columns": shown,
+        "cards": cards,
+    }

@@ -1,184 +1,201 @@
-"""What the page's patch viewer reads: chosen samples, what each patch retrieved, and from where."""
+"""The data of the patch viewer: what each patch of a sample retrieved, and from which image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import torch
+from markupsafe import Markup
+from PIL import Image
 from tqdm import tqdm
 
 from arrag.data.sample_dir import load_image, read_codes
-from arrag.report.origins import Blend, Origins, trace
-from arrag.report.page.markup import picture
+from arrag.report.attribution import Attribution, Blend, attribute_patches
+from arrag.report.replay import SampleCodes
 from arrag.retrieval.index import PatchIndex
 from arrag.tokenizers.base import ImageTokenizer
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import MismatchError
 
+SMALLEST, LARGEST = 96, 256  # pixels of a picture's longer side on the page
+QUALITY = 75  # of lossy pictures
 
-class Drawing(NamedTuple):
-    """A sample's codes, int64 [H, W], and where they were not settled in raster order, the step of
-    each: int64 [H, W], below 0 before the steps that retrieve."""
-
-    codes: np.ndarray
-    order: np.ndarray | None = None
-
-
-Redraw = Callable[[list[tuple[str, int]]], list[Drawing]]
-"""Draws [(prompt's text, sample)] again."""
+Job = tuple[int, str, int]  # prompt, its text, sample
 
 
 @dataclass
-class Base:
-    """A database that patches came from; pictures are made of what is used alone.
+class PatchDatabase:
+    """A database that patches were retrieved from.
 
-    used: image of the store -> its place among the page's pictures.
+    Args:
+        number: Its number among the page's databases.
+        index: The index that was searched.
+        tokenizer: The tokenizer of its codes.
+        used: Place of each database image among the page's pictures; only images of which a patch
+            is shown have one.
     """
 
+    number: int
     index: PatchIndex
     tokenizer: ImageTokenizer
     used: dict[int, int] = field(default_factory=dict)
 
     def place(self, entry: int) -> int:
-        """An entry as the page numbers it: place of its image times the grid, plus position."""
+        """An entry of the index as the page numbers it: place of its image, and position."""
         size = self.index.store.grid[0] * self.index.store.grid[1]
         image, position = divmod(int(entry), size)
         return self.used.setdefault(image, len(self.used)) * size + position
 
     def described(self) -> dict[str, Any]:
-        """Grid, the neighbourhood's steps, and names and pictures of the images that were used."""
+        """Grid, offsets of the neighbourhood, and names and pictures of the images used."""
         store = self.index.store
-        images = np.array(list(self.used), dtype=np.int64)
-        grids = store.grids(images).astype(np.int64)
-        pictures = []
-        for grid in tqdm(grids, desc="database pictures", unit="image"):
-            pictures.append(picture(self.tokenizer.decode(_batch(grid))[0]))
+        grids = store.grids(np.array(list(self.used), dtype=np.int64)).astype(np.int64)
+        shown = tqdm(grids, desc="database pictures", unit="image")
         return {
             "grid": list(store.grid),
             "steps": sorted(set(self.index.neighborhood.offsets)),
-            "names": [store.keys(int(image)) for image in images],
-            "pictures": pictures,
+            "names": [store.keys(int(image)) for image in self.used],
+            "pictures": [data_uri(_decode(self.tokenizer, grid)) for grid in shown],
         }
 
 
 @dataclass(frozen=True)
-class Followed:
-    """A method whose patches are followed, and where its samples are.
+class TracedMethod:
+    """A method whose patches are traced.
 
-    key, label: the method's; base: number of its database among the page's; k: patches retrieved.
+    Args:
+        key: The method's name.
+        label: Its label.
+        image: Path of a sample, given its prompt and number.
+        k: Number of retrieved patches.
+        blend: How DAiD blends them; None where they are blended into hidden states.
+        replay: Generates [(prompt's text, sample)] again; None if it cannot.
     """
 
     key: str
     label: str
-    folder: Path
-    base: int
+    image: Callable[[int, int], Path]
     k: int
     blend: Blend | None
-    redraw: Redraw | None = None
+    replay: Callable[[list[tuple[str, int]]], list[SampleCodes]] | None = None
 
 
-def sample_drawings(
-    method: Followed, base: Base, jobs: list[tuple[int, str, int]]
-) -> dict[tuple[int, int], Drawing]:
-    """How samples (prompt, its text, sample) were drawn, by (prompt, sample).
+def read_sample_codes(
+    method: TracedMethod, database: PatchDatabase, jobs: Sequence[Job]
+) -> dict[tuple[int, int], SampleCodes]:
+    """The codes of samples, by (prompt, sample).
 
-    Codes are read from the images' files. The drawing is repeated where there are none (an earlier
-    version wrote it) or where an order is needed, which no file holds. Left out is what neither
-    gives exactly: codes count only if the tokenizer makes this very image of them.
+    They are read from the images' files. Where a file has none (an earlier version wrote it), or
+    where the order is needed in which they were generated, the generation is repeated. A sample is
+    left out if the tokenizer does not decode its codes to the very image.
     """
-    in_raster = base.index.neighborhood.context == "causal"
+    in_raster = database.index.neighborhood.context == "causal"
     found, bare = {}, []
     for prompt, text, sample in jobs:
-        codes = read_codes(_path(method, prompt, sample)) if in_raster else None
+        codes = read_codes(method.image(prompt, sample)) if in_raster else None
         if codes is None:
             bare.append((prompt, text, sample))
         else:
-            found[prompt, sample] = Drawing(codes)
-    if bare and method.redraw is not None:
-        drawn = method.redraw([(text, sample) for _, text, sample in bare])
-        for (prompt, _, sample), drawing in zip(bare, drawn, strict=True):
-            order = None if in_raster else drawing.order
-            found[prompt, sample] = Drawing(drawing.codes, order)
+            found[prompt, sample] = SampleCodes(codes)
+    if bare and method.replay is not None:
+        again = method.replay([(text, sample) for _, text, sample in bare])
+        for (prompt, _, sample), codes in zip(bare, again, strict=True):
+            order = None if in_raster else codes.order
+            found[prompt, sample] = SampleCodes(codes.codes, order)
     return {
-        (p, s): found[p, s]
-        for p, _, s in jobs
-        if (p, s) in found and _is_image_of(base.tokenizer, found[p, s].codes, _path(method, p, s))
+        (prompt, sample): codes
+        for (prompt, sample), codes in found.items()
+        if _decodes_to(database.tokenizer, codes.codes, method.image(prompt, sample))
     }
 
 
-def _path(method: Followed, prompt: int, sample: int) -> Path:
-    return method.folder / f"{prompt:05d}" / "samples" / f"{sample:04d}.png"
-
-
-def _is_image_of(tokenizer: ImageTokenizer, codes: np.ndarray, path: Path) -> bool:
+def _decodes_to(tokenizer: ImageTokenizer, codes: np.ndarray, path: Path) -> bool:
     if codes.shape != tuple(tokenizer.grid) or codes.max() >= len(tokenizer.codebook):
-        raise ArragError(
-            f"{path}: its codes are of another tokenizer (grid {list(codes.shape)}); generate it "
-            "again"
+        raise MismatchError(
+            f"its codes are of another tokenizer (grid {list(codes.shape)})",
+            path=path,
+            hint="generate it again",
         )
-    # On a GPU the last bit may differ from where it was drawn.
-    gap = tokenizer.decode(_batch(codes))[0].astype(int) - load_image(path)
+    # On a GPU the last bit may differ from where it was generated.
+    gap = _decode(tokenizer, codes).astype(int) - load_image(path)
     return int(abs(gap).max()) <= 1
 
 
-def _batch(grid: np.ndarray):
-    import torch
-
-    return torch.from_numpy(grid)[None]
+def _decode(tokenizer: ImageTokenizer, grid: np.ndarray) -> np.ndarray:
+    return tokenizer.decode(torch.from_numpy(grid)[None])[0]
 
 
-def followed_sample(
-    method: Followed,
-    base: Base,
-    drawing: Drawing,
-    prompt: int,
-    text: str,
-    sample: int,
-    shown: int,
+def trace_sample(
+    method: TracedMethod, database: PatchDatabase, found: SampleCodes, job: Job, neighbours: int
 ) -> dict[str, Any]:
-    """One sample for the viewer.
+    """One sample as the viewer reads it.
 
-    ``patches`` is {position: [retrieved patches with the drawn code, p_ret of it or null, the
-    nearest]}, and of each of the nearest [entry, its code, distance, weight or null], the entry as
-    ``Base.place`` has it.
+    ``patches`` is {position: [number of retrieved patches with the generated code, p_ret of that
+    code or null, the nearest]}, and each of the nearest is [entry as of ``PatchDatabase.place``,
+    its code, distance, weight or null].
     """
-    codes, order = drawing
-    origins = trace(codes, base.index, method.k, shown, method.blend, order)
+    prompt, text, sample = job
+    origins = attribute_patches(
+        found.codes, database.index, method.k, neighbours, method.blend, found.order
+    )
     return {
         "method": method.key,
         "label": method.label,
         "prompt": prompt,
         "text": text,
         "sample": sample,
-        "base": method.base,
+        "base": database.number,
         "k": method.k,
         "lam": method.blend.lam if method.blend else None,
-        "picture": picture(load_image(_path(method, prompt, sample)), lossless=True),
-        "codes": codes.flatten().tolist(),
+        "picture": data_uri(load_image(method.image(prompt, sample)), lossless=True),
+        "codes": found.codes.flatten().tolist(),
         "patches": {
-            int(position): _patch(origins, row, base)
+            int(position): _patch(origins, row, database)
             for row, position in enumerate(origins.positions)
         },
     }
 
 
-def _patch(origins: Origins, row: int, base: Base) -> list[Any]:
+def _patch(origins: Attribution, row: int, database: PatchDatabase) -> list[Any]:
     nearest = [
         [
-            base.place(origins.entries[row, slot]),
+            database.place(entry),
             int(origins.codes[row, slot]),
             _rounded(origins.distances[row, slot]),
             None if origins.weights is None else _rounded(origins.weights[row, slot]),
         ]
-        for slot in range(origins.entries.shape[1])
-        if origins.entries[row, slot] >= 0
+        for slot, entry in enumerate(origins.entries[row])
+        if entry >= 0
     ]
-    drawn = None if origins.drawn_weight is None else _rounded(origins.drawn_weight[row])
-    return [int(origins.agreeing[row]), drawn, nearest]
+    weight = None if origins.drawn_weight is None else _rounded(origins.drawn_weight[row])
+    return [int(origins.agreeing[row]), weight, nearest]
 
 
 def _rounded(value: float) -> float:
     """Four significant digits are more than the page prints."""
     return float(f"{float(value):.4g}")
+
+
+def data_uri(image: np.ndarray, lossless: bool = False) -> Markup:
+    """An image, uint8 [H, W, 3], as a data URI in WebP.
+
+    A lossy picture of a small image is first enlarged, every pixel to a square: WebP stores colours
+    at half the resolution. Large ones are shrunk.
+    """
+    picture = Image.fromarray(image)
+    longer = max(picture.size)
+    if longer > LARGEST:
+        size = [max(1, round(side * LARGEST / longer)) for side in picture.size]
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    elif longer < SMALLEST and not lossless:
+        times = -(-SMALLEST // longer)
+        size = [side * times for side in picture.size]
+        picture = picture.resize(size, Image.Resampling.NEAREST)
+    out = io.BytesIO()
+    picture.save(out, format="WEBP", lossless=lossless, quality=QUALITY, method=4)
+    return Markup(f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}")

@@ -22,7 +22,7 @@ from arrag.methods.runner import sample_benchmark
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.tokenizers.base import load_tokenizer
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ArragError, FormatError, MismatchError, UsageError
 from arrag.utils.files import write_text
 
 PROMPTS = ["a photo of a dog", "a red dog and a blue car", "two"]
@@ -70,11 +70,8 @@ def adapter_of(backbone, **options):
     """An adapter of random weights, none left at a tidy value."""
     torch.manual_seed(5)
     settings = FaidSettings(k=3, hops=(1, 2), context=backbone.context)
-    adapter = (
-        FAiD(backbone.hidden_size, len(backbone.decoder_layers), settings, **options)
-        .double()
-        .eval()
-    )
+    layers = len(backbone.decoder_layers)
+    adapter = FAiD(backbone.hidden_size, layers, settings, **options).double().eval()
     if not options:
         with torch.no_grad():
             for parameter in adapter.parameters():
@@ -88,11 +85,8 @@ def test_it_states_what_adapters_and_loops_need(case):
     assert backbone.codebook_size == len(case.tokenizer.codebook)
     embedded = backbone.embed_codes(case.grids[:2])
     assert embedded.shape == (2, SIDE, SIDE, backbone.hidden_size)
-    assert (
-        backbone.num_parameters > 0
-        and backbone.device.type == "cpu"
-        and len(backbone.decoder_layers) == 4
-    )
+    assert backbone.num_parameters > 0 and backbone.device.type == "cpu"
+    assert len(backbone.decoder_layers) == 4
 
 
 def test_weight_zero_is_vanilla_bit_for_bit_and_one_is_not(case):
@@ -157,43 +151,31 @@ def test_teacher_forced_faid_equals_step_by_step(case):
     assert torch.equal(backbone.teacher_forced(PROMPTS, codes, *more), bare)
 
 
-def changed(case, tmp_path, change):
-    """A copy of the checkpoint with other weights of the generator."""
-    copy = tmp_path / "copy"
-    shutil.copytree(case.folder, copy)
-    (file,) = (copy / case.kind.weights).glob("*.safetensors")
-    state = load_file(file)
-    name = sorted(n for n in state if "layers" in n and state[n].ndim == 2)[0]
-    change(state, name)
-    save_file(state, file, {"format": "pt"})
-    return copy, name
-
-
 CHANGES = {
-    "missing": (lambda state, name: state.pop(name), "missing: {}"),
-    "extra": (lambda state, name: state.update({name + "s": torch.ones(2)}), "not expected: {}s"),
-    "shape": (
-        lambda state, name: state.update({name: torch.ones(3, 5)}),
-        r"of another shape: {} is \[3, 5\], expected \[",
-    ),
+    "missing": lambda state, name: state.pop(name),
+    "extra": lambda state, name: state.update({name + "s": torch.ones(2)}),
+    "shape": lambda state, name: state.update({name: torch.ones(3, 5)}),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_other_weights_are_refused_by_name(case, tmp_path, change):
-    function, message = CHANGES[change]
-    copy, name = changed(case, tmp_path, function)
-    with pytest.raises(ArragError) as caught:
+    copy = tmp_path / "copy"
+    shutil.copytree(case.folder, copy)
+    (file,) = (copy / case.kind.weights).glob("*.safetensors")
+    state = load_file(file)
+    name = min(n for n in state if "layers" in n and state[n].ndim == 2)
+    CHANGES[change](state, name)
+    save_file(state, file, {"format": "pt"})
+    with pytest.raises(MismatchError) as caught:
         case.kind.load(copy)
-    said, tail = str(caught.value), ".".join(name.split(".")[-3:])
-    what = message.split("{}")[0].strip()
-    assert what in said and tail in said and str(copy) in said
+    assert ".".join(name.split(".")[-3:]) in caught.value.message
+    assert copy in (caught.value.path, *caught.value.path.parents)
 
 
 TEXTS = {
     "newlines": "a dog\nand\r\n\ta cat",
-    "emoji": "a 🐕 on a 🛹, 👩‍👩‍👧",
-    "right to left": "כלב אדום and كلب",
+    "emoji and scripts": "a 🐕 on a 🛹, כלב אדום and كلب",
     "long": "a very long tale of a dog and a cat. " * 55,
 }
 
@@ -201,24 +183,22 @@ TEXTS = {
 @pytest.mark.parametrize("text", TEXTS)
 def test_any_text_is_taken(case, text):
     prompt = TEXTS[text]
-    with warnings.catch_warnings(record=True) as said:
+    truncated = case.kind.truncates and text == "long"
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        state = case.backbone.start([prompt, "a dog"], 2.0)
-    cut = case.kind.truncates and text == "long"
-    assert any("its end is left out" in str(w.message) for w in said) == cut
-    assert case.backbone.truncated_prompts([prompt, "a dog"]) == ([prompt] if cut else [])
-    assert state is not None
+        case.backbone.start([prompt, "a dog"], 2.0)
+    assert any(prompt in str(w.message) for w in warned) == truncated
+    assert case.backbone.truncated_prompts([prompt, "a dog"]) == ([prompt] if truncated else [])
     if text != "long":
-        plain = draw(case, [prompt])
-        assert torch.equal(draw(case, ["a dog", prompt])[1:], plain)
+        assert torch.equal(draw(case, ["a dog", prompt])[1:], draw(case, [prompt]))
 
 
 def test_prompts_that_are_refused(case):
     owner = case.backbone if hasattr(case.backbone, "tokenizer") else case.backbone.captions
-    marked = f"a {owner.tokenizer.all_special_tokens[0]} dog"
-    for prompt, message in (("", "empty"), (" \n", "empty"), (marked, "marker of the model")):
-        with pytest.raises(ArragError, match=message):
+    for prompt in ("", " \n", f"a {owner.tokenizer.all_special_tokens[0]} dog"):
+        with pytest.raises(UsageError) as caught:
             case.backbone.start(["a dog", prompt], 2.0)
+        assert caught.value.field.startswith("prompt")
 
 
 def test_a_prompt_longer_than_the_context(case):
@@ -226,10 +206,9 @@ def test_a_prompt_longer_than_the_context(case):
     if case.kind.truncates:
         assert case.backbone.truncated_prompts(["a dog", prompt]) == [prompt]
         return
-    for ask in (lambda: case.backbone.truncated_prompts(["a dog", prompt]),
-                lambda: case.backbone.start(["a dog", prompt], 2.0)):  # fmt: skip
-        with pytest.raises(ArragError, match="zebra .* tokens, but the model's context of 6000 "):
-            ask()
+    for refuses in (case.backbone.truncated_prompts, case.backbone.tokenize):
+        with pytest.raises(UsageError):
+            refuses(["a dog", prompt])
 
 
 def test_another_text_tokenizer_is_refused(case, tmp_path):
@@ -246,19 +225,20 @@ def test_another_text_tokenizer_is_refused(case, tmp_path):
             token["id"] = words[token["content"]] = other
         added.sort(key=lambda token: token["id"])
     path.write_text(json.dumps(document))
-    with pytest.raises(ArragError, match="tokenizer"):
+    with pytest.raises(MismatchError) as caught:
         case.kind.load(copy)
+    assert copy in (caught.value.path, *caught.value.path.parents)
 
 
 def test_a_folder_without_its_files(case, tmp_path):
     for load in (case.kind.load, load_tokenizer):
-        with pytest.raises(ArragError, match=str(tmp_path)):
+        with pytest.raises(ArragError):
             load(tmp_path / "nowhere")
     copy = tmp_path / "copy"
     shutil.copytree(case.folder, copy)
     (file,) = (copy / case.kind.weights).glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:3000])
-    with pytest.raises(ArragError, match=str(copy)):
+    with pytest.raises(FormatError):
         case.kind.load(copy)
 
 

@@ -6,8 +6,8 @@ import torch
 
 from arrag.cli.micro_train.codebook import to_patches
 from arrag.data.micro.world import TASKS, World
+from arrag.metrics.base import load_detector
 from arrag.metrics.color import ColorClassifier
-from arrag.metrics.detection import load_detector
 from arrag.metrics.geneval.judge import evaluate_image
 from arrag.tokenizers.base import load_tokenizer
 
@@ -37,18 +37,6 @@ def test_all_of_it_is_small(root):
         assert (root / "checkpoints" / name / "README.md").is_file()
 
 
-def test_transformers_loads_the_janus(micro_janus):
-    from transformers import AutoTokenizer, JanusForConditionalGeneration
-
-    model, report = JanusForConditionalGeneration.from_pretrained(
-        micro_janus, output_loading_info=True, dtype=torch.float32
-    )
-    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert model.generation_config.generation_kwargs[
-        "boi_token_id"
-    ] == AutoTokenizer.from_pretrained(micro_janus).convert_tokens_to_ids("<begin_of_image>")
-
-
 def test_tokenizer_reconstructs_held_out_scenes(micro_janus, images, assets):
     tokenizer = load_tokenizer(micro_janus)
     codes = tokenizer.encode(images)
@@ -56,9 +44,8 @@ def test_tokenizer_reconstructs_held_out_scenes(micro_janus, images, assets):
     assert np.mean(10 * np.log10(4 / error)) >= 23
     world = World(assets, "database")
     more = np.stack([world.scene(i).image for i in range(300)])
-    assert len(torch.unique(torch.cat([codes, tokenizer.encode(more)]))) >= 0.9 * len(
-        tokenizer.codebook
-    )
+    used = torch.cat([codes, tokenizer.encode(more)]).unique()
+    assert len(used) >= 0.9 * len(tokenizer.codebook)
 
 
 def test_a_code_depends_on_its_own_patch_alone(micro_janus, images):

@@ -1,238 +1,236 @@
-"""Tars, workers and resuming: the same images in the same order, whatever happens on the way."""
+"""Every kind of source gives its images in order, and says where it is damaged."""
 
-import io
-import os
-import signal
-import subprocess
-import sys
 import tarfile
-import time
-from pathlib import Path
 
+import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from image_sources import picture, write_folder, write_tar
 
-import arrag.data.images
-from arrag.data.encode import encode_source
-from arrag.data.images import decode_all
-from arrag.data.sources import open_source
-from arrag.data.token_store import TokenStore
-from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json
+from arrag.data.images import decode_all, open_rgb, square
+from arrag.data.sources import IMAGE_SOURCES, open_source
+from arrag.utils.errors import ArragError, FormatError, MissingError, UsageError
 
-
-def picture(seed, size=(60, 50)):
-    """Noise, blurred so that it survives JPEG."""
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
-    buffer = io.BytesIO()
-    small.resize(size, Image.Resampling.BICUBIC).save(buffer, "PNG")
-    return buffer.getvalue()
+COUNT = 10
+PICTURES = [picture(i) for i in range(COUNT)]
+datasets.disable_progress_bars()
 
 
-def write_tar(path, members, mode="w"):
-    with tarfile.open(path, mode) as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-
-
-@pytest.fixture
-def tars(tmp_path):
-    """Two shards as WebDataset has them: an image, a caption and more for each sample."""
-    for shard in range(2):
-        members = {}
-        for i in range(5):
-            members[f"{i:04d}.txt"] = b"a caption"
-            members[f"{i:04d}.png"] = picture(10 * shard + i)
-        write_tar(tmp_path / f"data-{shard:03d}.tar", members)
-    return str(tmp_path / "data-{000..001}.tar")
-
-
-def test_tars_give_their_images_in_order(tars, tiny_janus, tmp_path):
-    result = encode_source(tars, tiny_janus, tmp_path / "codes", batch_size=4, shard_size=4)
-    assert result["images"] == 10
-    store = TokenStore.open(tmp_path / "codes", verify=True)
-    assert [store.keys(i) for i in (0, 4, 5)] == [
-        "data-000.tar/0000.png",
-        "data-000.tar/0004.png",
-        "data-001.tar/0000.png",
+def keys_of(source, **options):
+    return [
+        key for key, _ in open_source(str(source), **{"limit": None, "assets": None, **options})
     ]
-    folder = tmp_path / "same"
-    folder.mkdir()
-    for shard in range(2):
-        for i in range(5):
-            (folder / f"{shard}{i}.png").write_bytes(picture(10 * shard + i))
-    encode_source(str(folder), tiny_janus, tmp_path / "other")
-    other = TokenStore.open(tmp_path / "other")
-    assert np.array_equal(np.concatenate(store.shards), np.concatenate(other.shards))
 
 
-def test_a_compressed_tar_is_read_too_and_hidden_files_are_not(tmp_path):
-    members = {"a.png": picture(0), "._a.png": b"of a Mac", "sub/b.png": picture(1)}
-    write_tar(tmp_path / "x.tar.gz", members, "w:gz")
-    images = list(decode_all(open_source(str(tmp_path / "x.tar.gz"), None, None), 20))
-    assert [image.key for image in images] == ["x.tar.gz/a.png", "x.tar.gz/sub/b.png"]
-    assert all(image.pixels.shape == (20, 20, 3) for image in images)
+def dataset():
+    features = {
+        "text": datasets.Value("string"),
+        "jpg": datasets.Image(),
+        "thumb": datasets.Value("binary"),
+    }
+    cells = [{"bytes": data, "path": None} for data in PICTURES]
+    columns = {"text": ["a caption"] * COUNT, "jpg": cells, "thumb": [b"small"] * COUNT}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
-def header_of(path, name):
-    with tarfile.open(path) as tar:
-        return tar.getmember(name).offset
+def make_folder(path):
+    write_folder(path, {f"{i}.png": data for i, data in enumerate(PICTURES[:5])})
+    write_folder(path, {f"sub/{i}.PNG": data for i, data in enumerate(PICTURES[5:])})
+    write_folder(path, {".hidden.png": b"", "notes.txt": b""})
+    return path, [f"{i}.png" for i in range(5)] + [f"sub/{i}.PNG" for i in range(5)]
+
+
+def make_tars(path):
+    for part in range(2):
+        files = {f"{i}.{end}": b"a caption" for i in range(5) for end in ("txt", "json")}
+        files |= {f"{i}.png": PICTURES[5 * part + i] for i in range(5)} | {"._a.png": b"of a Mac"}
+        write_tar(path / f"data-{part}.tar.gz", files, "w:gz")
+    return path / "data-{0..1}.tar.gz", [f"data-{i // 5}.tar.gz/{i % 5}.png" for i in range(COUNT)]
+
+
+def make_arrow(path):
+    dataset().save_to_disk(path, num_shards=2)
+    return path, [f"data-{i // 5:05d}-of-00002.arrow/{i % 5}" for i in range(COUNT)]
+
+
+def make_parquet(path):
+    path.mkdir()
+    for part in range(2):
+        shard = dataset().shard(2, part, contiguous=True)
+        shard.to_parquet(path / f"train-{part}.parquet", batch_size=2)
+    return path, [f"train-{i // 5}.parquet/{i % 5}" for i in range(COUNT)]
+
+
+@pytest.mark.parametrize("make", [make_folder, make_tars, make_arrow, make_parquet])
+def test_a_source_gives_its_images_in_order(tmp_path, make):
+    source, keys = make(tmp_path / "source")
+    items = open_source(str(source), None, None)
+    images = [(key, image.pixels) for key, image in zip(keys, decode_all(items, 20), strict=True)]
+    for (key, pixels), expected in zip(images, PICTURES, strict=True):
+        assert np.array_equal(pixels, square(open_rgb(expected), 20)), key
+    assert keys_of(source) == keys and keys_of(source, limit=3) == keys[:3]
+    alone = [
+        load() for i, (_, load) in enumerate(open_source(str(source), None, None)) if i in (4, 8)
+    ]
+    for payload, i in zip(alone, (4, 8), strict=True):  # those that are passed by cost nothing
+        assert np.array_equal(open_rgb(payload), open_rgb(PICTURES[i]))
+
+
+def test_workers_change_nothing(tmp_path):
+    files = {f"{i:03d}.png": picture(i) if i % 9 else b"no image" for i in range(40)}
+    source = str(write_folder(tmp_path, files))  # more than a worker is given at once
+    here, workers = (list(decode_all(open_source(source, 39, None), 20, workers=n)) for n in (0, 1))
+    assert [(d.key, d.problem) for d in here] == [(d.key, d.problem) for d in workers]
+    assert len(here) == 39 and sum(d.pixels is None for d in here) == 5
+    assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(here, workers, strict=True))
+
+
+def test_squaring_scales_the_short_side_and_crops_the_middle(tmp_path):
+    from PIL import Image
+
+    image = np.zeros((20, 60, 3), np.uint8)
+    image[:, 20:40] = 255
+    Image.fromarray(image).save(tmp_path / "wide.png")
+    middle = square(open_rgb(tmp_path / "wide.png"), 20)
+    assert middle.shape == (20, 20, 3) and (middle == 255).all()
+
+
+def test_a_kind_of_source_can_be_added(tmp_path):
+    @IMAGE_SOURCES.register("test-kind")
+    def open_test_kind(location, *, limit, assets):
+        return ((f"{location}/{i}", lambda: PICTURES[0]) for i in range(100))
+
+    assert keys_of("test-kind:a:b", limit=2) == ["a:b/0", "a:b/1"]
+    assert {"folder", "tar", "parquet", "huggingface", "micro"} < set(IMAGE_SOURCES)
 
 
 @pytest.mark.parametrize(
-    ("damage", "offset_of"),
+    ("source", "kind"),
     [
-        (lambda data, at: data[: at + 700], "0003.png"),  # within an image
-        (lambda data, at: data[: at + 100], "0003.png"),  # within a header
-        (lambda data, at: data[:at], "0003.png"),  # between two files
-        (lambda data, at: data[:at] + b"\1" + data[at + 1 :], "0003.png"),  # a wrong checksum
-        (lambda data, at: b"no tar at all" * 100, None),
-        (lambda data, at: b"", None),
+        ("no/such/folder", MissingError),
+        ("no/such-{1..2}.tar", MissingError),
+        ("micro:nowhere", UsageError),
+        ("micro:database", UsageError),  # has no end
     ],
 )
-def test_a_broken_tar_is_an_error_with_file_and_offset(
-    tars, tiny_janus, tmp_path, damage, offset_of
-):
-    path = tmp_path / "data-001.tar"
-    whole = path.read_bytes()
-    at = header_of(path, offset_of) if offset_of else 0
-    path.write_bytes(damage(whole, at))
-    with pytest.raises(ArragError, match=rf"data-001.tar: broken tar at byte {at} \("):
-        encode_source(tars, tiny_janus, tmp_path / "codes", batch_size=2, shard_size=2)
-    path.write_bytes(whole)  # fetched again: the same command goes on
-    encode_source(tars, tiny_janus, tmp_path / "codes", batch_size=2, shard_size=2)
-    encode_source(tars, tiny_janus, tmp_path / "whole")
-    assert TokenStore.open(tmp_path / "codes").digest == TokenStore.open(tmp_path / "whole").digest
+def test_sources_that_cannot_be_used(source, kind):
+    with pytest.raises(kind) as caught:
+        keys_of(source)
+    assert caught.value.hint and (caught.value.path or caught.value.field)
 
 
-def test_workers_change_nothing(tiny_janus, tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for i in range(70):  # more than two workers are given at once
-        (folder / f"{i:03d}.png").write_bytes(picture(i) if i % 9 else b"no image")
-    options = {"batch_size": 8, "shard_size": 16}
-    alone = encode_source(str(folder), tiny_janus, tmp_path / "alone", **options)
-    several = encode_source(str(folder), tiny_janus, tmp_path / "several", workers=2, **options)
-    assert alone == {**several, "store": alone["store"]} and alone["skipped"] == 8
-    assert (
-        TokenStore.open(tmp_path / "alone").digest == TokenStore.open(tmp_path / "several").digest
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data, at: data[: at + 700],  # within an image
+        lambda data, at: data[: at + 100],  # within a header
+        lambda data, at: data[:at],  # between two files
+        lambda data, at: data[:at] + b"\1" + data[at + 1 :],  # a wrong checksum
+        lambda data, at: b"no tar at all" * 100,
+        lambda data, at: b"",
+    ],
+)
+def test_a_broken_tar_is_an_error_with_file_and_offset(tmp_path, damage):
+    path = write_tar(tmp_path / "x.tar", {f"{i}.png": data for i, data in enumerate(PICTURES)})
+    with tarfile.open(path) as tar:
+        at = tar.getmember("3.png").offset
+    data = damage(path.read_bytes(), at)
+    path.write_bytes(data)
+    found = []
+    with pytest.raises(FormatError) as caught:
+        found += (key for key, load in open_source(str(path), None, None) if load())
+    at = at if len(data) > at - 1 and data[:1] == b"0" else 0
+    assert (caught.value.path, caught.value.field) == (path, f"byte {at}") and caught.value.hint
+
+
+def test_a_cut_arrow_file_is_an_error_with_file_and_offset(tmp_path):
+    data = dataset()
+    data.save_to_disk(tmp_path)
+    file = tmp_path / "data-00000-of-00001.arrow"
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, data.data.schema) as writer:
+        for start in (0, 5):
+            writer.write_batch(data.data.table.to_batches()[0].slice(start, 5))
+    starts = []  # of the batches
+    with pa.memory_map(str(file)) as stream:
+        reader = pa.ipc.open_stream(stream)
+        for _ in range(2):
+            starts.append(stream.tell())
+            reader.read_next_batch()
+    whole = file.read_bytes()
+    cuts = (starts[0] + 1000, starts[1] + 3, starts[1], 100, 0)
+    for cut, at in zip(cuts, (starts[0], starts[1], starts[1], 0, 0), strict=True):
+        file.write_bytes(whole[:cut])
+        with pytest.raises(FormatError) as caught:
+            keys_of(tmp_path)
+        assert (caught.value.path, caught.value.field) == (file, f"byte {at}")
+
+
+def test_a_damaged_parquet_file_is_an_error_with_file_and_place(tmp_path):
+    path = tmp_path / "x.parquet"
+    table = pa.table({"image": pa.array(PICTURES), "n": list(range(COUNT))})
+    pq.write_table(table, path, row_group_size=4, write_page_checksum=True, compression="NONE")
+    whole, column = path.read_bytes(), pq.ParquetFile(path).metadata.row_group(1).column(0)
+    at = (column.dictionary_page_offset or column.data_page_offset) + 300
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    items, keys = open_source(str(path), None, None), []
+    with pytest.raises(FormatError) as caught:
+        for key, load in items:
+            load()
+            keys.append(key)
+    assert (caught.value.path, caught.value.field) == (path, "row group 1")
+    assert keys == [f"x.parquet/{i}" for i in range(4)]
+    path.write_bytes(whole[:-100])
+    with pytest.raises(FormatError):
+        keys_of(path)
+
+
+def write_table(path, **columns):
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+def test_the_column_of_images_is_found_or_asked_for(tmp_path):
+    one = write_table(tmp_path / "a.parquet", x=PICTURES)
+    both = write_table(tmp_path / "b.parquet", mask=[b"m"] * COUNT, image=PICTURES)
+    for source in (one, both):
+        assert [load() for _, load in open_source(source, 2, None)] == PICTURES[:2]
+    for columns in ({"x": PICTURES, "y": PICTURES}, {"n": [1]}):
+        with pytest.raises(FormatError):
+            keys_of(write_table(tmp_path / "c.parquet", **columns))
+
+
+def test_a_row_may_name_a_file_of_its_folder_or_nothing(tmp_path):
+    write_folder(tmp_path, {"set/0.png": PICTURES[0], "up.png": PICTURES[1]})
+    ways = ["0.png", "../up.png", str(tmp_path / "up.png"), None]
+    cells = [{"bytes": None, "path": way} for way in ways] + [None]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    source = write_table(tmp_path / "set" / "x.parquet", image=pa.array(cells, kind))
+    decoded = list(decode_all(open_source(source, None, None), 20))
+    assert [image.pixels is None for image in decoded] == [False, True, True, True, True]
+
+
+def test_data_sets_that_cannot_be_used(tmp_path):
+    both = datasets.DatasetDict({"train": dataset(), "test": dataset()})
+    both.save_to_disk(tmp_path / "both")
+
+    def refused(path, kind):
+        with pytest.raises(kind) as caught:
+            keys_of(path)
+        assert caught.value.path and caught.value.hint
+
+    refused(tmp_path / "both", UsageError)  # one split must be named
+    assert len(keys_of(tmp_path / "both" / "test")) == COUNT
+    (tmp_path / "both" / "train" / "data-00000-of-00001.arrow").unlink()
+    refused(tmp_path / "both" / "train", MissingError)
+    (tmp_path / "both" / "train" / "state.json").write_text(
+        '{"_data_files": [{"filename": "../x"}]}'
     )
-    lists = [read_json(tmp_path / name / "skipped.json") for name in ("alone", "several")]
-    assert lists[0] == lists[1]
-
-
-@pytest.mark.parametrize("killed_after", [1, 2, 4, 7])
-def test_resuming_decodes_nothing_twice_and_keeps_the_lists(
-    tars, tiny_janus, tmp_path, monkeypatch, killed_after
-):
-    whole = tmp_path / "data-000.tar"
-    members = {f"{i:04d}.png": picture(i) if i % 3 else b"no image" for i in range(9)}
-    write_tar(whole, members)
-    tests = tmp_path / "tests"
-    tests.mkdir()
-    (tests / "t.png").write_bytes(picture(4))
-    options = {"batch_size": 1, "shard_size": 2, "exclude": [tests]}
-    want = encode_source(tars, tiny_janus, tmp_path / "whole", **options)
-    assert (want["images"], want["skipped"], want["excluded"]) == (10, 3, 1)
-
-    from arrag.tokenizers.base import ImageTokenizer
-
-    encode, decode, calls, decoded = ImageTokenizer.encode, arrag.data.images.decode, [], []
-
-    def dies(self, images):
-        calls.append(1)
-        if len(calls) > killed_after:
-            raise KeyboardInterrupt
-        return encode(self, images)
-
-    monkeypatch.setattr(ImageTokenizer, "encode", dies)
-    with pytest.raises(KeyboardInterrupt):
-        encode_source(tars, tiny_janus, tmp_path / "codes", **options)
-    monkeypatch.setattr(ImageTokenizer, "encode", encode)
-
-    def noted(key, payload, **options):
-        decoded.append(key)
-        return decode(key, payload, **options)
-
-    monkeypatch.setattr(arrag.data.images, "decode", noted)
-    again = encode_source(tars, tiny_janus, tmp_path / "codes", **options)
-    assert again == {**want, "store": again["store"]}
-    for name in ("skipped.json", "excluded.json"):
-        assert read_json(tmp_path / "codes" / name) == read_json(tmp_path / "whole" / name)
-    store, other = (TokenStore.open(tmp_path / name) for name in ("codes", "whole"))
-    assert store.digest == other.digest
-    kept = [store.keys(i) for i in range(killed_after // 2 * 2)]
-    assert not set(kept) & set(decoded)
-
-
-KILLED = """
-import multiprocessing, os, pathlib, signal, sys
-from arrag.tokenizers.base import ImageTokenizer
-from arrag.data.encode import encode_source
-
-def encode(self, images, calls=[], real=ImageTokenizer.encode):
-    calls.append(1)
-    if len(calls) == 4:
-        workers = [str(worker.pid) for worker in multiprocessing.active_children()]
-        pathlib.Path(__file__).with_name("workers").write_text(" ".join(workers))
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(self, images)
-
-if __name__ == "__main__":
-    ImageTokenizer.encode = encode
-    encode_source(*sys.argv[1:], batch_size=2, shard_size=3, workers=1)
-"""
-
-
-def ends(pid):
-    """Whether a process is over, or becomes so within a minute; one nobody waited for counts."""
-    for _ in range(600):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def test_after_kill_9_the_same_command_goes_on(tars, tiny_janus, root, tmp_path):
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
-    arguments = (tars, str(tiny_janus), str(tmp_path / "codes"))
-    killed = subprocess.run(
-        [sys.executable, str(script), *arguments], env={**os.environ, "PYTHONPATH": str(root)}
-    )
-    assert killed.returncode == -signal.SIGKILL
-    workers = (tmp_path / "workers").read_text().split()
-    assert len(workers) == 1 and all(ends(pid) for pid in workers)
-    assert read_json(tmp_path / "codes" / "writing.json")["images"] == 6
-    encode_source(*arguments, batch_size=2, shard_size=3)
-    encode_source(tars, tiny_janus, tmp_path / "whole")
-    store, whole = (TokenStore.open(tmp_path / name, verify=True) for name in ("codes", "whole"))
-    assert store.digest == whole.digest
-
-
-def test_a_finished_store_is_left_alone_unless_the_source_has_grown(tiny_janus, tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for i in range(3):
-        (folder / f"{i}.png").write_bytes(picture(i))
-    first = encode_source(str(folder), tiny_janus, tmp_path / "codes")
-    assert encode_source(str(folder), tiny_janus, tmp_path / "codes") == first
-    (folder / "9.png").write_bytes(picture(9))
-    with pytest.raises(ArragError, match="finished with 3 images, the source has 1 more"):
-        encode_source(str(folder), tiny_janus, tmp_path / "codes")
-    (folder / "2.png").rename(folder / "8.png")
-    with pytest.raises(ArragError, match=r"its image 3 is 2.png, the source has 8.png there"):
-        encode_source(str(folder), tiny_janus, tmp_path / "codes")
-
-
-def test_sources_that_are_not_there(tiny_janus, tmp_path):
-    with pytest.raises(ArragError, match="data-003.tar: no such file"):
-        encode_source(str(tmp_path / "data-{003..004}.tar"), tiny_janus, tmp_path / "codes")
+    refused(tmp_path / "both" / "train", ArragError)
+    (tmp_path / "both" / "train" / "state.json").unlink()
+    refused(tmp_path / "both" / "train", UsageError)
+    write_folder(tmp_path / "mixed", {"0.png": PICTURES[0]})
+    write_table(tmp_path / "mixed" / "x.parquet", image=PICTURES)
+    refused(tmp_path / "mixed", UsageError)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_pipelines import PARTS, save_tiny
 
-from arrag.config.pipelines import Diffusers
+from arrag.config.generators import Diffusers
 from arrag.methods.diffusion import generator_of, load_diffusion
 from arrag.utils.errors import ConfigError, FormatError
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_pipelines import save_imagerag
 from transformers import CLIPVisionModelWithProjection
 
-from arrag.config.pipelines import Diffusers, ImageRag
+from arrag.config.generators import Diffusers, ImageRag
 from arrag.methods.diffusion import generator_of, load_diffusion
 from arrag.methods.imagerag import load_imagerag
 from arrag.methods.retrieval_gate import RecordedAnswers, open_gate

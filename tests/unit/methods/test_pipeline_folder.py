@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import save_tiny
 
-from arrag.config.pipelines import Diffusers
+from arrag.config.generators import Diffusers
 from arrag.methods.diffusion import load_diffusion
 from arrag.methods.pipeline_folder import INDEX, convert_pipeline
 from arrag.utils.errors import ArragError, FormatError, MissingError, OutputError

@@ -9,19 +9,15 @@ import yaml
 from PIL import Image
 from pydantic import TypeAdapter
 from retrieval_fixtures import IMAGES, retriever  # noqa: F401 (a fixture)
-from safetensors.torch import load_file
 from test_workflow import project, template  # noqa: F401 (fixtures)
 from tiny_pipelines import save_imagerag, save_rdm, save_tiny
 
 from arrag.cli.main import main
-from arrag.config.backbones import Generator
-from arrag.config.pipelines import Diffusers
+from arrag.config.generators import Diffusers, Generator
 from arrag.config.root import Config
 from arrag.methods.diffusion import load_diffusion
-from arrag.methods.pipeline_folder import convert_pipeline
 from arrag.methods.retrieval_gate import RecordedAnswers
 from arrag.pipeline.layout import Layout
-from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json, write_text
 from arrag.utils.hashing import sha256_file
 
@@ -125,7 +121,7 @@ def test_sampling_with_each_kind(document, retriever, tmp_path, in_repository): 
             assert max(numbers) < IMAGES
 
 
-def test_what_is_missing_is_told_before_anything_is_drawn(
+def test_what_is_missing_is_reported_before_anything_is_generated(
     document,
     retriever,  # noqa: F811
     tmp_path,
@@ -133,14 +129,12 @@ def test_what_is_missing_is_told_before_anything_is_drawn(
     capsys,
 ):
     status, out = sample(document, "rdm", tmp_path)
-    said = capsys.readouterr().err
-    assert status == 2 and "method 'rdm' needs it" in said and "manifest.json" in said
+    assert status == 2 and "manifest.json" in capsys.readouterr().err
     answers = document["generators"]["imagerag"]["judge"]["answers"]
     write_text(answers, json.dumps({"prompt": PROMPTS[0], "caption": None}) + "\n")
     places = ["--codes", retriever.index.store.path, "--image-index", retriever.index.path]
     status, out = sample(document, "imagerag", tmp_path, *places)
-    said = capsys.readouterr().err
-    assert status == 2 and "a.jsonl lacks answers for 1 of 2 prompts" in said
+    assert status == 2 and "a.jsonl" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -231,47 +225,9 @@ def test_the_examples_of_the_documentation(root, tmp_path):
     for name in ("sdxl", "rdm", "imagerag"):
         TypeAdapter(Generator).validate_python(kinds[name])
     write_text(tmp_path / "a.jsonl", answers)
-    judge = RecordedAnswers(tmp_path / "a.jsonl", "a model")
-    judge.check_prompts(["a green cup and a yellow bowl", "a photo of a dog"], 1)
-    assert judge.caption("a photo of a dog", 3) is None
-
-
-def test_pickled_weights_are_converted(models, tmp_path):
-    import torch
-
-    folder = models / "pixart"
-    pickled = tmp_path / "pickled"
-    for file in (p for p in folder.rglob("*") if p.is_file()):
-        out = pickled / file.relative_to(folder)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix == ".safetensors":
-            name = "pytorch_model" if file.stem == "model" else file.stem
-            torch.save(load_file(file), out.with_name(f"{name}.bin"))
-        else:
-            out.write_bytes(file.read_bytes())
-    settings = Diffusers(kind="diffusers", checkpoint=folder, **STEPS)
-    bad = settings.model_copy(update={"checkpoint": pickled})
-    with pytest.raises(ArragError, match="as a pickle alone.*arrag convert pipeline"):
-        load_diffusion(bad)
-    done = convert_pipeline(pickled, tmp_path / "converted")
-    assert done["converted"] == ["text_encoder", "transformer", "vae"]
-    assert not list((tmp_path / "converted").rglob("*.bin"))
-    good = settings.model_copy(update={"checkpoint": tmp_path / "converted"})
-    want = load_diffusion(settings).generate(PROMPTS, [0, 0], 7)
-    assert np.array_equal(load_diffusion(good).generate(PROMPTS, [0, 0], 7), want)
-    with pytest.raises(ArragError, match="is there already"):
-        convert_pipeline(pickled, tmp_path / "converted")
-    with pytest.raises(ArragError, match="no pickled weights"):
-        convert_pipeline(tmp_path / "converted", tmp_path / "again")
-    assert not (tmp_path / "again").exists()
-    torch.save({"a": Settings()}, pickled / "vae" / "diffusion_pytorch_model.bin")
-    with pytest.raises(ArragError, match="diffusion_pytorch_model.bin"):
-        convert_pipeline(pickled, tmp_path / "evil")
-    assert not (tmp_path / "evil").exists()
-
-
-class Settings:
-    """No tensor: reading it would run code."""
+    gate = RecordedAnswers(tmp_path / "a.jsonl", "a model")
+    gate.check_prompts(["a green cup and a yellow bowl", "a photo of a dog"], 1)
+    assert gate.caption("a photo of a dog", 3) is None
 
 
 def test_parts_record_what_they_retrieve_as_one_job_does(

@@ -9,7 +9,7 @@ import torch
 from retrieval_fixtures import retriever  # noqa: F401 (a fixture)
 from tiny_pipelines import ddim, save_rdm, stir, unet
 
-from arrag.config.pipelines import Rdm
+from arrag.config.generators import Rdm
 from arrag.methods.diffusion import generator_of
 from arrag.methods.pipeline_folder import INDEX
 from arrag.methods.rdm import load_rdm

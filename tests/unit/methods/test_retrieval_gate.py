@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from arrag.config.pipelines import Always, Recorded
+from arrag.config.generators import Always, Recorded
 from arrag.methods.retrieval_gate import RecordedAnswers, open_gate
 from arrag.utils.errors import FormatError, MissingError
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from arrag.cli.main import main
 from arrag.data import mjhq
-from arrag.metrics.references import write_moments
-from arrag.metrics.resample import paired_difference
+from arrag.metrics.bootstrap import paired_difference
+from arrag.metrics.reference_stats import write_moments
 from arrag.utils.files import read_json
 
 DIM = 6
@@ -112,9 +112,9 @@ def test_statistics_stand_in_for_images_and_are_known_by_their_maker(arrag, sets
     with np.load("fid.npz", allow_pickle=False) as held:  # what pytorch-fid reads
         assert held["mu"].shape == (DIM,) and held["sigma"].shape == (DIM, DIM)
     message = arrag("score", "fid", a, "fid.npz", *wide, "--mode", "legacy_pytorch", fails=True)
-    assert "fid.npz: preparation is" in message and "legacy_pytorch" in message
+    assert "fid.npz: preparation: is" in message and "legacy_pytorch" in message
     message = arrag("score", "kid", a, "cmmd.npz", *wide, fails=True)
-    assert "normalised is True, but False" in message
+    assert "normalised: is True, but False" in message
     assert "holds moments" in arrag("score", "kid", a, "fid.npz", *wide, fails=True)
     assert arrag("score", "fid", "fid.npz", "fid.npz")["value"] == pytest.approx(0, abs=1e-9)
 
@@ -161,7 +161,7 @@ def test_partial_sets_are_stated(arrag, tmp_path, network):
     torn = a / "00004/samples/0000.png"
     torn.write_bytes(torn.read_bytes()[:99])
     score = ("score", "fid", a, b, "--extractor", network)
-    assert "1 images are damaged: 00004/samples/0000.png" in arrag(*score, fails=True)
+    assert "1 (00004/samples/0000.png)" in arrag(*score, fails=True)
     found = arrag(*score, "--allow-partial")
     assert found["n"] == 9 and found["images"]["unreadable"] == ["00004/samples/0000.png"]
     assert found["reference"]["sizes"] == {"16x16": 9, "9x9": 1}
@@ -186,14 +186,14 @@ def test_fwd_by_folder_statistics_and_wavelet(arrag, sets):
         assert held["mu"].shape == (16, 60) and held["sigma"].shape == (16, 60, 60)
     stored = arrag("score", "fwd", a, "fwd.npz", "--level", 2)
     assert stored["value"] == pytest.approx(folders["value"], rel=1e-6)
-    assert "packets of level 2" in arrag("score", "fwd", a, "fwd.npz", fails=True)
+    assert "fwd.npz: level: is 2" in arrag("score", "fwd", a, "fwd.npz", fails=True)
     message = arrag("score", "fwd", a, "fwd.npz", "--level", 2, "--wavelet", "db2", fails=True)
-    assert "fwd.npz" in message and "wavelet is 'haar'" in message
+    assert "fwd.npz" in message and "wavelet: is 'haar'" in message
     np.save("dark.npy", np.full((3, 256, 256, 3), 0.25))
     np.save("light.npy", np.full((3, 256, 256, 3), 0.75))
     constant = arrag("score", "fwd", "dark.npy", "light.npy", "--wavelet", "Haar")
     assert constant["value"] == pytest.approx(192, abs=1e-6) and constant["label"] == "FWD"
-    assert paired_difference(*[read_json("fwd.json")] * 2) == (0, 0, 0)
+    assert paired_difference(*[read_json("fwd.json")] * 2)["overall"] == (0, 0, 0)
 
 
 def test_micro_clip_names_its_column(arrag, sets, root):

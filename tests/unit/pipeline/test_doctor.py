@@ -51,7 +51,7 @@ def test_what_is_missing_is_named_with_what_to_do(place, capsys):
         "base": "config/micro.yaml",
         "generators": {"janus": {"checkpoint": "nowhere/janus"}},
         "database": {"source": None, "images": None, "sources": [{"source": "c/{0..4}.tar"}]},
-        "judge": {"color": "hub:acme/clip@main"},
+        "scorers": {"color": "hub:acme/clip@main"},
         "grids": None,
         "figures": None,
     }
@@ -63,7 +63,7 @@ def test_what_is_missing_is_named_with_what_to_do(place, capsys):
     for line in (
         "BLOCK file: generators.janus.checkpoint: nowhere/janus is not there -> put it there",
         "BLOCK corpus: database.sources[0]: 1 of 5 files, all images -> c/1.tar is missing",
-        "BLOCK repository: acme/clip@main (judge.color): not here, hub out of reach",
+        "BLOCK repository: acme/clip@main (scorers.color): not here, hub out of reach",
         "Cannot start: 3 of the above to mend first.",
     ):
         assert line in said
@@ -75,7 +75,7 @@ def test_the_small_paper_profile_says_what_it_needs(place):
     blocked = {finding.part for finding in report.blocked}
     assert blocked >= {"repository", "corpus"} and "file" not in blocked
     prepared = {f.name for f in report.findings if f.part == "prepared"}
-    assert prepared == set(config.prepare)
+    assert prepared == set(config.assets)
     drawn = {s.name: s.amount for s in report.stages if s.name.startswith("draw ")}
     assert drawn["draw geneval vanilla"] == "24 images"
     assert drawn["draw dpg vanilla"] == "44 images"

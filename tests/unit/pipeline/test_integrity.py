@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_table4 import a_timing
+from report_data import a_timing
 
 from arrag.cli.main import main
 from arrag.config.root import load_config
-from arrag.metrics.features import ImageList, read_images
+from arrag.metrics.image_set import read_images
 from arrag.pipeline.layout import Layout
 from arrag.pipeline.records import read_record, record_of, write_record
 from arrag.report.crate import check_crate
 from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json, write_json
-from arrag.utils.hashing import sha256_file
+from arrag.utils.hashing import images_digest, sha256_file
 
 ROWS = ("vanilla", "daid", "faid", "real", "reconstructions")
 
@@ -71,7 +71,7 @@ def make(layout: Layout) -> None:
     run("encode", "micro:database", "--images", 40, "--shard-size", 20, "--tokenizer", tokenizer,
         "--out", codes)  # fmt: skip
     run("index", "build", "--codes", codes, "--out", index, "--mode", "ivf", "--nlist", 8)
-    judge = layout.config.judge
+    judge = layout.config.scorers
     for row in ROWS:
         run("sample", "--config", "config.yaml", "--method", row)
         out = layout.scores(row)["geneval"]
@@ -134,7 +134,7 @@ KINDS = {  # of every kind of file one or more, by its path below the project
     "image": "results/samples/*/daid-*/00003/samples/0000.png",
     "prompt": "results/samples/*/daid-*/00003/metadata.jsonl",
     "run": "results/samples/*/daid-*/run.json",
-    "begun": "results/samples/*/real-*/begun.json",
+    "begun": "results/samples/*/real-*/run.partial.json",
     "score": "results/scores/*/*/faid-??????????.json",
     "verdicts": "results/scores/*/*/faid-*.jsonl",
     "assets": "data/micro/assets.npz",
@@ -307,7 +307,7 @@ def test_what_was_deleted_on_purpose_is_a_note(here, damaged, capsys):
 
 def test_a_folder_that_was_deleted_is_one_finding(here, damaged, capsys):
     old = Path("results/samples/geneval/old-0123456789")
-    for name in ("run.json", "begun.json"):
+    for name in ("run.json", "run.partial.json"):
         damaged(old / name, b"{}")
     write_record(old)
     shutil.rmtree(old)
@@ -330,7 +330,7 @@ def test_results_without_a_record_are_told_and_can_be_recorded(here, damaged, ca
 
 
 def test_an_unfinished_result_is_a_note(here, damaged, capsys):
-    damaged(Path("results/samples/geneval/new-0123456789/begun.json"), b"{}")
+    damaged(Path("results/samples/geneval/new-0123456789/run.partial.json"), b"{}")
     status, found = verified(capsys)
     assert (status, [note["what"] for note in found["notes"]]) == (0, ["unfinished"])
     assert verified(capsys, "--record")[1]["recorded"] == []
@@ -396,7 +396,7 @@ def test_the_chain_of_a_cell_is_right(here, capsys):
     images = [hashlib.sha256(data).hexdigest() for _, data in read_images(here.samples("faid"))]
     expected = {
         "geneval file": (score_of(here, "faid"), sha256_file(score_of(here, "faid"))),
-        "images": (here.samples("faid"), ImageList("", ("",), tuple(images), {}).identity),
+        "images": (here.samples("faid"), images_digest(images)),
         "detector of geneval": ("checkpoints/micro-detector", None),
         "color of geneval": ("checkpoints/micro-clip", None),
         "settings": ("config.yaml", here.config.config_hash("faid", "geneval")),
@@ -430,7 +430,7 @@ def test_the_chain_of_a_distance(here, capsys):
     links = {link["what"]: link for link in found["links"] if link["what"] != "report"}
     reference = here.reference("mjhq")
     digests = [hashlib.sha256(data).hexdigest() for _, data in read_images(reference)]
-    identity = ImageList("", ("",), tuple(digests), {}).identity
+    identity = images_digest(digests)
     assert (links["reference"]["path"], links["reference"]["found"]) == (str(reference), identity)
     extractor = links["extractor of cmmd"]
     assert extractor["found"] == digest_of_tree(Path("checkpoints/micro-clip"))
@@ -561,7 +561,7 @@ def test_every_file_of_a_crate_is_the_one_it_states(crate):
         assert entity["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
         assert int(entity["contentSize"]) == path.stat().st_size
     listed = {entity.id for entity in entities} | {"ro-crate-metadata.json"}
-    assert {str(p.relative_to(crate)) for p in crate.rglob("*") if p.is_file()} == listed
+    assert {str(p.relative_to(crate)) for p in crate.rglob("[!.]*") if p.is_file()} == listed
 
 
 def test_a_crate_of_the_results_is_verified_with_them(crate, here, damaged, capsys):

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import yaml
 
@@ -94,10 +96,10 @@ def test_the_compat_of_questions_changes_their_score_only(place):
 
 def test_who_answers_questions_changes_their_score_only(place, tmp_path):
     before = names(place)
-    place["judge"]["vqa"] = "mplug"
+    place["scorers"]["vqa"] = "mplug"
     assert changed_names(before, names(place)) == {"score dpg"}
-    place["judge"]["vqa"] = "checkpoints/vqa"
-    with pytest.raises(ArragError, match=r"judge\.vqa: no folder checkpoints/vqa"):
+    place["scorers"]["vqa"] = "checkpoints/vqa"
+    with pytest.raises(ArragError, match=r"scorers\.vqa: no folder checkpoints/vqa"):
         names(place)
     (tmp_path / "checkpoints/vqa").mkdir()
     (tmp_path / "checkpoints/vqa/model.safetensors").write_text("answers")
@@ -193,11 +195,34 @@ def test_batches_and_shards_change_nothing(place):
             "checkpoints/micro-janus",
             r"generators\.janus\.checkpoint: no folder checkpoints/micro-janus",
         ),
-        ("checkpoints/micro-clip", r"judge\.color: no folder checkpoints/micro-clip"),
+        ("checkpoints/micro-clip", r"scorers\.color: no folder checkpoints/micro-clip"),
         ("benchmarks", r"benchmarks\.geneval\.prompts: no file .*micro prompts"),
     ],
 )
 def test_what_is_missing_is_named_with_its_field(place, tmp_path, part, message):
     (tmp_path / part).rename(tmp_path / "elsewhere")
     with pytest.raises(ArragError, match=message):
+        names(place)
+
+
+def test_a_factory_string_makes_no_folders(place):
+    place["index"]["mode"] = "faiss:OPQ4_8,IVF8,PQ4x4"
+    assert re.fullmatch(r"faiss-causal-[0-9a-f]{10}", names(place)["index"].name)
+
+
+def test_other_test_images_are_another_database(place, tmp_path):
+    before = names(place)
+    (tmp_path / "tests" / "sub").mkdir(parents=True)
+    image = tmp_path / "tests" / "sub" / "a.png"
+    image.write_bytes(b"1234")
+    (tmp_path / "x-0.tar").write_bytes(b"12")
+    place["database"]["exclude"] = ["tests", "x-{0..0}.tar"]
+    guarded = names(place)
+    assert changed_names(before, guarded) == {"codes", "index", "daid", "daid dpg"} | SCORES
+    image.write_bytes(b"12345")
+    assert changed_names(guarded, names(place)) == {"codes", "index"}
+    image.write_bytes(b"4321")  # the names see sizes; the store sees pixels, and refuses
+    assert names(place) == guarded
+    (tmp_path / "x-0.tar").unlink()
+    with pytest.raises(ArragError, match=r"database\.exclude: no file or folder x-0.tar"):
         names(place)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import yaml
-from test_corpora import NAMES, picture, tars
+from image_sources import picture, write_tars
 from test_workflow import Project
 
 from arrag.config.paper import paper_rows, paper_tables
@@ -17,6 +17,8 @@ from arrag.data.token_store import TokenStore
 from arrag.pipeline.layout import Layout
 
 MOST_JOBS = 10_000
+
+NAMES = [f"{i:05d}.png" for i in range(12)]
 
 
 @pytest.fixture
@@ -80,8 +82,8 @@ def test_every_row_of_the_paper_is_a_method_or_said_not_to_be_run(root):
     keys = {method.paper_key for method in config.methods.values()}
     for table in ("table1", "table2", "table3"):
         for row in paper_rows(table):
-            assert row in keys or row in config.not_run, row
-    assert set(config.not_run).isdisjoint(keys)
+            assert row in keys or row in config.skipped, row
+    assert set(config.skipped).isdisjoint(keys)
     assert {"table1", "table2", "table3"} <= set(paper_tables())
 
 
@@ -89,7 +91,7 @@ def test_the_small_twin_differs_only_in_size(root):
     paper, mini = (load_config(root / f"config/{name}.yaml") for name in ("paper", "paper-mini"))
     assert list(mini.methods) == list(paper.methods)
     assert mini.generators == paper.generators and mini.index == paper.index
-    assert mini.judge == paper.judge and mini.not_run == paper.not_run
+    assert mini.scorers == paper.scorers and mini.skipped == paper.skipped
     assert mini.training.pairs * 100 == paper.training.pairs
     for name in paper.methods:
         for block in ("label", "augment", "generator", "benchmarks", "baseline", "paper_key"):
@@ -100,7 +102,7 @@ def test_the_small_twin_differs_only_in_size(root):
         assert [s.name for s in small] == [s.name for s in large]
         assert databases[0].exclude == databases[1].exclude
     for name, drawn in mini.benchmarks.items():
-        made = mini.prepare[str(drawn.prompts)]
+        made = mini.assets[str(drawn.prompts)]
         assert (made.every, made.of) == (100, paper.benchmarks[name].prompts)
 
 
@@ -115,7 +117,7 @@ def test_weights_of_a_hub_and_a_corpus_become_a_database(tmp_path, root, monkeyp
     shutil.copytree(root / "checkpoints/micro-janus", repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text(commit)
-    tars(tmp_path / "a", [NAMES[:6], NAMES[6:12]])
+    write_tars(tmp_path / "a", [NAMES[:6], NAMES[6:12]])
     (tmp_path / "tests").mkdir()
     for name in ("00003.png", "00007.png"):
         (tmp_path / "tests" / name).write_bytes(picture(int(name[:5])))

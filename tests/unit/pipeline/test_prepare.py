@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from arrag.cli.main import main
-from arrag.config.assets import identity_of, placed
-from arrag.config.inherit import read_config
+from arrag.config.assets import asset_path, identity_of
+from arrag.config.loader import read_config
 from arrag.config.root import load_config
 from arrag.pipeline.layout import Layout
 from arrag.pipeline.layout_parts import parts_of
@@ -67,8 +67,8 @@ def test_another_revision_or_repository_is_another_name(place):
         changed = {"generators": {"janus": {"checkpoint": other}}}
         after = names(configuration(place, changed))
         assert not {str(v) for v in before.values() if v} & {str(v) for v in after.values() if v}
-    other = configuration(place, {"judge": {"color": "hub:acme/clip@main"}})
-    assert other.judge.color.as_posix() == "data/hub/acme~clip@main"
+    other = configuration(place, {"scorers": {"color": "hub:acme/clip@main"}})
+    assert other.scorers.color.as_posix() == "data/hub/acme~clip@main"
     assert Layout(other).samples("vanilla") == Layout(load_config("config/micro.yaml")).samples(
         "vanilla"
     )
@@ -76,7 +76,7 @@ def test_another_revision_or_repository_is_another_name(place):
 
 def entry(**changes):
     given = {"kind": "file", "url": "https://example.org/p.jsonl", "sha256": "ab" * 32}
-    return {"prepare": {"data/p.jsonl": given | changes}} | {
+    return {"assets": {"data/p.jsonl": given | changes}} | {
         "benchmarks": {"geneval": {"prompts": "data/p.jsonl"}}
     }
 
@@ -101,28 +101,28 @@ def test_what_is_made_of_something_else_follows_it(place):
         },
     }
     changes = entry()
-    changes["prepare"] |= prepare
+    changes["assets"] |= prepare
     config = configuration(place, changes)
     few, both = (
         (place / "data/few.jsonl").relative_to(place),
         (place / "data/both").relative_to(place),
     )
-    identity = identity_of(few, config.prepare)
+    identity = identity_of(few, config.assets)
     assert identity == {"kind": "subset", "every": 10, "of": {"sha256": "ab" * 32}}
-    assert identity_of(both, config.prepare)["parts.llm"] == {"hub": "acme/b@main", "inside": ""}
-    assert identity_of(both / "llm", config.prepare)["inside"] == "llm"
-    assert placed(both / "llm/config.json", config.prepare) == both
-    assert placed("data/hub/acme~a@main/x/y", config.prepare).name == "acme~a@main"
-    assert placed("checkpoints/micro-janus", config.prepare) is None
+    assert identity_of(both, config.assets)["parts.llm"] == {"hub": "acme/b@main", "inside": ""}
+    assert identity_of(both / "llm", config.assets)["inside"] == "llm"
+    assert asset_path(both / "llm/config.json", config.assets) == both
+    assert asset_path("data/hub/acme~a@main/x/y", config.assets).name == "acme~a@main"
+    assert asset_path("checkpoints/micro-janus", config.assets) is None
 
 
 def test_a_file_must_be_known_by_one_digest(place):
     with pytest.raises(ArragError, match="sha256, git_blob: give one of them"):
         configuration(place, entry(git_blob="0" * 40))
-    with pytest.raises(ArragError, match="prepare.data/p.jsonl.url"):
+    with pytest.raises(ArragError, match="assets.data/p.jsonl.url"):
         configuration(place, entry(url="ftp://example.org/x"))
     with pytest.raises(ArragError, match="hub:owner/name@revision"):
-        configuration(place, {"judge": {"color": "hub:no-revision"}})
+        configuration(place, {"scorers": {"color": "hub:no-revision"}})
 
 
 def test_a_subset_and_a_folder_are_made_by_one_command(place, capsys):
@@ -134,14 +134,14 @@ def test_a_subset_and_a_folder_are_made_by_one_command(place, capsys):
         "out/few.jsonl": {"kind": "subset", "of": "p.jsonl", "every": 10},
         "out/both": {"kind": "folder", "of": "one", "parts": {"llm": "two"}},
     }
-    configuration(place, {"prepare": prepare})
+    configuration(place, {"assets": prepare})
     for path in prepare:
         assert main(["prepare", path, "--config", "mine.yaml"]) == 0
     assert len((place / "out/few.jsonl").read_text().splitlines()) == 3
     assert json.loads((place / "out/both/config.json").read_text()) == "one"
     assert json.loads((place / "out/both/llm/config.json").read_text()) == "two"
     assert main(["prepare", "out/many.jsonl", "--config", "mine.yaml"]) == 2
-    assert "did you mean 'out/few.jsonl'" in capsys.readouterr().err
+    assert "did you mean out/few.jsonl" in capsys.readouterr().err
 
 
 def write(path, **document):

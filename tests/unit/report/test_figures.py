@@ -1,34 +1,33 @@
 """Figures 4 to 6: what they show is measured, against loops, and files are the same each time."""
 
-import csv
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
+from report_data import read_rows
 
 from arrag.cli.main import main
+from arrag.config.root import load_config
 from arrag.data.token_store import StoreWriter, TokenStore
-from arrag.metrics.memorization import found_share
+from arrag.metrics.memorization import patch_copy_rate
 from arrag.pipeline.layout import Layout
+from arrag.report.ablation import write_ablation
 from arrag.report.figures import copying as figure_copying
 from arrag.report.figures import distances as figure_distances
+from arrag.report.figures.build import write_figure, write_figures
 from arrag.report.figures.copying import figure5
 from arrag.report.figures.distances import figure6
 from arrag.report.figures.samples import figure4
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ArragError, ConfigError, MismatchError, MissingError
 
 CODES, GRID = 12, (5, 6)
-
-
-def rows_of(path):
-    with open(path, encoding="utf-8", newline="") as handle:
-        return list(csv.DictReader(handle))
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +89,11 @@ def test_an_image_of_the_database_retrieves_its_own_codes(store, tmp_path):
     found = figure_distances.measure(index, codes, 2)
     assert np.allclose(found.by_rank[:, 0], 0) and (found.by_rank[:, 1] > 0.1).all()
     figure6(found, tmp_path / "figure6", "the database itself")
-    lines = rows_of(tmp_path / "figure6.csv")
+    lines = read_rows(tmp_path / "figure6.csv")
     assert [line["k"] for line in lines] == ["1", "2", "", ""]
     assert float(lines[0]["squared_distance"]) == pytest.approx(0)
     assert float(lines[3]["squared_distance"]) == pytest.approx(found.uniform.mean())
-    with pytest.raises(ArragError, match="no held-out image"):
+    with pytest.raises(MissingError):
         figure_distances.measure(index, codes[:0], 2)
 
 
@@ -115,7 +114,9 @@ def test_copying_is_measured_against_the_reference_and_another_image(copied, sto
     found, drawn = copied
     for label, codes in drawn.items():
         for against, first in (("reference", 0), ("other", 6)):
-            want = [found_share(codes[i], store.grids(np.array([first + i]))[0]) for i in range(6)]
+            want = [
+                patch_copy_rate(codes[i], store.grids(np.array([first + i]))[0]) for i in range(6)
+            ]
             assert found.values[label]["share"][against].tolist() == want
     estimates = found.estimates()
     assert estimates["image", "share", "reference"].value == pytest.approx(0.5)  # 6 of 12 windows
@@ -129,7 +130,7 @@ def test_figure_5_shows_where_most_is_copied(copied, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 8, 3), dtype=np.uint8)
     pictures = dict(zip(("reference", "image", "patch"), pixels, strict=True))
     figure5(found, pictures, tmp_path / "figure5", shown=2)
-    lines = rows_of(tmp_path / "figure5.csv")
+    lines = read_rows(tmp_path / "figure5.csv")
     means = [line for line in lines if line["block"] == "mean"]
     assert len(means) == 2 * 2 * 3 and len(lines) == 12 + 2 * 2 * 2 * 6
     shares = [
@@ -141,7 +142,7 @@ def test_figure_5_shows_where_most_is_copied(copied, tmp_path):
     assert float(means[0]["value"]) == pytest.approx(np.mean(shares))
     for name in ("figure5.png", "figure5.pdf", "figure5-images.png", "figure5-images.pdf"):
         assert (tmp_path / name).stat().st_size > 1000
-    with pytest.raises(ArragError, match="drew 5 images for 6 prompts"):
+    with pytest.raises(MismatchError):
         figure_copying.measure(
             {"a": np.zeros((5, *GRID), int)}, found.prompts, np.zeros((12, *GRID), int),
             found.references, found.others, np.eye(CODES),
@@ -178,7 +179,7 @@ def test_figure_4_has_every_sample_in_its_place(runs, tmp_path):
         line = [middles[m, p, s] for m in range(2) for s in range(2)]
         assert len({y for y, _ in line}) == 1 and [x for _, x in line] == sorted(x for _, x in line)
     assert middles[0, 2, 0][0] < middles[0, 0, 0][0]
-    lines = rows_of(tmp_path / "figure4.csv")
+    lines = read_rows(tmp_path / "figure4.csv")
     assert len(lines) == 8 and len({line["sha256"] for line in lines}) == 8
     assert lines[0]["text"] == "prompt 2" and lines[0]["file"].endswith("00002/samples/0000.png")
 
@@ -193,59 +194,69 @@ def test_figures_give_the_same_bytes_again(runs, tmp_path):
 
 def test_figure_4_without_its_samples_names_the_file(runs, tmp_path):
     (tmp_path / "daid/00001/samples/0001.png").unlink()
-    with pytest.raises(ArragError, match=r"00001/samples/0001\.png"):
+    with pytest.raises(ArragError) as raised:
         figure4(runs, [1], tmp_path / "figure4")
-    with pytest.raises(ArragError, match="figure 4: 0 methods, 1 prompts"):
+    assert str(raised.value.path).endswith("00001/samples/0001.png")
+    with pytest.raises(ConfigError):
         figure4({}, [1], tmp_path / "figure4")
 
 
-def test_the_page_shows_the_figures_and_says_why_one_is_missing(
-    root, tmp_path, monkeypatch, capsys
-):
+@pytest.fixture
+def config(root, tmp_path, monkeypatch):
+    """Write a changed micro-ci configuration and return its path."""
     monkeypatch.chdir(root)
-    document = yaml.safe_load((root / "config/micro-ci.yaml").read_text(encoding="utf-8"))
-    del document["methods"]["racm3"]
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(document), encoding="utf-8")
+
+    def write(change):
+        document = yaml.safe_load((root / "config/micro-ci.yaml").read_text())
+        change(document)
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(document))
+        return tmp_path / "config.yaml"
+
+    return write
+
+
+def test_the_folder_shows_the_figures_and_says_why_one_is_missing(config, tmp_path):
+    path = config(lambda document: document["methods"].pop("racm3"))
     drawn, out = tmp_path / "drawn", tmp_path / "reports" / "figures"
     drawn.mkdir()
-    command = ["report", "figures", "--config", str(config), "--drawn", str(drawn)]
-    assert main([*command, "--out", str(out)]) == 2 and not out.exists()
-    assert f"{drawn / 'figure4.png'}: not there" in capsys.readouterr().err
+    with pytest.raises(MissingError) as raised:
+        write_figures(load_config(path), drawn, out)
+    assert raised.value.path == drawn / "figure4.png" and not out.exists()
     files = {f"figure{n}.{kind}" for n in (4, 6, 7) for kind in ("png", "pdf", "csv")}
     for file in files:
         (drawn / file).write_text(file)
-    assert main([*command, "--out", str(out)]) == 0
-    assert {path.name for path in out.iterdir()} == files | {"README.md"}
-    page = (out / "README.md").read_text(encoding="utf-8")
+    assert main(["report", "figures", f"--config={path}", f"--drawn={drawn}", f"--out={out}"]) == 0
+    assert {path.name for path in out.glob("[!.]*")} == files | {"README.md"}
+    page = (out / "README.md").read_text()
     shown = re.findall(r"!\[\w+\]\(([\w-]+)\.png\)", page)
     assert shown == ["figure4", "figure6", "figure7"] and "Micro scale" in page
     assert "Not made: methods: needs one with augment.kind racm3" in page
 
 
-def test_a_figure_that_cannot_be_is_one_line(root, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(root)
-    document = yaml.safe_load((root / "config/micro-ci.yaml").read_text(encoding="utf-8"))
-    document |= {"grids": {}, "figures": {}}
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(document), encoding="utf-8")
-    out = str(tmp_path / "figures" / "figure7.png")
-    assert main(["report", "figure7", "--config", str(config), "--out", out]) == 2
-    assert f"{config}: figure7: grids: needs one of two paths" in capsys.readouterr().err
-    ci = str(root / "config/micro-ci.yaml")
-    command = ["report", "figure7", "--config", ci, "--out", out, "--reports", str(tmp_path)]
-    assert main(command) == 2  # before its grid
-    assert "ablation_daid.csv: cannot be read; make it with" in capsys.readouterr().err
-    arguments = ["report", "ablation", "daid", "--config", ci, "--out", out]
+def test_a_figure_that_cannot_be_made_names_what_is_missing(config, root, tmp_path, monkeypatch):
+    out, ci = tmp_path / "figures/figure7.png", Path("config/micro-ci.yaml")
+    path = config(lambda document: document.update(grids={}, figures={}))
+
+    def figure7(path):
+        write_figure(load_config(path), path, "figure7", out, reports=tmp_path, open_method=None)
+
+    with pytest.raises(ConfigError) as raised:
+        figure7(path)
+    assert (raised.value.path, raised.value.field) == (path, "figure7")
+    with pytest.raises(MissingError) as raised:
+        figure7(ci)  # before its grid
+    assert raised.value.path == tmp_path / "ablation_daid.csv"
+    assert "reports/ablation_daid.md" in raised.value.hint
     monkeypatch.setattr(Layout.__init__, "__defaults__", (tmp_path,))  # where nothing was made
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert "grids.daid: no score" in error and "reports/ablation_daid.md" in error
+    with pytest.raises(MissingError) as raised:
+        write_ablation(load_config(ci), ci, "daid", tmp_path / "ablation_daid.md")
+    assert raised.value.field == "grids.daid" and "reports/ablation_daid.md" in raised.value.hint
 
 
 def test_figure_7_shows_the_grids_in_reports(root, tmp_path, monkeypatch):
     monkeypatch.chdir(root)
     out = tmp_path / "figures" / "figure7.png"
-    assert main(["report", "figure7", "--config", "config/micro.yaml", "--out", str(out)]) == 0
-    with out.with_suffix(".csv").open(encoding="utf-8") as file:
-        assert {line.split(",")[0] for line in file} == {"grid", "daid", "faid"}
+    assert main(["report", "figure7", "--config=config/micro.yaml", f"--out={out}"]) == 0
+    lines = read_rows(out.with_suffix(".csv"))
+    assert {line["grid"] for line in lines} == {"daid", "faid"}
+    assert lines == read_rows(root / "reports/figures/figure7.csv")  # the committed one

@@ -6,29 +6,32 @@ import json
 import re
 import shutil
 from base64 import b64decode, b64encode
-from html import escape
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from markupsafe import escape
 from page_run import EVIL, LAM, PROMPTS, TAU, WHY, K, make_project
 from PIL import Image
+from report_data import a_map, a_timing, make_score
 
 from arrag.cli.main import main
-from arrag.cli.page import redraw_with
+from arrag.cli.timing import opened
 from arrag.data.sample_dir import read_codes
 from arrag.methods.registry import ArtifactPaths
 from arrag.methods.runner import generate_images
-from arrag.report.origins import Blend, trace
-from arrag.report.page.build import Options, write_page
-from arrag.report.page.markup import island, picture
-from arrag.report.page.patches import Base, Drawing, Followed, sample_drawings
-from arrag.report.page.tables import csv_section, interval_chart
-from arrag.report.render import Block, Cell, Page, markdown, number_text
+from arrag.report.ablation import write_grid
+from arrag.report.attribution import Blend, attribute_patches
+from arrag.report.model import Table, TableRow
+from arrag.report.page.build import Options, interval_chart, write_page
+from arrag.report.page.patches import PatchDatabase, TracedMethod, data_uri, read_sample_codes
+from arrag.report.page.run import Column
+from arrag.report.render import write_report
+from arrag.report.replay import SampleCodes, replay_samples
+from arrag.report.table4 import make_table4
 from arrag.utils.errors import ArragError
-
-TABLES = [("table1", "geneval"), ("table2", "dpg"), ("table3", "distribution")]
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +41,8 @@ def project(tmp_path_factory, root, tiny_janus):
 
 
 def write(project, out, **options):
-    return write_page(
-        project.config,
-        "my <config>.yaml",
-        out,
-        tables=TABLES,
-        options=Options(**options),
-    )
+    config_path = project.path / "my <config>.yaml"
+    return write_page(project.config, config_path, out, options=Options(**options))
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +51,11 @@ def page(project):
     (reports / "figures").mkdir(parents=True)
     Image.new("RGB", (4, 4), "red").save(reports / "figures/lambda_tau.png")
     (reports / "ablation_lambda.csv").write_text('lam,fid,note\n0.1,12.345678,"<u>"\n0.2,7,\n')
-    (reports / "table1.md").write_text("an earlier one, of other scores")
-    timed = Block(
-        "One image at a time", ["Method", "Seconds"], [[Cell("<b>", "bare"), Cell("1.5")]]
-    )
-    (reports / "table4.md").write_text(markdown(Page("Table 4: cost", "Micro scale.", [timed], [])))
+    (reports / "table1.csv").write_text("an earlier one, of other scores")
+    timing = a_timing()
+    timing["rows"]["daid"]["label"] = "<b>"
+    write_report(reports / "table4", *make_table4(timing))
+    write_grid(a_map(name="one"), reports / "ablation_one")
     return write(project, project.path / "index.html"), (project.path / "index.html").read_text()
 
 
@@ -70,11 +68,11 @@ def data_of(html):
 def test_says_what_it_holds_and_what_is_missing(page):
     said, html = page
     assert said["sections"] == [
-        "table1", "table2", "table3", "table4", "figures", "ablation-lambda",
+        "table1", "table2", "table3", "table4", "figures", "ablation-lambda", "ablation-one",
         "origins", "gallery", "run",
     ]  # fmt: skip
     assert said["columns"] == ["vanilla", "daid"] and said["missing"] == ["real images"]
-    assert said["followed"] == 3  # the first two prompts of each task, one image each
+    assert said["traced"] == 3  # the first two prompts of each task, one image each
     assert "Not drawn yet: real images." in html
     assert "Not made yet: 4 of its 4 score files are missing." in html  # table 2
     assert "Not made yet: 12 of its 12 score files are missing." in html  # table 3
@@ -91,22 +89,23 @@ def test_tables_are_the_ones_of_the_other_forms(page):
     assert "[0.480,\u00a00.520]" in row
     difference = re.search(r"\+ DAiD<small>minus Janus &lt;i&gt;</small></th>(.*?)</tr>", html)[1]
     assert "<strong>\u22120.300</strong>" in difference
-    assert '<th scope="row">0.1000</th><td>12.3457</td><td>&lt;u&gt;</td>' in html  # ablation
-    assert '<th scope="row">&lt;b&gt;<small>bare</small></th><td>1.5</td>' in html  # table 4
+    # an ablation of no grid of the configuration, one of a grid, and Table 4, from their CSV files
+    assert '<th scope="row">0.1000</th><td>12.3457</td><td>&lt;u&gt;</td>' in html
+    assert '<h2 id="ablation-one-title">Ablation: a title</h2>' in html
+    assert "Difference to Janus, paired by prompt" in html and "λ \\ τ" in html
+    time = re.search(r'<th scope="row">&lt;b&gt;</th>(.*?)</tr>', html)[1]
+    assert re.findall(r"<td>(?:<strong>)?([^<]*)", time) == ["5.72", "1.43", "+10.0"]
     red = b64decode(re.search(r'src="data:image/png;base64,([^"]*)" alt="Lambda tau"', html)[1])
     assert np.asarray(Image.open(BytesIO(red)))[0, 0].tolist() == [255, 0, 0]
 
 
 def test_no_text_becomes_markup(page):
     _, html = page
-    assert escape(EVIL) in html and "<script>alert" not in html and "<img src=x" not in html
+    assert str(escape(EVIL)) in html and "<script>alert" not in html and "<img src=x" not in html
     assert "Janus &lt;i&gt;" in html and "Janus <i>" not in html
     assert "my &lt;config&gt;.yaml" in html
     assert html.count("<script") == 2 and html.count("</script>") == 2
     assert {sample["text"] for sample in data_of(html)["samples"]} == {p["prompt"] for p in PROMPTS}
-    assert json.loads(re.search(r">(.*)<", island("x", {"a": "</script>\u2028"}))[1]) == {
-        "a": "</script>\u2028"
-    }
 
 
 def test_one_file_that_may_ask_for_nothing(page):
@@ -137,7 +136,7 @@ def test_patches_are_those_of_a_direct_search(page, project):
     for sample in data["samples"]:
         codes = project.codes[sample["prompt"], sample["sample"]]
         assert sample["codes"] == codes.flatten().tolist() and sample["lam"] == LAM
-        found = trace(codes, project.index, K, 6, Blend(LAM, TAU))
+        found = attribute_patches(codes, project.index, K, 6, Blend(LAM, TAU))
         assert sorted(map(int, sample["patches"])) == found.positions.tolist()
         for row, position in enumerate(found.positions):
             agreeing, drawn, nearest = sample["patches"][str(position)]
@@ -151,16 +150,10 @@ def test_patches_are_those_of_a_direct_search(page, project):
                 assert weight == pytest.approx(found.weights[row, slot], rel=1e-3)
     assert len(base["pictures"]) == len(base["names"]) == len(set(base["names"]))
     first = store.grids(np.array([int(re.findall(r"\d+", base["names"][0])[0])]))
-    drawn = project.tokenizer.decode(np_tensor(first))[0].astype(int)
+    drawn = project.tokenizer.decode(torch.from_numpy(first.astype(np.int64)))[0].astype(int)
     shown = Image.open(BytesIO(b64decode(base["pictures"][0].split(",")[1]))).convert("RGB")
     shown = np.asarray(shown.resize(drawn.shape[:2], Image.Resampling.BOX)).astype(int)
     assert abs(shown - drawn).mean() < 8  # lossy, and yet this image and no other
-
-
-def np_tensor(grids):
-    import torch
-
-    return torch.from_numpy(grids.astype(np.int64))
 
 
 def test_codes_are_read_redrawn_or_left_out_but_never_guessed(project, tmp_path):
@@ -173,14 +166,15 @@ def test_codes_are_read_redrawn_or_left_out_but_never_guessed(project, tmp_path)
 
     def redraw(pairs):
         asked.extend(pairs)
-        return [Drawing(project.codes[1, 0])]
+        return [SampleCodes(project.codes[1, 0])]
 
     def wrong(pairs):
-        return [Drawing(project.codes[0, 0])]
+        return [SampleCodes(project.codes[0, 0])]
 
     def codes(redraw):
-        method = Followed("daid", "DAiD", folder, 0, K, None, redraw)
-        return sample_drawings(method, Base(project.index, project.tokenizer), jobs)
+        image = Column("daid", "DAiD", folder).image
+        method = TracedMethod("daid", "DAiD", image, K, None, redraw)
+        return read_sample_codes(method, PatchDatabase(0, project.index, project.tokenizer), jobs)
 
     assert asked == [] and set(codes(None)) == {(0, 0), (0, 1), (1, 1)}
     found = codes(redraw)
@@ -188,20 +182,23 @@ def test_codes_are_read_redrawn_or_left_out_but_never_guessed(project, tmp_path)
     assert all(np.array_equal(found[p, s].codes, project.codes[p, s]) for p, _, s in jobs)
     assert set(codes(wrong)) == {(0, 0), (0, 1), (1, 1)}  # another image: not this one's codes
     bare.write_bytes(bare.read_bytes()[:-30])
-    with pytest.raises(ArragError, match=r"0000\.png: not a readable image"):
+    with pytest.raises(ArragError) as raised:
         codes(redraw)
+    assert raised.value.path == bare
 
 
-def test_a_drawing_can_be_repeated(project):
+def test_a_generation_can_be_repeated(project):
     text = PROMPTS[0]["prompt"]
-    redraw = redraw_with(project.config, Path("config.yaml"), "daid")
-    (drawing,) = redraw([(text, 1)])
+    generator = opened(project.config, "daid", Path("config.yaml"))
+    (found,) = replay_samples(generator, [(text, 1)], project.config.seed, None)
     at = {"store": project.layout.codes("daid"), "index": project.layout.index("daid")}
     drawn = generate_images(
         project.config, "daid", [text], seed=0, samples_per_prompt=2, paths=ArtifactPaths(**at)
     )
-    assert np.array_equal(project.tokenizer.decode(np_tensor(drawing.codes[None]))[0], drawn[1])
-    assert drawing.order.flatten().tolist() == list(range(drawing.codes.size))  # raster
+    assert np.array_equal(
+        project.tokenizer.decode(torch.from_numpy(found.codes)[None])[0], drawn[1]
+    )
+    assert found.order.flatten().tolist() == list(range(found.codes.size))  # raster
 
 
 def test_the_command(project, capsys):
@@ -209,7 +206,7 @@ def test_the_command(project, capsys):
     out = ["--out", "small.html", "--reports", "nowhere"]
     assert main(["report", "page", "--config", "config.yaml", "--json", *out, *options]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["followed"] == 2 and "figures" not in said["sections"]
+    assert said["traced"] == 2 and "figures" not in said["sections"]
     html = (project.path / "small.html").read_text()
     assert html.count('<button type="button" class="tile') == 2 * 2  # one a task and method
     assert {len(found[2]) for found in data_of(html)["samples"][0]["patches"].values()} == {2}
@@ -222,25 +219,17 @@ def test_pictures_keep_their_pixels():
         assert uri.startswith("data:image/webp;base64,")
         return np.asarray(Image.open(BytesIO(b64decode(uri.split(",")[1]))).convert("RGB"))
 
-    assert np.array_equal(back(picture(image, lossless=True)), image)
-    assert back(picture(image)).shape == (96, 96, 3)  # small ones are enlarged first
-    assert back(picture(np.zeros((512, 384, 3), np.uint8))).shape == (256, 192, 3)
+    assert np.array_equal(back(data_uri(image, lossless=True)), image)
+    assert back(data_uri(image)).shape == (96, 96, 3)  # small ones are enlarged first
+    assert back(data_uri(np.zeros((512, 384, 3), np.uint8))).shape == (256, 192, 3)
 
 
-def test_small_parts(tmp_path):
-    from arrag.metrics.bootstrap import Estimate
-
-    rows = [("<a>", Estimate(0.5, 0.4, 0.6), False), ("b", Estimate(1.0, 1.0, 1.0), True)]
-    chart = interval_chart("Overall", rows, 2)
-    centres = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', chart)]
-    left, right = (
-        float(x) for x in re.search(r'x1="([\d.]+)" x2="([\d.]+)"', chart[200:]).groups()
-    )
-    assert left < centres[0] < right < centres[1] and "&lt;a&gt;" in chart
-    assert number_text(0.5, 2) in chart
-    (tmp_path / "ablation_x.csv").write_text("a,b\n1\n")
-    with pytest.raises(ArragError, match=r"ablation_x\.csv: its lines have unequal"):
-        csv_section(tmp_path / "ablation_x.csv", "x", "X")
-    (tmp_path / "ablation_x.csv").write_text("")
-    with pytest.raises(ArragError, match=r"not a readable table"):
-        csv_section(tmp_path / "ablation_x.csv", "x", "X")
+def test_the_chart_starts_at_zero(project):
+    rows = [TableRow("a", "<a>"), TableRow("b", "b", kind="ceiling")]
+    scores = {"a": {"geneval": make_score([0.5] * 6)}, "b": {"geneval": make_score([1.0] * 6)}}
+    chart = interval_chart(Table("geneval", rows, scores, "micro", {}))
+    first, second = chart["rows"]
+    assert first["low"] < first["middle"] < first["high"] < second["middle"]
+    share = (first["middle"] - chart["left"]) / (second["middle"] - chart["left"])
+    assert share == pytest.approx(0.5, abs=0.01)
+    assert (first["number"], first["ceiling"], second["ceiling"]) == ("0.500", False, True)

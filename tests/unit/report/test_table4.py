@@ -1,56 +1,20 @@
 """Table 4 from made-up times: the paper's order, overheads within rounds, the paper's block."""
 
-import csv
 import math
 
 import pytest
-from test_tables import blocks_of
+from report_data import SECONDS, a_timing, blocks_of, read_rows
 
 from arrag.config.paper import paper_rows, paper_values
 from arrag.methods.timing import overhead
-from arrag.report.table4 import in_paper_order, write_table4
-from arrag.utils.errors import ArragError
-
-SECONDS = {"vanilla": [4.0, 8.0, 4.4], "daid": [4.4, 8.8, 4.84], "faid": [5.0, 11.0, 6.0]}
-
-
-def row(key, paper_key=None, bare="vanilla", **runs):
-    runs = runs or {
-        "one": {"batch": 1, "images": 4, "seconds": SECONDS[key]},
-        "best": {
-            "batch": 8,
-            "images": 8,
-            "seconds": [s / 4 for s in SECONDS[key]],
-            "end": "16 is no faster",
-        },
-    }
-    about = {"label": f"row {key}", "paper_key": paper_key, "bare": bare, "dtype": "float32"}
-    return about | {"runs": runs}
-
-
-def a_timing(**changed):
-    timing = {
-        "kind": "timing", "scale": "micro", "weights": "trained", "benchmark": "geneval",
-        "rounds": 3, "prompts_sha256": "ab" * 32, "not_run": {},
-        "machine": {"device": "cpu", "name": "a CPU", "threads": 2, "cores": 2, "load": 0.5},
-        "versions": {"torch": "2.13.0"},
-        "rows": {
-            "faid": row("faid", "janus-pro-1b+faid"),
-            "vanilla": row("vanilla", "janus-pro-1b"),
-            "upstream": row("u", one={"batch": 1, "images": 4, "seconds": [8.0] * 3}),
-            "daid": row("daid", "janus-pro-1b+daid"),
-            "pipeline": row("p", bare=None, one={"batch": 1, "images": 4, "seconds": [40.0]}),
-        },
-    }  # fmt: skip
-    order = ["vanilla", "upstream", "faid", "daid", "pipeline"]  # as they were timed
-    return timing | {"order": order} | changed
+from arrag.report.render import read_frame, write_report
+from arrag.report.table4 import make_table4, paper_ordered, timing_blocks
+from arrag.utils.errors import FormatError
 
 
 def write(tmp_path, timing):
-    write_table4(timing, tmp_path / "table4")
-    with open(tmp_path / "table4.csv", encoding="utf-8", newline="") as handle:
-        lines = list(csv.DictReader(handle))
-    return (tmp_path / "table4.md").read_text(encoding="utf-8"), lines
+    write_report(tmp_path / "table4", *make_table4(timing))
+    return (tmp_path / "table4.md").read_text(), read_rows(tmp_path / "table4.csv")
 
 
 def numbers(lines, block, key):
@@ -61,9 +25,9 @@ def numbers(lines, block, key):
     }
 
 
-def test_rows_stand_in_the_papers_order():
+def test_rows_are_in_the_papers_order():
     order = ["vanilla", "daid", "faid", "upstream", "pipeline"]
-    assert in_paper_order(a_timing()) == order
+    assert paper_ordered(a_timing()) == order
 
 
 def test_totals_seconds_an_image_and_overheads(tmp_path):
@@ -94,7 +58,7 @@ def test_a_single_round_has_no_interval(tmp_path):
     assert "nan" not in page
 
 
-def test_the_papers_times_stand_apart(tmp_path):
+def test_the_papers_times_are_set_apart(tmp_path):
     page, lines = write(tmp_path, a_timing())
     (heading,) = [h for h in blocks_of(page) if h.startswith("Reported in the paper, on one L40")]
     table = blocks_of(page)[heading]
@@ -112,13 +76,23 @@ def test_the_papers_times_stand_apart(tmp_path):
 def test_the_machine_and_random_weights_are_stated(tmp_path):
     page, _ = write(tmp_path, a_timing())
     assert "a CPU (cpu), 2 threads" in page and "torch 2.13.0" in page
-    assert "Micro scale" in page and "Random weights" not in page
+    assert "Random weights" not in page
     page, _ = write(tmp_path, a_timing(weights="random", scale="paper"))
-    assert "> Random weights." in page and "Weights: random." in page
+    assert "> Random weights" in page and "Weights: random." in page
+
+
+def test_the_csv_gives_the_tables_again(tmp_path):
+    page, _ = write(tmp_path, a_timing())
+    blocks = timing_blocks(read_frame(tmp_path / "table4.csv"))
+    for block in blocks:
+        table = blocks_of(page)[block.heading]
+        assert [row[-1].text for row in block.rows] == [
+            row[-1].split("<br>")[0].strip("*") for row in table[2:]
+        ]
 
 
 def test_another_file_is_refused(tmp_path):
     for timing in ({}, a_timing(kind="score"), a_timing(rows={})):
-        with pytest.raises(ArragError, match="not a timing run; make one with `arrag time"):
-            write_table4(timing, tmp_path / "table4")
-    assert not list(tmp_path.iterdir())
+        with pytest.raises(FormatError) as raised:
+            make_table4(timing, tmp_path / "timing.json")
+        assert raised.value.path == tmp_path / "timing.json" and raised.value.hint is not None

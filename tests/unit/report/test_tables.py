@@ -1,117 +1,61 @@
-"""Tables from made-up scores: what they say, and that their three forms are sound."""
+"""Tables 1 to 3 from made-up scores: their numbers, and that their three forms agree."""
 
-import csv
-import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from report_data import (
+    ASKED,
+    DISTANCES,
+    DPG,
+    GIVEN,
+    PROMPTS,
+    PULL,
+    ROWS,
+    RUN,
+    SCORES,
+    WEIGHTS,
+    blocks_of,
+    dpg_score,
+    make_score,
+    read_rows,
+    wrap,
+    write_tables,
+)
 
 from arrag.config.paper import NOT_CONFIGURED, paper_tables
 from arrag.data.prompts import TASKS
-from arrag.metrics.bootstrap import mcnemar, paired_difference
-from arrag.report.provenance import footer
-from arrag.report.render import Block, Cell, Page, latex, markdown, number_text
-from arrag.report.tables import MEASURED, RowSpec, write_table
-from arrag.utils.errors import ArragError
+from arrag.metrics.bootstrap import mcnemar, paired_difference, resample_indices
+from arrag.report.model import TableRow
+from arrag.report.provenance import PROVENANCE, footer
+from arrag.report.render import number_text
+from arrag.report.table_blocks import MEASURED
+from arrag.utils.errors import ArragError, ConfigError, MismatchError
 
 PAPER = Path(__file__).parents[4] / "shared/paper/tables.yaml"
+DIFFERENCE = "Difference to the baseline, paired by prompt"
+REPORTED = f"Reported in the paper ({paper_tables()['source']})"
 
 
-def make_score(rates, run=None, prompts=10, **fields):
-    """A score file in which the first `rate` share of each task's prompts is right."""
-    rows, tasks = [], {}
-    for tag, rate in zip(TASKS, rates, strict=True):
-        right = round(rate * prompts)
-        rows += [{"tag": tag, "mean": 1.0, "verdicts": "11"}] * right
-        rows += [{"tag": tag, "mean": 0.0, "verdicts": "00"}] * (prompts - right)
-        tasks[tag] = {"value": rate, "interval": [rate - 0.05, rate + 0.05], "n": prompts}
-    overall = sum(rates) / len(rates)
-    return {
-        "metric": "geneval",
-        "compat": "official",
-        "value": overall,
-        "interval": [overall - 0.02, overall + 0.02],
-        "tasks": tasks,
-        "n_prompts": len(rows),
-        "n_images": 2 * len(rows),
-        "per_prompt": rows,
-        "prompt_set_sha256": "ab" * 32,
-        "judge": {
-            "detector": "mask2former:swin_s",
-            "detector_digest": "cd" * 32,
-            "color": "ViT-L-14:openai",
-            "color_digest": "ef" * 32,
-        },
-        "run": run,
-        "versions": {"arrag": "0.1.0", "torch": "2.13.0"},
-    } | fields
+def write(folder, scale, rows=ROWS, scores=SCORES, not_run=None):
+    return write_tables(folder, "geneval", scale, rows, wrap(scores), not_run)
 
 
-RUN = {
-    "config_hash": "12" * 32,
-    "seed": 3,
-    "parameters": 1_040_000_000,
-    "weights": {"lm": "34" * 32},
-    "index": "56" * 32,
-    "versions": {"torch": "2.13.0"},
-}
-ROWS = [
-    RowSpec("vanilla", "Janus-Pro-1B", "janus-pro-1b"),
-    RowSpec("daid", "Janus-Pro-1B + DAiD", "janus-pro-1b+daid", baseline="vanilla"),
-    RowSpec("real", "real images", kind="ceiling"),
-    RowSpec("recon", "reconstructions", kind="ceiling"),
-]
-SCORES = {
-    "vanilla": make_score([1.0, 0.8, 0.5, 0.8, 0.6, 0.5], RUN),
-    "daid": make_score([1.0, 0.9, 0.5, 0.8, 0.5, 1.0], RUN | {"seed": 4}),
-    "real": make_score([1.0] * 6),
-    "recon": make_score([0.9] * 6),
-}
+def names_of(rows):
+    return [row[0].split("<br>")[0] for row in rows]
 
 
-def write(tmp_path, scale, rows=ROWS, scores=SCORES, not_run=None):
-    return write_kind(tmp_path, "geneval", scale, rows, wrap(scores), not_run)
+# -- Table 1: what all three tables share ------------------------------------------------------
 
 
-def wrap(scores):
-    return {key: {"geneval": score} for key, score in scores.items()}
-
-
-def write_kind(tmp_path, kind, scale, rows, scores, not_run=None):
-    write_table(kind, rows, scores, scale, tmp_path / "table", not_run)
-    return {suffix: (tmp_path / f"table.{suffix}").read_text() for suffix in ("md", "csv", "tex")}
-
-
-def blocks_of(text):
-    """{heading: [cells of each table row]} of a Markdown page."""
-    blocks = {}
-    for part in text.split("\n## ")[1:]:
-        heading, *lines = part.splitlines()
-        rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
-        blocks[heading] = [[cell.strip() for cell in row] for row in rows]
-    return blocks
-
-
-def test_paper_scale_puts_the_papers_numbers_under_ours(tmp_path):
-    page = write(tmp_path, "paper")["md"]
-    blocks = blocks_of(page)
+def test_paper_scale_puts_the_papers_numbers_below_ours(tmp_path):
+    blocks = blocks_of(write(tmp_path, "paper")["md"])
     measured = blocks[MEASURED["paper"]]
-    assert measured[0] == [
-        "Method",
-        "Params",
-        "Single Obj.",
-        "Two Obj.",
-        "Counting",
-        "Colors",
-        "Position",
-        "Color Attri.",
-        "Overall",
-    ]
-    names = [row[0].split("<br>")[0] for row in measured[2:]]
-    order = ["paper: PixArt-α", "paper: LlamaGen", "paper: SD v1.5", "paper: SD v2.1"]
-    assert names[:6] == [*order, "Janus-Pro-1B", "paper: Janus-Pro-1B"]
+    assert measured[0][:3] == ["Method", "Params", "Single Obj."] and measured[0][-1] == "Overall"
+    names = names_of(measured[2:])
+    assert names[:2] == ["paper: PixArt-α", "paper: LlamaGen"]
     assert names[-6:] == [
         "Janus-Pro-1B + DAiD",
         "paper: Janus-Pro-1B + DAiD",
@@ -122,186 +66,166 @@ def test_paper_scale_puts_the_papers_numbers_under_ours(tmp_path):
     ]
     assert len(names) == 18 + 2 + 1 + 2
     at = names.index("Janus-Pro-1B") + 2
-    ours, paper = measured[at], measured[at + 1]
-    assert ours[1:4] == [
-        "1.0B",
-        r"1.000<br><sub>\[0.950," + "\u00a0" + r"1.050\]</sub>",
-        r"0.800<br><sub>\[0.750," + "\u00a0" + r"0.850\]</sub>",
-    ]
-    # Paper 0.98 0.77 0.52 0.84 0.61 0.55 0.71 against ours +-0.05 (overall 0.70 +- 0.02).
-    assert paper[1:] == ["1.0B"] + [
-        f"{value}<br><sub>inside</sub>"
-        for value in ("0.98", "0.77", "0.52", "0.84", "0.61", "0.55", "0.71")
-    ]
+    assert measured[at][1:3] == ["1.0B", r"1.000<br><sub>\[0.950," + "\u00a0" + r"1.050\]</sub>"]
+    # Ours is the paper's +- 0.05 in each column, overall 0.70 +- 0.02.
+    printed = ("0.98", "0.77", "0.52", "0.84", "0.61", "0.55", "0.71")
+    assert measured[at + 1][1:] == ["1.0B"] + [f"{v}<br><sub>inside</sub>" for v in printed]
     daid = measured[names.index("paper: Janus-Pro-1B + DAiD") + 2]
     assert daid[7] == "0.49<br><sub>outside</sub>"  # ours 1.00
     assert not any(heading.startswith("Reported") for heading in blocks)
-    assert "AR-RAG, arXiv 2506.06962 v3" in page
 
 
-def test_a_row_that_was_not_run_says_why(tmp_path):
-    reasons = {"show-o": "no Show-o backbone yet"}
-    for scale in MEASURED:
-        files = write(tmp_path, scale, not_run=reasons)
-        text = files["md"]
-        assert "PixArt-α<br><sub>not run: needs weights that no default run downloads" in text
-        assert "DALL-E 3<br><sub>not run: reported by its authors only" in text
-        assert "Show-o<br><sub>not run: no Show-o backbone yet" in text
-        assert f"Janus-Pro-1B + RA-CM3<br><sub>not run: {NOT_CONFIGURED}" in text
-        assert len(re.findall("not run:", text)) == 18 - 2
-        lines = {r["key"]: r for r in csv_rows(files["csv"]) if r["block"] == "not run"}
-        assert len(lines) == 16 and lines["show-o"]["reading"] == "not run: no Show-o backbone yet"
-    with pytest.raises(ArragError, match="not_run names sho-o, no row of the paper"):
-        write(tmp_path, "micro", not_run={"sho-o": "x"})
+def test_micro_scale_never_mixes_the_papers_numbers_with_ours(tmp_path):
+    files = write(tmp_path, "micro")
+    assert files["md"].splitlines()[2].startswith("> Micro scale")
+    scales = {(row["block"], row["scale"]) for row in read_rows(files["csv"])}
+    ours = {(b, "micro") for b in ("method", "ceiling", "difference", "not run")}
+    assert scales == ours | {("paper", "paper"), ("authors", "paper")}
+    blocks = blocks_of(files["md"])
+    assert len(blocks[MEASURED["micro"]]) == 2 + 4
+    reported = blocks[REPORTED]
+    assert reported[2 + 4][0] == "Janus-Pro-1B<br><sub>here: Janus-Pro-1B</sub>"
+    assert reported[-1][0] == "Janus-Pro-1B + FAiD (authors' repository)"
+    assert len(reported) == 2 + 18 + 1  # the paper's whole table
+    assert not re.search(r"\b(inside|outside)\b", files["md"])
+    assert not any(row["reading"] for row in read_rows(files["csv"], block="paper"))
 
 
-def test_rows_stand_in_the_papers_order(tmp_path):
-    rows = [RowSpec("own", "our own idea"), ROWS[2], ROWS[1], ROWS[0]]
+@pytest.mark.parametrize("scale", MEASURED)
+def test_a_row_that_was_not_run_says_why(tmp_path, scale):
+    files = write(tmp_path, scale, not_run={"show-o": "no Show-o backbone yet"})
+    assert "Show-o<br><sub>not run: no Show-o backbone yet" in files["md"]
+    assert f"Janus-Pro-1B + RA-CM3<br><sub>not run: {NOT_CONFIGURED}" in files["md"]
+    assert files["md"].count("not run:") == 18 - 2
+    lines = {row["key"]: row["reading"] for row in read_rows(files["csv"], block="not run")}
+    assert len(lines) == 16 and lines["show-o"] == "not run: no Show-o backbone yet"
+
+
+def test_rows_are_in_the_papers_order(tmp_path):
+    rows = [TableRow("own", "our own idea"), ROWS[2], ROWS[1], ROWS[0]]
     scores = SCORES | {"own": SCORES["vanilla"]}
     measured = blocks_of(write(tmp_path, "micro", rows, scores)["md"])[MEASURED["micro"]]
     names = ["Janus-Pro-1B", "Janus-Pro-1B + DAiD", "our own idea", "Ceiling: real images"]
-    assert [row[0] for row in measured[2:]] == names
+    assert names_of(measured[2:]) == names
 
 
-def test_micro_scale_never_sets_the_papers_numbers_beside_ours(tmp_path):
+def test_differences_are_paired_and_bold_where_zero_is_excluded(tmp_path):
     files = write(tmp_path, "micro")
-    head = files["md"].splitlines()[2]
-    assert head.startswith("> Micro scale.") and "not comparable" in head
-    assert rf"\caption{{{MEASURED['micro'].replace('%', chr(92) + '%')}}}" in files["tex"]
-    scales = {(r["block"], r["scale"]) for r in csv_rows(files["csv"])}
-    assert scales == {(b, "micro") for b in ("method", "ceiling", "difference", "not run")} | {
-        ("paper", "paper"),
-        ("authors", "paper"),
-    }
-    blocks = blocks_of(files["md"])
-    assert len(blocks[MEASURED["micro"]]) == 2 + 4
-    reported = blocks[f"Reported in the paper ({paper_tables()['source']})"]
-    assert reported[2 + 4][0] == "Janus-Pro-1B<br><sub>here: Janus-Pro-1B</sub>"
-    assert reported[-1][0] == "Janus-Pro-1B + FAiD (authors' repository)"
-    assert len(reported) == 2 + 18 + 1  # the whole of the paper's table, in its own block
-    assert not re.search(r"\b(inside|outside)\b", files["md"].split("\n\n", 2)[2])
-    assert not any(row["reading"] for row in csv_rows(files["csv"]) if row["block"] == "paper")
-
-
-def csv_rows(text):
-    return list(csv.DictReader(io.StringIO(text)))
-
-
-def test_differences_are_paired_and_say_when_zero_is_inside(tmp_path):
-    files = write(tmp_path, "micro")
-    block = blocks_of(files["md"])["Difference to the baseline, paired by prompt"]
-    row = block[2]
+    row = blocks_of(files["md"])[DIFFERENCE][2]
     assert row[0] == "Janus-Pro-1B + DAiD<br><sub>minus Janus-Pro-1B</sub>"
     estimates = paired_difference(SCORES["daid"], SCORES["vanilla"])
     test = mcnemar(SCORES["daid"], SCORES["vanilla"])
-    assert (test.only_first, test.only_second) == (12, 2)  # 6 prompts gained, 1 lost, 2 images each
     for task, cell in zip([*TASKS, "overall"], row[1:8], strict=True):
         assert cell.startswith("**") is not estimates[task].holds(0)
         assert number_text(estimates[task].value, 3, sign=True) in cell
     assert row[6].startswith("**+0.500**") and row[5].startswith("\u22120.100<br>")
     assert row[8] == f"{test.p:.3f}"
-    assert "Every other difference is indistinguishable from zero" in files["md"]
-    sentence = next(s for s in files["md"].splitlines() if "minus Janus-Pro-1B, overall" in s)
-    assert "above the baseline" in sentence and "12, only with Janus-Pro-1B: 2" in sentence
-    lines = {r["column"]: r for r in csv_rows(files["csv"]) if r["block"] == "difference"}
+    # 6 prompts gained, 1 lost, 2 images each
+    assert "12, only with Janus-Pro-1B: 2" in files["md"]
+    lines = {row["column"]: row for row in read_rows(files["csv"], block="difference")}
     assert lines["position"]["reading"] == "indistinguishable from zero"
+    assert lines["overall"]["reading"] == "above the baseline"
     assert float(lines["color_attr"]["low"]) == estimates["color_attr"].low
     assert float(lines["mcnemar_p"]["value"]) == test.p
 
 
-def test_a_null_difference_is_called_so(tmp_path):
-    scores = SCORES | {"daid": SCORES["vanilla"]}
-    page = write(tmp_path, "micro", scores=scores)["md"]
-    sentence = next(s for s in page.splitlines() if "minus Janus-Pro-1B, overall" in s)
-    assert "0.000 \\[0.000,\u00a00.000\\], indistinguishable from zero" in sentence
-    block = blocks_of(page)["Difference to the baseline, paired by prompt"]
-    assert not any("**" in cell for cell in block[2])
+def test_without_a_difference_nothing_is_bold(tmp_path):
+    page = write(tmp_path, "micro", scores=SCORES | {"daid": SCORES["vanilla"]})["md"]
+    assert not any("**" in cell for cell in blocks_of(page)[DIFFERENCE][2])
+    assert DIFFERENCE not in blocks_of(write(tmp_path, "micro", rows=ROWS[2:])["md"])
 
 
-def test_without_a_baseline_there_is_no_difference_block(tmp_path):
-    page = write(tmp_path, "micro", rows=ROWS[2:])["md"]
-    assert "Difference to the baseline" not in page
-
-
-def test_csv_holds_every_number_unrounded(tmp_path):
+def test_the_csv_holds_every_number_unrounded(tmp_path):
     scores = SCORES | {"real": make_score([1 / 3] * 6)}
-    rows = csv_rows(write(tmp_path, "paper", scores=scores)["csv"])
-    real = [r for r in rows if (r["block"], r["key"]) == ("ceiling", "real")]
-    assert [r["column"] for r in real] == [*TASKS, "overall"]
-    assert float(real[0]["value"]) == 1 / 3 and float(real[0]["low"]) == 1 / 3 - 0.05
-    paper = {(r["key"], r["column"]): r for r in rows if r["block"] == "paper"}
+    files = write(tmp_path, "paper", scores=scores)
+    real = read_rows(files["csv"], block="ceiling", key="real")
+    assert [row["column"] for row in real] == [*TASKS, "overall"]
+    assert (float(real[0]["value"]), float(real[0]["low"])) == (1 / 3, 1 / 3 - 0.05)
+    paper = {(row["key"], row["column"]): row for row in read_rows(files["csv"], block="paper")}
     assert paper["janus-pro-1b", "overall"]["reading"] == "inside"
     assert paper["janus-pro-1b+daid", "color_attr"]["reading"] == "outside"
     assert paper["janus-pro-1b+faid", "overall"]["value"] == "0.78"
     assert ("chameleon", "counting") not in paper  # not reported there
 
 
-def test_provenance_and_footer(tmp_path):
-    page = write(tmp_path, "micro")["md"]
-    table = blocks_of(page)["What produced each row"]
+def test_provenance_and_remarks(tmp_path):
+    table = blocks_of(write(tmp_path, "micro")["md"])[PROVENANCE]
     assert table[2] == ["Janus-Pro-1B", "12" * 6, "3", "2", "120", "lm " + "34" * 6, "56" * 6]
     assert table[4][1:] == ["\u2013", "\u2013", "2", "120", "\u2013", "\u2013"]
-    text = "\n".join(footer("geneval", wrap(SCORES)))
+    other = make_score([0.5] * 6, versions={"arrag": "0.1.0", "torch": "2.14.0"})
+    text = "\n".join(footer("geneval", wrap(SCORES | {"other": other})))
     assert "10000 resamples" in text and "sha256 " + "ab" * 32 in text
     assert "mask2former:swin_s (cdcdcdcdcdcd)" in text and "ViT-L-14:openai (efefefefefef)" in text
-    assert "arrag 0.1.0, torch 2.13.0" in text
-    other = make_score([0.5] * 6, versions={"arrag": "0.1.0", "torch": "2.14.0"})
-    assert "torch 2.13.0/2.14.0" in "\n".join(footer("geneval", wrap(SCORES | {"other": other})))
-
-
-def test_a_collapsed_interval_is_explained():
-    flat = make_score([1.0] * 6)
-    assert not any("no width" in line for line in footer("geneval", wrap({"a": flat})))
-    flat["tasks"]["counting"]["interval"] = [1.0, 1.0]
-    assert any("no width (a)" in line for line in footer("geneval", wrap({"a": flat})))
-
-
-def test_params_are_printed_like_the_papers(tmp_path):
-    scores = SCORES | {"vanilla": SCORES["vanilla"] | {"run": RUN | {"parameters": 3_420_000}}}
-    measured = blocks_of(write(tmp_path, "micro", scores=scores)["md"])
-    rows = measured[MEASURED["micro"]]
-    assert [row[1] for row in rows[2:]] == ["3.4M", "1.0B", "\u2013", "\u2013"]
+    assert "arrag 0.1.0, torch 2.13.0/2.14.0" in text and "zero width" not in text
+    other["tasks"]["counting"]["interval"] = [1.0, 1.0]
+    assert "zero width (other)" in "\n".join(footer("geneval", wrap({"other": other})))
 
 
 def test_a_task_absent_from_the_prompts_is_an_empty_cell(tmp_path):
-    part = make_score([0.5] * 6)
+    part = make_score([0.5] * 6, RUN | {"parameters": 3_420_000})
     del part["tasks"]["counting"]
     part["per_prompt"] = [row for row in part["per_prompt"] if row["tag"] != "counting"]
     files = write(tmp_path, "paper", rows=ROWS[:2], scores={"vanilla": part, "daid": part})
-    rows = blocks_of(files["md"])
-    measured = rows[MEASURED["paper"]]
-    ours = next(i for i, row in enumerate(measured) if row[0] == "Janus-Pro-1B")
-    assert measured[ours][4] == "\u2013" and measured[ours + 1][4] == "0.52"
-    assert rows["Difference to the baseline, paired by prompt"][2][3] == "\u2013"
+    measured = blocks_of(files["md"])[MEASURED["paper"]]
+    at = names_of(measured).index("Janus-Pro-1B")
+    assert measured[at][1] == "3.4M"
+    assert measured[at][4] == "\u2013" and measured[at + 1][4] == "0.52"
+    assert blocks_of(files["md"])[DIFFERENCE][2][3] == "\u2013"
 
 
 @pytest.mark.parametrize(
-    ("rows", "scores", "scale", "message"),
+    ("rows", "scores", "scale", "field"),
     [
-        (ROWS, SCORES, "mini", "scale is 'mini'"),
-        ([], SCORES, "micro", "expected at least one"),
-        ([ROWS[0], ROWS[0]], SCORES, "micro", "each only once"),
-        ([RowSpec("faid", "x")], SCORES, "micro", "row faid has no score"),
-        ([ROWS[1]], SCORES, "micro", "baseline 'vanilla' is not a row"),
-        ([RowSpec("real", "x", "janus")], SCORES, "micro", "paper_key 'janus'"),
-        (
-            ROWS,
-            SCORES | {"real": SCORES["real"] | {"judge": {"detector": "yolo"}}},
-            "micro",
-            "field judge",
-        ),
+        (ROWS, SCORES, "mini", "scale"),
+        ([], SCORES, "micro", "rows"),
+        ([ROWS[0], ROWS[0]], SCORES, "micro", "rows"),
+        ([TableRow("faid", "x")], SCORES, "micro", "faid"),
+        ([ROWS[1]], SCORES, "micro", "daid.baseline"),
+        ([TableRow("real", "x", "janus")], SCORES, "micro", "real.paper_key"),
     ],
 )
-def test_bad_rows_are_refused_and_nothing_is_written(tmp_path, rows, scores, scale, message):
-    with pytest.raises(ArragError, match=re.escape(message)):
+def test_bad_rows_are_refused_and_nothing_is_written(tmp_path, rows, scores, scale, field):
+    with pytest.raises(ConfigError) as raised:
         write(tmp_path, scale, rows, scores)
+    assert raised.value.field == f"table1: {field}" and raised.value.hint is not None
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(not PAPER.exists(), reason="the paper's tables are not beside this clone")
-def test_paper_yaml_holds_the_papers_numbers():
-    source = yaml.safe_load(PAPER.read_text())
-    ours = paper_tables()
+def test_other_judges_and_unknown_rows_of_the_paper_are_refused(tmp_path):
+    other = SCORES["real"] | {"judge": {"detector": "yolo"}}
+    with pytest.raises(ArragError, match="judge"):
+        write(tmp_path, "micro", scores=SCORES | {"real": other})
+    with pytest.raises(ConfigError) as raised:
+        write(tmp_path, "micro", not_run={"sho-o": "x"})
+    assert raised.value.field == "table1: not_run"
+
+
+@pytest.mark.parametrize("scale", MEASURED)
+@pytest.mark.parametrize(
+    ("kind", "rows", "scores"),
+    [
+        ("geneval", ROWS, wrap(SCORES)),
+        ("dpg", ROWS[:2], DPG),
+        ("distribution", ROWS[:2], DISTANCES),
+    ],
+)
+def test_latex_is_balanced_and_rectangular(tmp_path, kind, rows, scores, scale):
+    text = write_tables(tmp_path, kind, scale, rows, scores)["tex"]
+    bare = re.sub(r"\\[{}\\%&#$_]", "", text)
+    assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0
+    assert text.count(r"\begin{") == text.count(r"\end{")
+    tables = re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, re.DOTALL)
+    assert tables
+    for spec, body in tables:
+        rows = [line for line in body.splitlines() if line.endswith(r" \\")]
+        assert len(rows) > 1
+        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(spec) - 1}
+    assert all(ord(c) < 256 for c in text)  # α, minus and dash have been spelt out
+
+
+@pytest.mark.skipif(not PAPER.exists(), reason="the paper's tables are not next to this clone")
+def test_paper_tables_yaml_holds_the_papers_numbers():
+    source, ours = yaml.safe_load(PAPER.read_text()), paper_tables()
     for name in ("table1", "table2", "table3", "table4"):
         columns = [c for c in source[name]["columns"] if c != "params"]
         assert ours[name]["columns"] == columns
@@ -318,52 +242,144 @@ def test_paper_yaml_holds_the_papers_numbers():
     }
 
 
-# -- rendering ---------------------------------------------------------------------------------
-
-NASTY = "a|b *c* _d_ <e> 100% & $x$ #1 {y} ~z ^w \\q [r] `s`"
-TRICKY = Page(
-    NASTY, NASTY, [Block(NASTY, ["x", "y"], [[Cell(NASTY), Cell("1", "[2]")]], [NASTY])], [NASTY]
-)
+# -- Table 2 -----------------------------------------------------------------------------------
 
 
-def test_markdown_escapes_what_would_be_markup():
-    row = next(line for line in markdown(TRICKY).splitlines() if line.startswith("| a"))
-    assert re.split(r"(?<!\\)\|", row)[2].strip() == r"1<br><sub>\[2\]</sub>"
-    assert r"a\|b \*c\* \_d\_ \<e\>" in row and r"\\q \[r\] \`s\`" in row
+def category_share(given, number, prompts):
+    """Percent of the answers to question ``number`` that count, over all images of ``prompts``."""
+    scores = [
+        image[number] == "yes" and (number == 1 or image[1] == "yes")
+        for item in prompts
+        for image in given[item].values()
+        if number in image
+    ]
+    return 100 * sum(scores) / len(scores)
 
 
-def test_latex_escapes_what_would_be_markup():
-    text = latex(TRICKY)
-    assert r"a|b *c* \_d\_ $<$e$>$ 100\% \& \$x\$ \#1 \{y\}" in text
-    assert r"\textasciitilde{}z \textasciicircum{}w \textbackslash{}q {[}r{]}" in text
-    assert r"\shortstack{1\\{\tiny {[}2{]}}}" in text  # a bare [ after \\ is an argument
+def test_table_2_has_the_papers_columns_in_percent(tmp_path):
+    files = write_tables(tmp_path, "dpg", "micro", ROWS[:2], DPG)
+    table = blocks_of(files["md"])[MEASURED["micro"]]
+    assert table[0][2:] == ["Global", "Entity", "Attribute", "Relation", "Other", "Overall"]
+    assert table[2][2] == table[2][5] == "\u2013"  # no such question
+    for column, number in (("Entity", 1), ("Attribute", 2), ("Other", 3)):
+        wanted = number_text(category_share(GIVEN["vanilla"], number, ASKED), 2)
+        assert table[2][table[0].index(column)].startswith(f"{wanted}<br>")
+    assert "Empty columns (Global, Relation)" in files["md"] and "McNemar" not in files["md"]
+    both = DPG["daid"]["dpg"]["compat_values"]
+    assert f"official {both['official']:.2f}, corrected {both['corrected']:.2f}" in files["md"]
+    reported = blocks_of(files["md"])[REPORTED]
+    assert len(reported) == 2 + 10
+    assert reported[2][2:] == ["74.97", "97.32", "78.60", "82.57", "76.96", "71.11"]
 
 
-def test_latex_of_the_table_is_balanced_and_rectangular(tmp_path):
-    text = write(tmp_path, "paper")["tex"]
-    bare = re.sub(r"\\[{}\\%&#$_]", "", text)
-    assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0
-    assert text.count(r"\begin{") == text.count(r"\end{")
-    for spec, body in re.findall(
-        r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, re.DOTALL
-    ):
-        rows = [line for line in body.splitlines() if line.endswith(r" \\")]
-        assert len(rows) > 1
-        for row in rows:
-            assert len(re.findall(r"(?<!\\)&", row)) == len(spec) - 1
-    assert all(ord(c) < 256 for c in text)  # α, minus and dash have been spelt out
+def test_a_categorys_difference_is_resampled_by_prompt(tmp_path):
+    files = write_tables(tmp_path, "dpg", "paper", ROWS[:2], DPG)
+    found = {row["column"]: row for row in read_rows(files["csv"], block="difference")}
+    assert list(found) == ["overall", "entity", "attribute", "other"]
+    names = list(ASKED)
+    drawn = resample_indices(["dpg"] * PROMPTS)["dpg"]
+    for column, number in (("entity", 1), ("other", 3)):
+
+        def difference(prompts, number=number):
+            ours, base = (category_share(GIVEN[m], number, prompts) for m in ("daid", "vanilla"))
+            return ours - base
+
+        samples = ([names[i] for i in indices] for indices in drawn[:2000])
+        spread = [difference(s) for s in samples if any(number <= len(ASKED[p]) for p in s)]
+        assert float(found[column]["value"]) == pytest.approx(difference(ASKED))
+        low, high = np.percentile(spread, [2.5, 97.5])
+        # A fifth of the same draws: a percentile of these is near that of all.
+        assert float(found[column]["low"]) == pytest.approx(low, abs=3)
+        assert float(found[column]["high"]) == pytest.approx(high, abs=3)
+    table = blocks_of(files["md"])[MEASURED["paper"]]
+    at = names_of(table).index("paper: Janus-Pro-1B")
+    assert table[at][3] == "84.53<br><sub>outside</sub>"  # ours is about half of that
+    assert table[at][2] == "81.76"  # nothing of ours to compare it with
+
+
+def test_scores_of_other_rules_do_not_share_table_2(tmp_path):
+    other = DPG["daid"]["dpg"] | {"dependency": "none"}
+    one = dpg_score({item: {0: images[0]} for item, images in GIVEN["daid"].items()})
+    for score in (other, one):
+        with pytest.raises(ArragError):
+            write_tables(tmp_path, "dpg", "micro", ROWS[:2], DPG | {"daid": {"dpg": score}})
+    assert not list(tmp_path.iterdir())
+
+
+# -- Table 3 -----------------------------------------------------------------------------------
+
+
+def test_table_3_names_the_extractors(tmp_path):
+    few = DISTANCES["daid"]["fid"] | {"warnings": ["no more images than dimensions"]}
+    scores = DISTANCES | {"daid": DISTANCES["daid"] | {"fid": few}}
+    files = write_tables(tmp_path, "distribution", "micro", ROWS[:2], scores)
+    table = blocks_of(files["md"])[MEASURED["micro"]]
+    assert table[0] == ["Method", "Params", "CMMD-micro-clip ↓", "FID-MobileNetV2-24 ↓"]
+    assert table[2][3].startswith("12.000<br>")
+    columns = {row["column"] for row in read_rows(files["csv"], block="method")}
+    assert columns == {"CMMD-micro-clip", "FID-MobileNetV2-24"}
+    assert {r["column"] for r in read_rows(files["csv"], block="paper")} == {"cmmd", "fid", "fwd"}
+    reported = blocks_of(files["md"])[REPORTED]
+    assert reported[0][2:] == ["CMMD ↓", "FID ↓", "FWD ↓"]
+    assert [row[3] for row in reported[-3:]][-1] == "9.31"  # of the authors' repository
+    assert "Janus-Pro-1B 19.59" in files["md"]  # which no table has
+    warning = "FID-MobileNetV2-24: no more images than dimensions (Janus-Pro-1B + DAiD)."
+    assert warning in files["md"]
+
+
+def test_a_difference_of_distances_pairs_the_resamples(tmp_path):
+    files = write_tables(tmp_path, "distribution", "micro", ROWS[:2], DISTANCES)
+    found = {row["column"]: row for row in read_rows(files["csv"], block="difference")}
+    spread = WEIGHTS @ (0.01 * PULL[1]) / 50
+    low, high = np.percentile(spread - spread.mean(), [2.5, 97.5])
+    fid = found["FID-MobileNetV2-24"]
+    numbers = [float(fid[field]) for field in ("value", "low", "high")]
+    assert numbers == pytest.approx([9.2 - 12.0, -2.8 + low, -2.8 + high])
+    assert fid["reading"] == "below the baseline"
+    assert found["CMMD-micro-clip"]["reading"] == "indistinguishable from zero"
+    row = blocks_of(files["md"])[DIFFERENCE][2]
+    assert row[2].startswith("**\u22122.800**") and not row[1].startswith("**")
+
+
+def test_table_3_with_the_paper_and_its_authors_other_number(tmp_path):
+    files = write_tables(tmp_path, "distribution", "paper", ROWS[:2], DISTANCES)
+    table = blocks_of(files["md"])[MEASURED["paper"]]
+    names = names_of(table)
+    at = names.index("paper: Janus-Pro-1B + DAiD")
+    assert table[at][3] == "9.15<br><sub>inside</sub>"
+    assert names[at + 1] == "authors' repository: Janus-Pro-1B + DAiD"
+    assert table[at + 1][2:] == ["\u2013", "11.93<br><sub>outside</sub>"]
+    authors = {r["key"]: r["reading"] for r in read_rows(files["csv"], block="authors")}
+    assert authors["janus-pro-1b+daid"] == "outside" and authors["janus-pro-1b+faid"] == ""
+
+
+def test_a_distance_without_an_interval_is_only_a_number(tmp_path):
+    bare = {"bootstrap": None, "interval": None}
+    scores = {key: found | {"fid": found["fid"] | bare} for key, found in DISTANCES.items()}
+    files = write_tables(tmp_path, "distribution", "paper", ROWS[:2], scores)
+    table = blocks_of(files["md"])[MEASURED["paper"]]
+    at = names_of(table).index("Janus-Pro-1B + DAiD")
+    assert table[at][3] == "9.200" and table[at + 1][3] == "9.15"
+    assert blocks_of(files["md"])[DIFFERENCE][2][2] == "\u2013"
+    (line,) = read_rows(files["csv"], block="method", key="vanilla", column="FID-MobileNetV2-24")
+    assert (line["value"], line["low"], line["high"]) == ("12.0", "", "")
 
 
 @pytest.mark.parametrize(
-    ("number", "digits", "sign", "text"),
+    "change",
     [
-        (0.71549, 3, False, "0.715"),
-        (-0.0211, 3, True, "\u22120.021"),
-        (0.0211, 3, True, "+0.021"),
-        (-0.0001, 3, True, "0.000"),
-        (0.0001, 3, True, "0.000"),
-        (None, 2, False, "\u2013"),
+        {"n_images": 49},
+        {"reference": {"sha256": "bb"}},
+        {"judge": {"extractor": "inception"}},
+        {"label": "FID"},
+        None,
     ],
 )
-def test_number_text(number, digits, sign, text):
-    assert number_text(number, digits, sign) == text
+def test_distances_measured_otherwise_do_not_share_a_column(tmp_path, change):
+    other = {"cmmd": DISTANCES["daid"]["cmmd"]}  # of fewer metrics
+    if change:
+        other["fid"] = DISTANCES["daid"]["fid"] | change
+    with pytest.raises(MismatchError) as raised:
+        write_tables(tmp_path, "distribution", "micro", ROWS[:2], DISTANCES | {"daid": other})
+    assert raised.value.field == next(iter(change or ["metrics"])) and raised.value.hint
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_index import SIGNS, UNIT, make_index, make_store
 
-from arrag.data.token_store import merge_stores
+from arrag.data.merge import merge_stores
 from arrag.retrieval.extend import extend_index
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import MISSING, Neighborhood

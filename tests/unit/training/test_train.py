@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from arrag.backbones.janus import JanusBackbone
-from arrag.config.backbones import Janus
+from arrag.config.generators import Janus
 from arrag.config.training import FaidTraining, LoraSettings, Training
 from arrag.data.encode import encode_source
 from arrag.data.token_store import StoreWriter, TokenStore

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from arrag.backbones.registry import BACKBONES
 from arrag.backbones.showo import ShowoBackbone
 from arrag.cli.main import main
-from arrag.config.backbones import Generator
+from arrag.config.generators import Generator
 from arrag.config.root import load_config
 from arrag.config.training import LoraSettings
 from arrag.data.encode import encode_source
@@ -106,7 +106,7 @@ def trainer(made, kind, batch_size=4, **changes):
 
 def test_generators_that_are_trained_here_are_those_that_training_knows():
     kinds = get_args(get_args(Generator)[0])
-    said = {get_args(k.model_fields["kind"].annotation)[0] for k in kinds if k.trained_here}
+    said = {get_args(k.model_fields["kind"].annotation)[0] for k in kinds if k.trainable}
     assert said == {kind for kind in BACKBONES if BACKBONES.get(kind).trainable_head}
 
 
