@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arrag.config.resolve import Resolved
+from arrag.config.resolve import ResolvedMethod
 from arrag.config.root import Config
 from arrag.data.clip import OpenClip
 from arrag.data.token_store import TokenStore
@@ -47,7 +47,7 @@ class MethodContext:
     """What a method is built from: its settings, and the artifacts it may open."""
 
     name: str
-    resolved: Resolved
+    resolved: ResolvedMethod
     paths: ArtifactPaths
 
     @property

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TARGETS = ("reports/table1.md", "reports/samples.png")
@@ -412,3 +413,29 @@ def test_reading_the_workflow_loads_no_torch(project):
     last.write_text(last.read_text() + "\nassert 'torch' not in sys.modules\n")
     done = project.snakemake("--list-rules")
     assert done.returncode == 0 and "table" in done.stdout, done.stdout
+
+
+def test_pipelines_that_retrieve_share_one_database(project):
+    document = yaml.safe_load(project.config.read_text(encoding="utf-8"))
+    sampling = {"checkpoint": "checkpoints/micro-janus", "steps": 2, "guidance_scale": 4.0}
+    models = {"clip": "checkpoints/micro-retriever", "tokenizer": "checkpoints/micro-janus"}
+    document["generators"] |= {
+        "pixart": {"kind": "diffusers", **sampling},
+        "rdm": {"kind": "rdm", "k": 2, **sampling, **models},
+        "imagerag": {
+            "kind": "imagerag",
+            "ip_adapter": "checkpoints/micro-clip/model.safetensors",
+            "image_encoder": "checkpoints/micro-clip",
+            "judge": {"kind": "always"},
+            **sampling,
+            **models,
+        },
+    }
+    rows = {name: {"label": name, "generator": name} for name in ("pixart", "rdm", "imagerag")}
+    document["methods"] = {"vanilla": document["methods"]["vanilla"], **rows}
+    document |= {"grids": {}, "figures": {}}
+    project.config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    plan = project.plan("reports/table1.md")
+    made = {rule: plan[rule] for rule in ("encode_database", "index_images", "sample")}
+    assert made == {"encode_database": 1, "index_images": 1, "sample": 4}
+    assert "build_index" not in plan

@@ -9,15 +9,15 @@ import yaml
 from PIL import Image
 from pydantic import TypeAdapter
 from retrieval_fixtures import IMAGES, retriever  # noqa: F401 (a fixture)
-from test_workflow import project, template  # noqa: F401 (fixtures)
 from tiny_pipelines import save_imagerag, save_rdm, save_tiny
 
 from arrag.cli.main import main
 from arrag.config.generators import Diffusers, Generator
-from arrag.config.root import Config
+from arrag.config.root import Config, load_config
 from arrag.methods.diffusion import load_diffusion
 from arrag.methods.retrieval_gate import RecordedAnswers
 from arrag.pipeline.layout import Layout
+from arrag.utils.errors import ConfigError
 from arrag.utils.files import read_json, write_text
 from arrag.utils.hashing import sha256_file
 
@@ -174,46 +174,24 @@ def test_names_follow_what_shapes_an_image(document, models, in_repository):
     assert {"rdm", "imagerag", "rdm codes"} <= moved and "pixart" not in moved
 
 
-def test_mistakes_in_a_configuration(document):
-    def refused(message, **changed):
-        with pytest.raises(ValueError, match=message):
-            Config.model_validate({**document, **changed})
+def test_mistakes_in_a_configuration(document, tmp_path):
+    def mistakes(**changed):
+        write_text(tmp_path / "config.yaml", yaml.safe_dump({**document, **changed}))
+        with pytest.raises(ConfigError) as error:
+            load_config(tmp_path / "config.yaml")
+        return {one.field for one in error.value.mistakes}
 
+    blocks = document["generators"]
     augment = document["methods"]["daid"]["augment"]
     augmented = {"label": "x", "generator": "rdm", "augment": augment}
-    refused("a rdm generator takes none", methods={"x": augmented})
-    bare = {"rdm": document["methods"]["rdm"]}
-    refused("methods.rdm retrieves, but `database` is missing", methods=bare, database=None)
-    first = {"pixart": document["generators"]["pixart"], **document["generators"]}
-    refused("generators.pixart.kind: found 'diffusers'; the first gen.* codes", generators=first)
+    assert "methods.x.augment.kind" in mistakes(methods={"x": augmented})
+    assert mistakes(methods={"rdm": document["methods"]["rdm"]}, database=None)
+    assert mistakes(generators={"pixart": blocks["pixart"], **blocks})  # no image tokens first
     for field, value in (("steps", 0), ("size", 4), ("dtype", "float64"), ("temperature", 1.0)):
-        wrong = {**document["generators"]["pixart"], field: value}
-        refused(f"diffusers.{field}", generators={**document["generators"], "pixart": wrong})
-    wrong = {**document["generators"]["imagerag"], "prompt": "nothing of it"}
-    refused("imagerag.prompt", generators={**document["generators"], "imagerag": wrong})
-
-
-def test_the_workflow_plans_them(project, models, root):  # noqa: F811
-    """Stand-in checkpoints; one database, encoded once, serves all that retrieve from it."""
-    micro = yaml.safe_load(project.config.read_text(encoding="utf-8"))
-    micro["generators"] |= generators(models, root)
-    for name in ("rdm", "imagerag"):
-        micro["generators"][name] |= {
-            "clip": "checkpoints/micro-retriever",
-            "tokenizer": "checkpoints/micro-janus",
-        }
-    micro["generators"]["imagerag"]["judge"] = {"kind": "always"}
-    rows = {name: {"label": name, "generator": name} for name in ("pixart", "rdm", "imagerag")}
-    micro["methods"] = {"vanilla": micro["methods"]["vanilla"], **rows}
-    micro |= {"grids": {}, "figures": {}}
-    project.config.write_text(yaml.safe_dump(micro, sort_keys=False), encoding="utf-8")
-    plan = project.plan("reports/table1.md")
-    assert {rule: plan[rule] for rule in ("encode_database", "index_images", "sample")} == {
-        "encode_database": 1,
-        "index_images": 1,
-        "sample": 4,
-    }
-    assert "build_index" not in plan
+        wrong = {**blocks, "pixart": {**blocks["pixart"], field: value}}
+        assert mistakes(generators=wrong) == {f"generators.pixart.{field}"}
+    wrong = {**blocks, "imagerag": {**blocks["imagerag"], "prompt": "nothing of it"}}
+    assert mistakes(generators=wrong) == {"generators.imagerag.prompt"}
 
 
 def test_the_examples_of_the_documentation(root, tmp_path):
