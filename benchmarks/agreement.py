@@ -29,7 +29,8 @@ from arrag.methods.augmentation import Augmentation
 from arrag.methods.daid import DAiD
 from arrag.methods.decoding import decode_raster, sample_codes, seeded_uniforms
 from arrag.pipeline.layout import Layout
-from arrag.retrieval.index import PatchIndex, build_index, open_index
+from arrag.retrieval.base import PatchIndex
+from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 
 

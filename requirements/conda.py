@@ -21,6 +21,6 @@ print("#   conda env create -f environment.yml")
 print("name: arrag\nchannels:\n  - conda-forge\n  - nodefaults\ndependencies:")
 print("  - python=3.11\n  - pip\n  - graphviz\n  - pip:")
 for requirement in requirements:
-    name = re.match(r"[A-Za-z0-9_.-]+", requirement)[0].lower().replace("_", "-")
+    name = re.sub(r"[-_.]+", "-", re.match(r"[A-Za-z0-9_.-]+", requirement)[0].lower())
     print(f"      - {name}{'===' if name in EXACT else '=='}{lock[name]}")
 print("      - -e .")

@@ -83,3 +83,21 @@ def tiny_showo(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("tiny") / "tiny-showo"
     showo.save(model, tokenizer, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def workflow_template(tmp_path_factory) -> Path:
+    """The workflow's files with stand-in checkpoints and prompts."""
+    from workflow_project import make_template
+
+    return make_template(tmp_path_factory.mktemp("workflow") / "project")
+
+
+@pytest.fixture
+def workflow_project(workflow_template, tmp_path):
+    """A copy of the workflow in which dry runs are made."""
+    import shutil
+
+    from workflow_project import WorkflowProject
+
+    return WorkflowProject(shutil.copytree(workflow_template, tmp_path / "project"))

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from arrag.cli.common import command, count
-from arrag.pipeline.records import record_of, score_record, write_record
+from arrag.pipeline.provenance import write_score_record
+from arrag.pipeline.records import record_of, write_record
 
 FEATURES = Path("results/features")
 HELP = {
@@ -195,7 +196,7 @@ def run_score(args: argparse.Namespace) -> dict[str, Any]:
             raise
         raise ArragError(f"{args.images}, {args.reference}: {error}") from None
     if args.out is not None:
-        score_record(args.out, result, None, {"extractor": getattr(args, "extractor", None)})
+        write_score_record(args.out, result, None, {"extractor": getattr(args, "extractor", None)})
     shown = dict(result)
     if shown["bootstrap"]:
         shown["bootstrap"] = {k: v for k, v in shown["bootstrap"].items() if k != "values"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from arrag.cli.common import command, config_option
@@ -30,35 +29,14 @@ def add(commands: Any) -> None:
     doctor.add_argument(
         "--offline", action="store_true", help="do not ask the hub about what is not here"
     )
-    doctor.add_argument(
-        "--rates", type=Path, metavar="FILE", help="your own rates and prices, YAML: `name: number`"
-    )
-    doctor.add_argument(
-        "--scale",
-        action="store_true",
-        help="print the tables of docs/scale.md instead: 1 million to 1 billion images, by rates "
-        "that are not measured here",
-    )
 
 
 def run_doctor(args: argparse.Namespace) -> dict[str, Any]:
-    """Look at everything, or only multiply."""
-    from arrag.pipeline.doctor_rates import assumed, own_rates
-
-    own = own_rates(args.rates) if args.rates else {}
-    if args.scale:
-        from arrag.pipeline.doctor_scale import as_json
-        from arrag.pipeline.doctor_scale_tables import as_markdown
-
-        found = Findings(as_json(assumed() | own))
-        found.text = as_markdown(assumed() | own)
-        return found
+    """Look at everything."""
     from arrag.config.root import load_config
     from arrag.pipeline.doctor import examine
-    from arrag.pipeline.doctor_text import as_text
 
-    config = load_config(args.config)
-    report = examine(config, args.config, network=not args.offline, own=own)
+    report = examine(load_config(args.config), args.config, network=not args.offline)
     found = Findings(report.as_json())
-    found.text, found.status = as_text(report), int(bool(report.blocked))
+    found.text, found.status = report.as_text(), int(bool(report.blocked))
     return found

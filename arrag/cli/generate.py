@@ -95,8 +95,8 @@ def run_sample(args: argparse.Namespace) -> dict[str, Any]:
     """The workflow's sampling stage; ``run.json`` is written last."""
     from arrag.config.methods import CEILING_LABELS
     from arrag.config.root import load_config
-    from arrag.pipeline.drawn_with import drawn_with, with_digests
     from arrag.pipeline.layout import Layout
+    from arrag.pipeline.provenance import sample_inputs, with_known_digests
     from arrag.utils.errors import ArragError
 
     config = load_config(args.config)
@@ -112,8 +112,8 @@ def run_sample(args: argparse.Namespace) -> dict[str, Any]:
             "reconstructions": ceiling.write_reconstructions,
         }[args.method]
         run = write(config, out, args.assets, args.benchmark)
-        parts = drawn_with(layout, args.method, args.benchmark, {"assets": args.assets})
-        write_record(out, made_of=with_digests(parts, run))
+        parts = sample_inputs(layout, args.method, args.benchmark, {"assets": args.assets})
+        write_record(out, made_of=with_known_digests(parts, run))
         return {"samples": out, **run}
     from arrag.methods.runner import merge_parts, sample_benchmark
 
@@ -136,8 +136,8 @@ def run_sample(args: argparse.Namespace) -> dict[str, Any]:
         "image_index": paths.image_index,
         "adapter": paths.adapter,
     }
-    parts = drawn_with(layout, args.method, args.benchmark, given)
-    write_record(out, made_of=with_digests(parts, run))
+    parts = sample_inputs(layout, args.method, args.benchmark, given)
+    write_record(out, made_of=with_known_digests(parts, run))
     return {"samples": out, **run}
 
 

@@ -47,7 +47,7 @@ def _add_build(inner: Any) -> None:
     build.add_argument(
         "--mode",
         default="ivf",
-        help="exact, hamming, ivf, faiss:FACTORY_STRING or official (%(default)s)",
+        help="exact, ivf, faiss:FACTORY_STRING or official (%(default)s)",
     )
     build.add_argument(
         "--published", type=Path, help="for mode official: folder of the authors' two files"
@@ -215,12 +215,12 @@ def _nearest(store: Any, index: Any, args: argparse.Namespace) -> dict[str, Any]
         if entry < 0:  # fewer than k were found
             break
         found = {"distance": round(distance, 6), "code": code, "entry": entry}
-        if index.meta["mode"] != "official":  # whose entries are of nobody knows which image
+        if index.meta.mode != "official":  # whose entries are of nobody knows which image
             image, flat = divmod(entry, rows * columns)
             _in_range("the number of an image in the index", image, len(store))
             found |= {"key": store.keys(image), "row": flat // columns, "col": flat % columns}
         nearest.append(found)
-    if index.meta["mode"] == "official":
+    if index.meta.mode == "official":
         return {"nearest": nearest}
     return {"border_share": border_share(index, hits.entries.numpy()), "nearest": nearest}
 
@@ -258,7 +258,7 @@ def run_merge(args: argparse.Namespace) -> dict[str, Any]:
     """Join stores and extend the first one's index."""
     from arrag.data.merge import merge_stores
     from arrag.data.token_store import TokenStore
-    from arrag.retrieval.extend import extend_index
+    from arrag.retrieval.index import extend_index
 
     parts = [TokenStore.open(path) for path in args.codes]
     meta = extend_index(args.index, parts[0], merge_stores(parts, args.out_codes), args.out)

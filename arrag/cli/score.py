@@ -8,7 +8,7 @@ from typing import Any
 
 from arrag.cli import distance
 from arrag.cli.common import command, count, group
-from arrag.pipeline.records import score_record
+from arrag.pipeline.provenance import write_score_record
 from arrag.utils.errors import ArragError
 
 # What a command prints of a score; the verdicts of every prompt are in the file.
@@ -146,7 +146,9 @@ def run_geneval(args: argparse.Namespace) -> dict[str, Any]:
     metric = GenEval(load_detector(detector), ColorClassifier(color))
     score = metric.score(images, args.prompts, options).to_json()
     if args.out:
-        score_record(args.out, score, args.prompts, {"detector": detector, "color": color}, records)
+        write_score_record(
+            args.out, score, args.prompts, {"detector": detector, "color": color}, records
+        )
     return _shown(score, args.out)
 
 
@@ -187,7 +189,7 @@ def run_dpg(args: argparse.Namespace) -> dict[str, Any]:
     score = metric.score(images, args.questions, options).to_json()
     if args.out:
         models = {"judge": args.judge, "detector": args.detector, "color": args.color}
-        score_record(args.out, score, args.questions, models, answers)
+        write_score_record(args.out, score, args.questions, models, answers)
     return _shown(score, args.out)
 
 

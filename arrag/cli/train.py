@@ -148,7 +148,7 @@ def run_pairs(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_retrieve(args: argparse.Namespace) -> dict[str, Any]:
     """Search for every position of the pairs."""
-    from arrag.training.neighbours import precompute
+    from arrag.training.neighbours import retrieve_neighbours
     from arrag.training.pairs import Pairs
 
     config, layout, method = _load(args, "faid")
@@ -156,7 +156,7 @@ def run_retrieve(args: argparse.Namespace) -> dict[str, Any]:
     pairs = Pairs.open(args.pairs or layout.pairs(method))
     k = args.k or config.resolved(method).training.faid.k
     index = _index(args, layout, method)
-    manifest = precompute(pairs, index, out, k, part=args.part)
+    manifest = retrieve_neighbours(pairs, index, out, k, part=args.part)
     if not args.part:
         sources = {"index": args.index or layout.index(method), "codes": index.store.path}
         write_record(out, made_of={"pairs": pairs.path, **sources})
@@ -181,14 +181,14 @@ def run_kind(args: argparse.Namespace) -> dict[str, Any]:
     """Train an adapter."""
     if not args.cpu:
         take_gpus(args.gpus)
-    from arrag.training.adapt import train
+    from arrag.training.adapt import train_adapter
     from arrag.training.pairs import Pairs
 
     config, layout, method = _load(args, args.kind)
     resolved = config.resolved(method)
     out = args.out or layout.trained_adapter(method)
     pairs = Pairs.open(args.pairs or layout.pairs(method))
-    about = train(
+    about = train_adapter(
         args.kind,
         resolved.generator,
         resolved.training,
@@ -221,11 +221,10 @@ def take_gpus(count: int) -> None:
 
 def run_compare(args: argparse.Namespace) -> dict[str, Any]:
     """Compare two adapters on the held-out images."""
-    from arrag.training.adapt import compare
+    from arrag.training.adapt import compare_adapters
 
-    return {"first_adapter": args.first, "second_adapter": args.second} | compare(
-        args.first, args.second
-    )
+    found = compare_adapters(args.first, args.second)
+    return {"first_adapter": args.first, "second_adapter": args.second} | found
 
 
 def _load(args: argparse.Namespace, *kinds: str) -> tuple[Config, Layout, str]:
@@ -248,9 +247,9 @@ def _load(args: argparse.Namespace, *kinds: str) -> tuple[Config, Layout, str]:
 
 
 def _data(args: argparse.Namespace, config: Config, layout: Layout, method: str, pairs: Any) -> Any:
-    from arrag.training.adapt import Data
     from arrag.training.neighbours import Neighbours
     from arrag.training.references import References
+    from arrag.training.trainer import Data
 
     if args.kind == "faid":
         digest = _index(args, layout, method).digest

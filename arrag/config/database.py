@@ -14,10 +14,8 @@ from arrag.utils.globs import files_of
 
 
 def _checked_mode(mode: str) -> str:
-    if mode not in ("exact", "hamming", "ivf", "official") and not mode.startswith("faiss:"):
-        raise ValueError(
-            f"found '{mode}'; use exact, hamming, ivf, official or faiss:FACTORY_STRING"
-        )
+    if mode not in ("exact", "ivf", "official") and not mode.startswith("faiss:"):
+        raise ValueError(f"found '{mode}'; use exact, ivf, official or faiss:FACTORY_STRING")
     return mode
 
 
@@ -104,9 +102,9 @@ class Index(Model):
     """How patches are keyed and searched (spec: retrieval)."""
 
     mode: Annotated[str, AfterValidator(_checked_mode)] = Field(
-        description="exact: scan everything; hamming: the same by bits, for codes of +1 and -1; "
-        "ivf: inverted lists; for comparison faiss:FACTORY_STRING, official: the authors' files",
-        json_schema_extra={"pattern": "^(exact|hamming|ivf|official|faiss:.*)$"},
+        description="exact: scan everything; ivf: inverted lists; for comparison "
+        "faiss:FACTORY_STRING, official: the authors' files",
+        json_schema_extra={"pattern": "^(exact|ivf|official|faiss:.*)$"},
     )
     published: FilePath | None = Field(
         default=None, description="mode official: folder of the authors' two files"
@@ -135,10 +133,10 @@ class Index(Model):
                 f"mode {self.mode} with published {self.published}; mode official needs the folder "
                 "`published`, the others none"
             )
-        if self.masked_distance and self.mode not in ("exact", "hamming", "ivf"):
+        if self.masked_distance and self.mode not in ("exact", "ivf"):
             raise ValueError(
-                f"mode {self.mode} cannot leave unknown neighbours out of a distance; use exact, "
-                "hamming or ivf, or masked_distance false"
+                f"mode {self.mode} cannot leave unknown neighbours out of a distance; use exact "
+                "or ivf, or masked_distance false"
             )
         if self.mode == "ivf" and self.nlist is not None and self.nprobe > self.nlist:
             raise ValueError(

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from arrag.utils.errors import ArragError
-from arrag.utils.readers import outside
+from arrag.utils.readers import escapes_folder
 
 PREFIX = "hub:"
 FOLDER = Path("data/hub")
@@ -120,7 +120,7 @@ def wanted(names: Iterable[str], also: Sequence[str] = ()) -> list[str]:
     nothing is.
     """
     names = sorted(names)
-    if strangers := [name for name in names if outside(name)]:
+    if strangers := [name for name in names if escapes_folder(name)]:
         raise ArragError(f"lists a file {strangers[0]!r}, outside of it; name another repository")
     chosen = [name for name in names if _plain(PurePosixPath(name))]
     if INDEX in names:

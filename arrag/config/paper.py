@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
 
 NOT_CONFIGURED = "no method of this configuration does it"
 
@@ -16,7 +16,8 @@ NOT_CONFIGURED = "no method of this configuration does it"
 @cache
 def paper_tables() -> dict[str, Any]:
     """The whole of paper_tables.yaml."""
-    return yaml.safe_load(files("arrag.config").joinpath("paper_tables.yaml").read_text("utf-8"))
+    text = files("arrag.config").joinpath("paper_tables.yaml").read_text("utf-8")
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def paper_rows(table: str) -> list[str]:

@@ -62,7 +62,7 @@ class ResolvedMethod:
     def index_identity(self) -> dict[str, Any]:
         """What shapes a search's answer; ``nprobe`` and ``nlist`` only when there are lists."""
         assert self.index is not None
-        scans = self.index.mode in ("exact", "hamming")
+        scans = self.index.mode == "exact"
         unused = {"nprobe", "nlist"} if scans else {"nlist"} if self.index.mode != "ivf" else set()
         return without_unused(self.index, unused)
 

@@ -18,7 +18,7 @@ from arrag.data.images import Payload
 from arrag.data.sources import BROKEN, Items, chain_files, matching_files
 from arrag.utils.errors import FormatError, MissingError, UsageError
 from arrag.utils.files import read_model
-from arrag.utils.readers import outside, parse_json, short_message
+from arrag.utils.readers import escapes_folder, parse_json, short_message
 from arrag.utils.shards import FileName
 
 ROWS_AT_ONCE = 64
@@ -187,7 +187,7 @@ def _payload(cells: pa.Array, row: int, path: Path) -> Payload:
     value = cells[row].as_py()
     if isinstance(value, dict):
         named = value.get("path")
-        if value.get("bytes") is None and isinstance(named, str) and not outside(named):
+        if value.get("bytes") is None and isinstance(named, str) and not escapes_folder(named):
             return path.parent / named
         value = value.get("bytes")
     return value if isinstance(value, bytes) else b""

@@ -25,7 +25,7 @@ from arrag.utils.errors import ArragError, FormatError, MissingError
 from arrag.utils.files import write_json
 from arrag.utils.hashing import sha256_file, sha256_json
 from arrag.utils.outputs import atomic_path, link
-from arrag.utils.readers import check_zip_bomb, outside, short_message
+from arrag.utils.readers import check_zip_bomb, escapes_folder, short_message
 from arrag.utils.resource_errors import NO_SPACE, disk_space
 
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
@@ -174,7 +174,7 @@ def _unpack(archive: Path) -> None:
         with zipfile.ZipFile(archive) as zipped:
             members = [m for m in zipped.namelist() if not m.startswith("__MACOSX")]
             for member in map(zipped.getinfo, members):
-                if outside(member.filename) or stat.S_ISLNK(member.external_attr >> 16):
+                if escapes_folder(member.filename) or stat.S_ISLNK(member.external_attr >> 16):
                     raise zipfile.BadZipFile(f"{member.filename!r} leads out of it")
             check_zip_bomb(zipped)
             zipped.extractall(fresh, members)

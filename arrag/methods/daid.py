@@ -16,7 +16,7 @@ from arrag.methods.augmentation import Augmentation
 from arrag.methods.generator import TokenGenerator
 from arrag.methods.registry import MethodContext
 from arrag.methods.search_cache import SearchCache
-from arrag.retrieval.index import PatchIndex
+from arrag.retrieval.base import PatchIndex
 from arrag.utils.errors import MismatchError, UsageError
 
 DEDUPE = ("nearest", "none")

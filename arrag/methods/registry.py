@@ -16,8 +16,9 @@ from arrag.config.root import Config
 from arrag.data.clip import OpenClip
 from arrag.data.token_store import TokenStore
 from arrag.methods.generator import ImageGenerator, TokenGenerator
+from arrag.retrieval.base import PatchIndex
 from arrag.retrieval.image_index import ImageIndex
-from arrag.retrieval.index import PatchIndex, open_index
+from arrag.retrieval.index import open_index
 from arrag.utils.errors import MissingError
 from arrag.utils.registry import Registry
 

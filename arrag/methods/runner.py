@@ -21,7 +21,7 @@ from arrag.methods.sample_folder import (
     image_path,
     is_whole,
 )
-from arrag.utils.batching import ON_CPU, bucket, in_batches
+from arrag.utils.batching import CPU_BATCH_SIZE, batched_by_memory, length_bucket
 from arrag.utils.files import read_json
 from arrag.utils.hashing import sha256_file
 from arrag.utils.shards import JobPart
@@ -46,7 +46,7 @@ def generate_images(
         seed: Of all images.
         samples_per_prompt: Number of images of a prompt.
         paths: Artifacts that the method needs.
-        batch_size: See ``arrag.utils.batching.in_batches``.
+        batch_size: See ``arrag.utils.batching.batched_by_memory``.
 
     Returns:
         uint8 [S, S, 3] images, prompt by prompt.
@@ -57,7 +57,7 @@ def generate_images(
     images: list[np.ndarray] = []
     with tqdm(total=len(jobs), desc=method, unit="image") as bar:
         generate = lambda batch: generator.generate(*zip(*batch, strict=True), seed)  # noqa: E731
-        for batch, generated in in_batches(generate, jobs, batch_size):
+        for batch, generated in batched_by_memory(generate, jobs, batch_size):
             images += list(generated)
             bar.update(len(batch))
     return images
@@ -85,7 +85,7 @@ def sample_benchmark(
         out: The folder.
         benchmark: Name of a benchmark of the configuration; None is the main one.
         paths: Artifacts that the method needs.
-        batch_size: See ``arrag.utils.batching.in_batches``.
+        batch_size: See ``arrag.utils.batching.batched_by_memory``.
         progress: Show a progress bar.
         part: Generate only this part, while other jobs generate the others into the same folder;
             :func:`merge_parts` then completes it. A part consists of whole batches, so that the
@@ -115,12 +115,12 @@ def sample_benchmark(
         run["prompts_cut_short"] = truncated
     jobs = _jobs(len(prompts), block.images_per_prompt)
     if part:
-        size = batch_size or ON_CPU
+        size = batch_size or CPU_BATCH_SIZE
         batches = [jobs[at : at + size] for at in range(0, len(jobs), size)]
         jobs = [job for batch in part.slice(batches) for job in batch]
     folder = SampleFolder(out, run, prompts, shared=part is not None)
     missing = folder.missing(jobs)
-    missing.sort(key=lambda job: bucket(texts[job[0]]))
+    missing.sort(key=lambda job: length_bucket(texts[job[0]]))
     with tqdm(
         total=len(jobs),
         initial=len(jobs) - len(missing),
@@ -133,7 +133,7 @@ def sample_benchmark(
             some, samples = [texts[i] for i, _ in batch], [k for _, k in batch]
             return _with_codes(generator, some, samples, config.seed)
 
-        for batch, (images, codes) in in_batches(generate, missing, batch_size):
+        for batch, (images, codes) in batched_by_memory(generate, missing, batch_size):
             for job, image, grid in zip(batch, images, codes, strict=True):
                 folder.save(job, image, grid)
             bar.update(len(batch))

@@ -1,19 +1,17 @@
-"""What a decoder's searches found, kept: flat regions make many queries equal.
+"""Cache of search results: flat regions make many queries of a decoder equal.
 
-A result depends on its query alone, so that it may be used again in any step, image or batch.
+A result depends on its query alone, so it can be used again in any step, image or batch.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 import torch
 
-from arrag.retrieval.index import PatchIndex
+from arrag.retrieval.base import PatchIndex
 
 ROOM = 2**15
-"""Queries kept; all are forgotten when there are more."""
+"""Queries kept; all are dropped when there would be more."""
 ABSENT = 0
 """The row of a position that the border rule leaves out."""
 
@@ -23,55 +21,46 @@ class SearchCache:
 
     def __init__(self, index: PatchIndex, k: int) -> None:
         self.index, self.k = index, k
-        self._distances = np.full((1, k), np.inf, np.float32)  # of the queries kept, from row 1
-        self._codes = np.full((1, k), -1, np.int64)
-        self._row: dict[bytes, int] = {}
-
-    @cached_property
-    def _inside(self) -> torch.Tensor:
-        """Which positions the border rule takes: bool [N]."""
-        return self.index.neighborhood.valid_positions(*self.index.store.grid).flatten()
+        self._distances = np.empty((ROOM + 1, k), np.float32)  # row 0: ABSENT
+        self._codes = np.empty((ROOM + 1, k), np.int64)
+        self._distances[ABSENT], self._codes[ABSENT] = np.inf, -1
+        self._row_of: dict[bytes, int] = {}
 
     def augments(self, positions: torch.Tensor) -> bool:
         """Whether anything can be found for any of flat positions [P]."""
-        return bool(self._inside[positions.cpu()].any())
+        return bool(self.index.inside[positions.cpu()].any())
 
     def search(
         self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Distances float32 and codes int64, both [B, P, k], as of ``PatchIndex.search``."""
-        if len(positions) != 1 or tuple(codes.shape[1:]) != self.index.store.grid:
+        """Distances float32 and codes int64, both [B, P, k], as ``PatchIndex.search`` finds them.
+
+        Args:
+            codes: integer [B, H, W].
+            known: bool [B, H, W], which codes are generated.
+            positions: integer [P], flat in raster order.
+        """
+        single = len(positions) == 1 and len(codes) <= ROOM
+        if not single or tuple(codes.shape[1:]) != self.index.store.grid:
             found = self.index.search(codes, known, positions, self.k)
             return found.distances, found.codes
+        rows = [ABSENT] * len(codes)
         if self.augments(positions):
-            around = self.index.neighborhood.gather(codes, known, positions)[:, 0]  # [B, n]
-            rows = self._rows(around)
-        else:
-            rows = [ABSENT] * len(codes)
+            rows = self._rows(self.index.neighborhood.gather(codes, known, positions)[:, 0])
         parts = (torch.from_numpy(part[rows]) for part in (self._distances, self._codes))
         distances, found = (part[:, None].to(codes.device) for part in parts)
         return distances, found
 
-    def _rows(self, around: torch.Tensor) -> list[int]:
-        """Where the results of queries [B, n] are kept."""
-        names = [key.tobytes() for key in around.cpu().numpy()]
-        if len(self._row) + len(names) > ROOM:
-            self._row.clear()
-        new = {name: i for i, name in enumerate(names) if name not in self._row}
+    def _rows(self, neighbors: torch.Tensor) -> list[int]:
+        """The rows of the results of queries [B, n], searched if need be."""
+        keys = [key.tobytes() for key in neighbors.cpu().numpy()]
+        if len(self._row_of) + len(keys) > ROOM:
+            self._row_of.clear()
+        new = {key: i for i, key in enumerate(keys) if key not in self._row_of}
         if new:
-            found = self.index.search_keys(around[list(new.values())], self.k)
-            start = len(self._row) + 1
-            self._distances = _put(self._distances, start, found.distances.numpy())
-            self._codes = _put(self._codes, start, found.codes.numpy())
-            self._row.update(zip(new, range(start, start + len(new)), strict=True))
-        return [self._row[name] for name in names]
-
-
-def _put(kept: np.ndarray, start: int, new: np.ndarray) -> np.ndarray:
-    """Rows [n, k] put at ``start``; with twice the room where they would not fit."""
-    stop = start + len(new)
-    if stop > len(kept):
-        more = np.empty((max(len(kept), stop - len(kept)), kept.shape[1]), kept.dtype)
-        kept = np.concatenate([kept, more])
-    kept[start:stop] = new
-    return kept
+            found = self.index.search_keys(neighbors[list(new.values())], self.k)
+            rows = range(len(self._row_of) + 1, len(self._row_of) + 1 + len(new))
+            self._distances[rows[0] : rows[-1] + 1] = found.distances.numpy()
+            self._codes[rows[0] : rows[-1] + 1] = found.codes.numpy()
+            self._row_of.update(zip(new, rows, strict=True))
+        return [self._row_of[key] for key in keys]

@@ -24,7 +24,7 @@ from arrag.pipeline.layout_digests import (
     listing_digest,
     prompts_digest,
 )
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ConfigError
 from arrag.utils.hashing import sha256_json
 
 RESULTS = Path("results")
@@ -73,7 +73,7 @@ class Layout:
         return self._digests[key]
 
     def generator_digest(self, method: str | None = None) -> str:
-        """Digest of a method's generator (None: the first); ArragError if it is not there."""
+        """Digest of a method's generator (None: the first)."""
         name, settings = self.config.generator_of(method)
         return self._checkpoint_digest(settings.checkpoint, f"generators.{name}.checkpoint")
 
@@ -97,7 +97,7 @@ class Layout:
         }
 
     def prompts_digest(self, benchmark: str | None = None) -> str:
-        """SHA-256 of a benchmark's prompt file; ArragError if it is not there."""
+        """SHA-256 of a benchmark's prompt file."""
         name = self._name(benchmark)
         drawn = self.config.benchmark(name)
         made = self.made_digest(drawn.prompts)
@@ -123,7 +123,7 @@ class Layout:
         """The token store of a method's database: ``codes/{tokenizer}/{corpus}``."""
         resolved = self.config.resolved(method)
         if resolved.database is None:
-            raise ArragError("database: missing, but something retrieves; add that block")
+            raise ConfigError("missing, but a method retrieves", field="database")
         identity = resolved.database_identity()
         if resolved.database.exclude:
             identity["excluded_files"] = self.excluded_digest(resolved.database)
@@ -149,7 +149,7 @@ class Layout:
         """The index over ``codes``."""
         resolved = self.config.resolved(method)
         if resolved.index is None:
-            raise ArragError("index: missing, but something retrieves; add that block")
+            raise ConfigError("missing, but a method retrieves", field="index")
         # A factory string is no name of a folder.
         name = f"{resolved.index.mode.partition(':')[0]}-{resolved.index.context}"
         identity = [str(self.codes(method)), resolved.index_identity()]
@@ -194,7 +194,7 @@ class Layout:
         """The images with captions that a method's adapter is trained on."""
         resolved = self.config.resolved(method)
         if resolved.training is None:
-            raise ArragError("training: missing, but an adapter is to be trained; add that block")
+            raise ConfigError("missing, but an adapter is to be trained", field="training")
         identity = [self.generator_digest(method), resolved.pairs_identity()]
         return self.results / "pairs" / _key(Path(resolved.training.source).name, identity)
 

@@ -7,25 +7,20 @@ from pathlib import Path
 
 from arrag.config.base import Model
 from arrag.config.benchmarks import Benchmark
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import FormatError, MissingError
 from arrag.utils.globs import files_of
 from arrag.utils.hashing import sha256_file, sha256_json, tree_digest
 
 
 def prompts_digest(benchmark: Benchmark, name: str) -> str:
-    """SHA-256 of the prompt file of the benchmark called ``name``; ArragError without prompts."""
+    """SHA-256 of the prompt file of the benchmark called ``name``."""
     path = benchmark.prompts
     field = f"benchmarks.{name}.{'questions' if benchmark.kind == 'dpg' else 'prompts'}"
+    hint = "for the built-in world run `arrag micro prompts`, else name another file"
     if not path.is_file():
-        raise ArragError(
-            f"{field}: no file {path}; for the built-in world run `arrag micro prompts`, else "
-            "correct the path"
-        )
+        raise MissingError(f"no file {path}", field=field, hint=hint)
     if not path.read_bytes().strip():
-        raise ArragError(
-            f"{field}: {path} is empty; for the built-in world run `arrag micro prompts`, else "
-            "name another file"
-        )
+        raise FormatError(f"{path} is empty", field=field, hint=hint)
     return sha256_file(path)
 
 
@@ -42,9 +37,10 @@ def checkpoint_digest(folder: Path, field: str) -> str:
     if folder.is_file():
         return sha256_file(folder)
     if not folder.is_dir():
-        raise ArragError(
-            f"{field}: no folder {folder}; the micro checkpoints come with the repository (run "
-            "from its root), others must be downloaded there, or correct the path"
+        raise MissingError(
+            f"no folder {folder}",
+            field=field,
+            hint="run from the repository's root, download it there, or correct the path",
         )
     return tree_digest(folder)
 
@@ -53,13 +49,12 @@ def listing_digest(sources: Sequence[str]) -> str:
     """Digest of the names and sizes of the files of ``database.exclude``.
 
     A test set is too large to be read at every start; the codes' manifest names its pixels.
-    ArragError for a source that is not there.
     """
     found = []
     for source in sources:
         for path in map(Path, files_of(source)):
             if not path.exists():
-                raise ArragError(f"database.exclude: no file or folder {path}; correct the path")
+                raise MissingError(f"no file or folder {path}", field="database.exclude")
             files = sorted(path.rglob("*")) if path.is_dir() else [path]
             found.append([[str(f), f.stat().st_size] for f in files if f.is_file()])
     return sha256_json(found)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from arrag.config.database import Database, Sample
 from arrag.pipeline.layout import KEY_LENGTH, Layout
-from arrag.utils.globs import part_of, parts_for
+from arrag.utils.globs import num_source_parts, source_part
 from arrag.utils.hashing import sha256_json
 
 
@@ -35,14 +35,14 @@ def parts_of(layout: Layout, method: str) -> list[Part]:
     excluded = layout.excluded_digest(database) if database.exclude else None
     found = []
     for sample in database.sources or ():
-        count = parts_for(sample.source, sample.images, database.images_per_job)
+        count = num_source_parts(sample.source, sample.images, database.images_per_job)
         corpus = corpus_of(layout, sample, count)
         choice = corpus / f"choice-{sample.images or 'all'}.json"
         store = stores / f"{corpus.name}-{sha256_json([choice.name, excluded])[:KEY_LENGTH]}"
         found += [
             Part(
                 sample,
-                part_of(sample.source, i, count),
+                source_part(sample.source, i, count),
                 i,
                 count,
                 corpus / f"{i:05d}.npz",

@@ -1,13 +1,9 @@
-"""The record beside every result: which files it has, with sizes and SHA-256, and what it is of.
+"""The record of a result: its files with sizes and SHA-256, and what it was made of.
 
 ``results/index/NAME/`` has ``results/index/NAME.record.json``, ``scores/NAME.json`` has
-``scores/NAME.record.json``. It lies beside the result, for a folder's own digest must not change
-with it, and is written when the result is whole. ``arrag verify`` reads it; nothing else depends on
-it. A record ends in a digest of itself. Nothing here imports torch.
-
-    files     {name, from the record's folder on: {bytes, sha256}}
-    made_of   {role: {path, digest}}: what it was made of, with the digest as of ``digest_of``
-    sha256    of all the rest, as JSON
+``scores/NAME.record.json``. It is next to the result, because a folder's own digest must not change
+with it, and is written when the result is complete. ``arrag verify`` reads it; no stage depends on
+it. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -16,16 +12,55 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, write_json
+from pydantic import BaseModel, ConfigDict
+
+from arrag.utils.errors import ArragError, FormatError
+from arrag.utils.files import read_json, read_model, write_json
 from arrag.utils.hashing import digest_of, sha256_file, sha256_json
 
 SUFFIX = ".record.json"
 FORMAT = 1
+REMAKE = "its result cannot be checked; make it again"
 Source = Path | str | tuple[Path | str, str]
-"""Where something lies, with its digest if that is known already."""
+"""A path, with its digest if that is known already."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class RecordedFile(_Model):
+    """A file of a result."""
+
+    bytes: int
+    sha256: str
+
+
+class RecordedSource(_Model):
+    """Something that a result was made of; ``digest`` as of ``digest_of``."""
+
+    path: str
+    digest: str
+
+
+class Record(_Model):
+    """A record file.
+
+    Attributes:
+        format: Version of this format.
+        files: The result's files, by their path from the record's folder.
+        made_of: What it was made of, by role.
+        table: Of a report: its kind, rows, scores.
+        sha256: Digest of all other fields, as JSON.
+    """
+
+    format: Literal[1]
+    files: dict[str, RecordedFile]
+    made_of: dict[str, RecordedSource]
+    table: dict[str, Any] | None = None
+    sha256: str
 
 
 def record_of(result: str | Path) -> Path:
@@ -36,60 +71,55 @@ def record_of(result: str | Path) -> Path:
 
 def write_record(
     result: str | Path,
-    *beside: str | Path,
+    *others: str | Path,
     made_of: Mapping[str, Source | None] | None = None,
-    about: Mapping[str, Any] | None = None,
+    table: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the record of a folder or file, and of files ``beside`` it; returns its path.
+    """Write the record of a folder or file.
 
-    made_of: by role; None is left out. about: further fields. What is older than an earlier record
-    keeps the digest that it had there: a file that changed although nobody wrote it is damaged, and
-    must not be recorded as if it were right.
+    A file that is older than an earlier record keeps the digest that it had there: it changed
+    although no stage wrote it, so it is damaged and must not be recorded as if it were right.
+
+    Args:
+        result: The folder or file.
+        others: Further files of the result, in the same folder.
+        made_of: What it was made of, by role; None is left out.
+        table: Of a report: what its rows are.
+
+    Returns:
+        The record's path.
     """
     path, result = record_of(result), Path(result)
     since, earlier = _earlier(path)
     files = {}
     own = files_of(result) if result.is_dir() else [result]
-    for file in [*own, *map(Path, beside)]:
-        name = file.relative_to(path.parent).as_posix()
-        found = file.stat()
+    for file in [*own, *map(Path, others)]:
+        name, found = file.relative_to(path.parent).as_posix(), file.stat()
         if name in earlier and found.st_ctime_ns <= since:
-            files[name] = earlier[name]
+            files[name] = earlier[name].model_dump()
         else:
             files[name] = {"bytes": found.st_size, "sha256": sha256_file(file)}
     sources = {role: _source(given) for role, given in (made_of or {}).items() if given is not None}
-    record = {"format": FORMAT, "files": files, "made_of": sources, **(about or {})}
+    record: dict[str, Any] = {"format": FORMAT, "files": files, "made_of": sources}
+    record |= {} if table is None else {"table": table}
     write_json(path, record | {"sha256": sha256_json(record)})
     return path
 
 
-def read_record(path: str | Path) -> dict[str, Any]:
-    """A record's contents; ArragError if it is damaged, in whatever place."""
-    record = read_json(path)
-    remedy = "its result cannot be checked; make it again"
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ArragError(f"{path}: is no record of this version of arrag; {remedy}")
-    rest = {name: value for name, value in record.items() if name != "sha256"}
-    as_written = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    whole = sha256_json(rest) == record.get("sha256") and _well_formed(record)
-    if not whole or Path(path).read_bytes() != as_written.encode():
-        raise ArragError(f"{path}: is not as it was written; {remedy}")
-    return record
+def read_record(path: str | Path) -> Record:
+    """Read a record.
 
-
-def _well_formed(record: Mapping[str, Any]) -> bool:
-    """Whether files and sources have what is read of them."""
-    parts = (("files", {"bytes": int, "sha256": str}), ("made_of", {"path": str, "digest": str}))
-    for name, fields in parts:
-        entries = record.get(name)
-        if not isinstance(entries, dict):
-            return False
-        for entry in entries.values():
-            if not isinstance(entry, dict) or entry.keys() != fields.keys():
-                return False
-            if not all(isinstance(entry[field], kind) for field, kind in fields.items()):
-                return False
-    return True
+    Raises:
+        MissingError: There is none.
+        FormatError: It is damaged, in whatever place.
+    """
+    found = read_model(path, Record, REMAKE)
+    document = read_json(path, hint=REMAKE)
+    rest = {name: value for name, value in document.items() if name != "sha256"}
+    as_written = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    if sha256_json(rest) != found.sha256 or Path(path).read_bytes() != as_written.encode():
+        raise FormatError("is not as it was written", path=path, hint=REMAKE)
+    return found
 
 
 def files_of(folder: Path) -> Iterator[Path]:
@@ -101,10 +131,10 @@ def files_of(folder: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def _earlier(path: Path) -> tuple[int, dict[str, Any]]:
+def _earlier(path: Path) -> tuple[int, dict[str, RecordedFile]]:
     """When a record was written, in ns, and its files; nothing if there is none that is whole."""
     try:
-        return path.stat().st_mtime_ns, read_record(path)["files"]
+        return path.stat().st_mtime_ns, read_record(path).files
     except (OSError, ArragError):
         return 0, {}
 
@@ -112,28 +142,3 @@ def _earlier(path: Path) -> tuple[int, dict[str, Any]]:
 def _source(given: Source) -> dict[str, str]:
     path, digest = given if isinstance(given, tuple) else (given, None)
     return {"path": str(path), "digest": digest or digest_of(path)}
-
-
-def score_record(
-    out: Path,
-    score: Mapping[str, Any],
-    prompts: Path | None,
-    models: Mapping[str, str | Path | None],
-    *beside: Path,
-) -> None:
-    """The record of a score: of which images, prompts and judges, as far as they lie here.
-
-    Images that no stage made, which may change at will, are not held against it.
-    """
-    made_of: dict[str, Source | None] = {"prompts": prompts}
-    sides = {"samples": ("images", "run.json"), "reference": ("reference", "meta_data.json")}
-    for role, (field, last) in sides.items():
-        path = Path(score.get(field, {}).get("path", ""))
-        if (path / last).is_file():
-            made_of[role] = (path, score[field]["sha256"])
-        elif path.is_file():
-            made_of[role] = path
-    for role, model in models.items():
-        if model is not None and Path(model).exists():
-            made_of[role] = Path(model)
-    write_record(out, *beside, made_of=made_of)

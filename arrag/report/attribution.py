@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from arrag.methods.daid import retrieval_distribution
-from arrag.retrieval.index import PatchIndex
+from arrag.retrieval.base import PatchIndex
 from arrag.utils.errors import UsageError
 
 

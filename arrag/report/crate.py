@@ -20,7 +20,7 @@ from rocrate.rocrate import ROCrate
 
 from arrag.config.loader import BASE, read_yaml
 from arrag.pipeline.layout import LAST_FILES
-from arrag.pipeline.records import read_record, record_of
+from arrag.pipeline.records import Record, read_record, record_of
 from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json
 from arrag.utils.hashing import sha256_file
@@ -105,24 +105,24 @@ def check_crate(folder: str | Path) -> ROCrate:
     return crate
 
 
-def _record(report: Path) -> dict[str, Any]:
+def _record(report: Path) -> Record:
     path = record_of(report)
-    if not path.is_file() or "table" not in (record := read_record(path)):
+    if not path.is_file() or (record := read_record(path)).table is None:
         raise ArragError(f"{path}: no such record of a table; make {report} again")
     return record
 
 
 def _forms(report: Path) -> list[Path]:
     """A report in all its forms, and its record."""
-    names = read_record(record_of(report))["files"]
+    names = read_record(record_of(report)).files
     return [*(report.parent / name for name in names), record_of(report)]
 
 
-def _rows(crate: ROCrate, tables: dict[Path, dict[str, Any]]) -> tuple[list, list, set]:
+def _rows(crate: ROCrate, tables: dict[Path, Record]) -> tuple[list, list, set]:
     """What was made of the rows, what was used for them, and (library, version) of both."""
     made, used, versions = {}, {}, set()
     for record in tables.values():
-        for row in record["table"]["rows"].values():
+        for row in record.table["rows"].values():
             for path in map(Path, row["scores"].values()):
                 made |= {p: _add(crate, p) for p in _described(path)}
                 versions |= _versions(read_json(path))
@@ -149,8 +149,8 @@ def _outside(crate: ROCrate, role: str, path: Path, row: dict[str, Any]) -> Any:
     sources: dict[str, Any] = {}
     for result in (row["parts"]["samples"], *row["scores"].values()):
         if record_of(result).is_file():
-            sources |= read_record(record_of(result))["made_of"]
-    digest = next((s["digest"] for s in sources.values() if s["path"] == str(path)), None)
+            sources |= read_record(record_of(result)).made_of
+    digest = next((s.digest for s in sources.values() if s.path == str(path)), None)
     if digest is None:
         return None
     return crate.add(

@@ -9,8 +9,8 @@ from typing import Any
 from arrag.config.methods import CEILING_LABELS
 from arrag.metrics import bootstrap as stats
 from arrag.metrics import mobilenet
-from arrag.pipeline.drawn_with import drawn_with
 from arrag.pipeline.layout import Layout
+from arrag.pipeline.provenance import sample_inputs
 from arrag.pipeline.records import write_record
 from arrag.report.measures import DPG_COLUMNS, Scores
 from arrag.report.model import Block, Cell
@@ -205,12 +205,12 @@ def write_table_record(
         }
     files = {f"{m} of {key}": p for key, row in rows.items() for m, p in row["scores"].items()}
     others = [out.with_suffix(form) for form in forms]
-    write_record(out, *others, made_of=files, about={"table": {**about, "rows": rows}})
+    write_record(out, *others, made_of=files, table={**about, "rows": rows})
 
 
 def parts_of(layout: Layout, key: str, benchmark: str | None) -> dict[str, Path]:
     """Path of everything that a row was made of and judged by, by role."""
-    found = drawn_with(layout, key, benchmark) | {"samples": layout.samples(key, benchmark)}
+    found = sample_inputs(layout, key, benchmark) | {"samples": layout.samples(key, benchmark)}
     if key not in CEILING_LABELS:
         made = layout.made_for(key)
         if "adapter" in found and found["adapter"] == made.get("trained_adapter"):

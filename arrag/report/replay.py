@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from arrag.methods.augmentation import Augmentation
 from arrag.methods.generator import TokenGenerator
-from arrag.utils.batching import in_batches
+from arrag.utils.batching import batched_by_memory
 
 
 class SampleCodes(NamedTuple):
@@ -71,5 +71,5 @@ def replay_samples(
         orders = recording.order().cpu().numpy()
         return [SampleCodes(c, o) for c, o in zip(codes, orders, strict=True)]
 
-    drawn = in_batches(draw, jobs, batch_size)
+    drawn = batched_by_memory(draw, jobs, batch_size)
     return [one for _, some in tqdm(drawn, desc="replay", unit="batch") for one in some]

@@ -51,15 +51,17 @@ def explain(report: str | Path, row: str, column: str) -> Explained:
             f"again: snakemake --cores all --force {report.with_suffix('.md')}"
         )
     record = read_record(path)
-    if "table" not in record:
+    if record.table is None:
         raise ArragError(f"{path}: is the record of no table; name a table or an ablation")
-    table = record["table"]
+    table = record.table
     cell = _cell(report.with_suffix(".csv"), table, row, column)
-    chain = Chain(table, record["made_of"], cell)
+    chain = Chain(
+        table, {role: source.model_dump() for role, source in record.made_of.items()}, cell
+    )
     links = []
-    for name, entry in record["files"].items():
+    for name, entry in record.files.items():
         file = report.parent / name
-        links.append(Link("", "report", str(file), entry["sha256"], file_digest(file)))
+        links.append(Link("", "report", str(file), entry.sha256, file_digest(file)))
     for key in dict.fromkeys(filter(None, (cell["key"], cell["baseline"]))):
         links += chain.links_of(key)
     value = Link(cell["key"], "value", str(report), cell["value"], chain.value())

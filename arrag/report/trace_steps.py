@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arrag.pipeline.records import SUFFIX, read_record
-from arrag.pipeline.verify import differences
+from arrag.pipeline.verify import changed_files
 from arrag.report.measures import MEASURES, Scores
 from arrag.utils.errors import ArragError
 from arrag.utils.files import read_json
@@ -192,8 +192,8 @@ def _whole(paths: Iterable[Path]) -> Iterator[Step]:
     for path in dict.fromkeys(paths):
         record = path.with_name(path.name + SUFFIX)
         if record.is_file():
-            files = len(read_record(record)["files"])
-            wrong = len(list(differences(record, read_record(record))))
+            files = len(read_record(record).files)
+            wrong = len(list(changed_files(record, read_record(record))))
             yield "files", str(path), f"{files} files", f"{files - wrong} files"
 
 

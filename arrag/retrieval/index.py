@@ -1,17 +1,15 @@
-"""Candidates and exact distances: build an index over a token store, open it, search it.
+"""Build, open and extend patch indexes.
 
-An index is a directory whose ``meta.json`` says all about it. Modes, behind one ``search``:
+An index is a folder with ``meta.json``. All modes are searched through ``PatchIndex``::
 
-    exact             scans the store; nothing but ``meta.json``
-    hamming           the same for codes of +1 and -1
+    exact             scans the store; has no other file
     ivf               inverted lists, exact distances within them
-    faiss:<factory>   an index of FAISS's own, for comparison
-    official          the authors' published files, for comparison
+    faiss:<factory>   an index of FAISS by its factory string, for comparison
+    official          the files that the authors published, for comparison
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +17,29 @@ import numba
 import numpy as np
 
 import arrag
-from arrag.data.store_format import check_codes
+from arrag.data.store_format import check_codes, read_names
 from arrag.data.token_store import TokenStore
-from arrag.retrieval.base import META, PatchIndex
-from arrag.retrieval.exact import ExactIndex
-from arrag.retrieval.faiss_index import PREFIX, VERSION, FaissIndex, build_faiss, link_published
-from arrag.retrieval.hamming import HammingIndex, check_signs
-from arrag.retrieval.ivf import IvfIndex, build_lists
+from arrag.retrieval.base import BuildOptions, Fields, PatchIndex
+from arrag.retrieval.faiss_index import VERSION
 from arrag.retrieval.keys import release
+from arrag.retrieval.meta import FORMAT, META, REBUILD, IndexMeta
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, write_json
+from arrag.utils.errors import FormatError, MismatchError, UsageError
+from arrag.utils.files import read_model, write_json
 from arrag.utils.outputs import atomic_path, clear_leftovers
-from arrag.utils.readers import misfit
+from arrag.utils.registry import Registry
 from arrag.utils.resource_errors import disk_space
 
-__all__ = ["PatchIndex", "build_index", "open_index"]
-
-FORMAT = 1
-SMALL_HOP = 16  # may leave a smaller grid on every side: under border "zero" that is an index
-FILES = {"nprobe": (int, None), "files": dict}
-LISTS = {"nprobe": int, "nlist": int, "seed": int, "trained_images": int, "files": dict}
-"""What ``meta.json`` has besides, in modes with files of their own."""
+MODES: Registry[type[PatchIndex]] = Registry(
+    "index mode",
+    {
+        "exact": "arrag.retrieval.exact:ExactIndex",
+        "ivf": "arrag.retrieval.ivf:IvfIndex",
+        "faiss": "arrag.retrieval.faiss_index:FaissIndex",
+        "official": "arrag.retrieval.faiss_index:PublishedIndex",
+    },
+)
+_RENAMED = {"hamming": "exact"}  # in indexes of earlier versions
 
 
 def build_index(
@@ -55,74 +54,52 @@ def build_index(
     published: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Build an index and return its meta data; ``nlist``, ``nprobe``, ``seed`` are for lists.
+    """Build an index over a store.
 
-    published: for mode official, the folder of the authors' files. The directory appears whole or
-    not at all, an earlier one stays until then. The same store, options and versions give the same
-    bytes. Raises ArragError for an unknown mode, a code outside the codebook, a neighbourhood
-    larger than the grid, nlist or nprobe out of range, or a full disk.
+    The folder appears whole or not at all; an earlier one stays until then. The same store,
+    options and library versions give the same bytes.
+
+    Args:
+        store: What to index.
+        out_dir: Folder to write.
+        neighborhood: Which neighbours make the key of a patch.
+        mode: A name in ``MODES``; ``faiss:`` is followed by a factory string.
+        nlist: Number of inverted lists; None chooses it by the number of entries.
+        nprobe: Lists that a search visits, unless it says otherwise.
+        seed: Of the clustering.
+        published: Folder of the authors' files, for mode official.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The contents of ``meta.json``.
+
+    Raises:
+        ArragError: Unknown mode, options out of range, a code outside the codebook, no patch
+            whose neighbours are all on the grid, or a full disk.
     """
-    if mode not in ("exact", "hamming", "ivf", "official") and not mode.startswith(PREFIX):
-        raise ArragError(
-            f"index: mode is {mode!r}; use 'exact', 'hamming', 'ivf', '{PREFIX}<factory string>' "
-            "or 'official'"
-        )
+    kind = MODES.get(mode.partition(":")[0])
     if (mode == "official") != (published is not None):
-        raise ArragError(
-            f"index: mode is {mode!r} and the published folder {published}; mode official needs "
-            "one, the others none"
+        raise UsageError(
+            f"mode is {mode} and the published folder {published}",
+            field="published",
+            hint="give it for mode official, and for no other",
         )
-    for shard, about in zip(store.shards, store.manifest["shards"], strict=True):
-        check_codes(shard, len(store.codebook), str(store.path / about["file"]))
+    if neighborhood.masked_distance and not kind.masks:
+        raise UsageError(
+            f"mode {mode} cannot leave unknown neighbours out of a distance",
+            field="masked_distance",
+            hint="use mode exact or ivf, or masked_distance false",
+        )
+    for shard, info in zip(store.shards, store.manifest["shards"], strict=True):
+        check_codes(shard, len(store.codebook), store.path / info["file"])
         release(shard)
-    meta = describe(store, neighborhood, mode)
-    options = {"nprobe": nprobe, "seed": seed, "progress": progress}
+    meta = _describe(store, neighborhood, mode)
+    published = None if published is None else Path(published)
+    options = BuildOptions(nlist, nprobe, seed, published, progress)
     clear_leftovers(out_dir)
     with atomic_path(out_dir) as path, disk_space(out_dir):
         path.mkdir()
-        if mode == "hamming":
-            check_signs(store)
-        elif mode == "ivf":
-            options |= {"nlist": nlist, "entries": meta["entries"]}
-            meta |= build_lists(store, path, neighborhood, **options)
-        elif mode == "official":
-            meta |= link_published(store, path, neighborhood, Path(published), nprobe)
-        elif mode != "exact":
-            factory = mode.removeprefix(PREFIX)
-            meta |= build_faiss(store, path, neighborhood, factory=factory, **options)
-        write_json(path / "meta.json", meta)
-    return meta
-
-
-def describe(store: TokenStore, neighborhood: Neighborhood, mode: str) -> dict[str, Any]:
-    """What ``meta.json`` says in every mode; ArragError if no patch has its neighbours."""
-    inside = neighborhood.valid_positions(*store.grid).numpy()
-    if not inside.any():
-        raise ArragError(
-            f"index of {store.path}: every neighbourhood of hop {neighborhood.radius} leaves the "
-            f"grid {list(store.grid)}; use a smaller hop or border 'zero'"
-        )
-    crosses = neighborhood.boundary_mask(*store.grid)
-    return {
-        "format": FORMAT,
-        "mode": mode,
-        "neighborhood": asdict(neighborhood),
-        "grid": list(store.grid),
-        "codes": len(store.codebook),
-        "images": len(store),
-        "entries": len(store) * int(inside.sum()),
-        # share of the entries whose neighbourhood leaves the grid: 0 under border "skip"
-        "border_share": float(crosses[inside.reshape(-1)].mean()),
-        "bytes_per_patch": 2,
-        "store_digest": store.digest,
-        "tokenizer_digest": store.tokenizer_digest,
-        "versions": {
-            "arrag": arrag.__version__,
-            "faiss": VERSION,
-            "numba": numba.__version__,
-            "numpy": np.__version__,
-        },
-    }
+        return _write_meta(path, meta, kind.build(store, path, meta, options))
 
 
 def open_index(
@@ -133,59 +110,127 @@ def open_index(
 ) -> PatchIndex:
     """Open an index over the store it was built from.
 
-    tokenizer_digest: of the generator's tokenizer, checked if given. nprobe: instead of the stored
-    one, for modes with lists. Raises ArragError for another store or tokenizer (naming both
-    digests), a truncated file, or a misplaced nprobe.
+    Args:
+        path: Folder of the index.
+        store: The store.
+        tokenizer_digest: Digest of the generator's tokenizer, checked if given.
+        nprobe: Lists to visit instead of the stored number, for modes with lists.
+
+    Raises:
+        MismatchError: The index belongs to another store or tokenizer; both digests are named.
+        ArragError: A damaged file, or ``nprobe`` out of range or for a mode without lists.
     """
     path = Path(path)
-    meta = _read_meta(path / "meta.json", store)
+    meta = read_model(path / META, IndexMeta, REBUILD)
     expected = {"tokenizer_digest": tokenizer_digest, "store_digest": store.digest}
     expected |= {"images": len(store), "codes": len(store.codebook), "grid": list(store.grid)}
     for field, ours in expected.items():
-        if ours is not None and meta[field] != ours:
-            raise ArragError(
-                f"{path / 'meta.json'}: {field} is {meta[field]}, but {ours} is in use; "
-                f"build the index again from that store ({store.path}) and tokenizer"
+        if ours is not None and getattr(meta, field) != ours:
+            raise MismatchError(
+                f"is {getattr(meta, field)}, but {ours} is in use",
+                path=path / META,
+                field=field,
+                hint=f"build the index again from that store ({store.path}) and tokenizer",
             )
-    scans = {"exact": ExactIndex, "hamming": HammingIndex}
-    if meta["mode"] not in scans:
-        kind = IvfIndex if meta["mode"] == "ivf" else FaissIndex
-        return kind(store, meta, path, nprobe)
-    if nprobe is not None:
-        raise ArragError(
-            f"index {path}: mode {meta['mode']} has no nprobe, found {nprobe}; leave it out"
+    mode = meta.mode.partition(":")[0]
+    mode = _RENAMED.get(mode, mode)
+    if mode not in MODES:
+        raise FormatError(
+            f"unknown index mode {meta.mode!r}", path=path / META, field="mode", hint=REBUILD
         )
-    return scans[meta["mode"]](store, meta)
+    return MODES.get(mode)(store, meta, path, nprobe)
 
 
-def _read_meta(path: Path, store: TokenStore) -> dict[str, Any]:
-    """An index's ``meta.json``; ArragError unless all that every mode reads of it is there."""
-    meta = read_json(path, {})
-    if meta.get("format") != FORMAT:
-        raise ArragError(
-            f"{path}: format is {meta.get('format')!r}, this version of arrag reads {FORMAT}; "
-            "build the index again"
+def extend_index(
+    path: str | Path,
+    old_store: TokenStore,
+    store: TokenStore,
+    out_dir: str | Path,
+    *,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Index a store that begins with the images of an indexed one, as ``merge_stores`` makes it.
+
+    In mode ivf the centroids stay and only the new images are assigned: the lists are the same as
+    if all images had been assigned to those centroids at once.
+
+    Args:
+        path: The index to extend.
+        old_store: Its store.
+        store: The larger store.
+        out_dir: Folder to write; it may be ``path``.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The contents of the new ``meta.json``.
+
+    Raises:
+        UsageError: The mode cannot be extended.
+        MismatchError: The store begins with other images.
+    """
+    old = open_index(path, old_store)
+    _check_begins_with(store, old_store)
+    meta = _describe(store, old.neighborhood, _RENAMED.get(old.meta.mode, old.meta.mode))
+    with atomic_path(out_dir) as new, disk_space(out_dir):
+        new.mkdir()
+        return _write_meta(new, meta, old.extend(store, new, progress=progress))
+
+
+def _describe(store: TokenStore, neighborhood: Neighborhood, mode: str) -> IndexMeta:
+    """The meta data that every mode has."""
+    inside = neighborhood.valid_positions(*store.grid).numpy()
+    if not inside.any():
+        raise UsageError(
+            f"every neighbourhood of hop {neighborhood.radius} leaves the grid {list(store.grid)}",
+            path=store.path,
+            field="hop",
+            hint="use a smaller hop or border 'zero'",
         )
-    problem = misfit(meta, META)
-    if not problem:
-        scans = meta["mode"] in ("exact", "hamming")
-        problem = None if scans else misfit(meta, LISTS if meta["mode"] == "ivf" else FILES)
-    if not problem:
-        extra = sorted(meta["neighborhood"].keys() - META["neighborhood"].keys())
-        problem = f"neighborhood has fields {', '.join(extra)}" if extra else None
-    if not problem and not _fits(meta["neighborhood"]["hop"], max(*store.grid, SMALL_HOP)):
-        problem = f"neighborhood.hop is {meta['neighborhood']['hop']!r} on the grid {store.grid}"
-    if not problem:
-        try:
-            Neighborhood(**meta["neighborhood"])
-        except ArragError as error:
-            problem = str(error)
-    if problem:
-        raise ArragError(f"{path}: {problem}; build the index again")
-    return meta
+    crossing = neighborhood.boundary_mask(*store.grid)[inside.reshape(-1)]
+    return IndexMeta(
+        format=FORMAT,
+        mode=mode,
+        neighborhood=neighborhood,
+        grid=list(store.grid),
+        codes=len(store.codebook),
+        images=len(store),
+        entries=len(store) * int(inside.sum()),
+        border_share=float(crossing.mean()),
+        bytes_per_patch=2,
+        store_digest=store.digest,
+        tokenizer_digest=store.tokenizer_digest,
+        versions={
+            "arrag": arrag.__version__,
+            "faiss": VERSION,
+            "numba": numba.__version__,
+            "numpy": np.__version__,
+        },
+    )
 
 
-def _fits(hop: Any, side: int) -> bool:
-    """Whether a neighbourhood's hop, one or several, is about a grid's; a huge one never ends."""
-    hops = hop if isinstance(hop, list) else [hop]
-    return bool(hops) and all(type(h) is int and 1 <= h <= side for h in hops)
+def _write_meta(path: Path, meta: IndexMeta, more: Fields) -> dict[str, Any]:
+    document = meta.document() | more
+    write_json(path / META, document)
+    return document
+
+
+def _check_begins_with(store: TokenStore, old: TokenStore) -> None:
+    """Raise MismatchError unless the first images have the codes, names and codebook of ``old``."""
+    same = len(store) >= len(old) and all(
+        store.manifest[field] == old.manifest[field]
+        for field in ("tokenizer_digest", "grid", "codebook")
+    )
+    for shard, start, info in zip(old.shards, old.starts, old.manifest["shards"], strict=False):
+        if not same:
+            break
+        here = np.arange(start, start + len(shard))
+        names = read_names(old.path, info)
+        same = np.array_equal(store.grids(here), shard)
+        same &= all(store.keys(int(i)) == name for i, name in zip(here, names, strict=True))
+    if not same:
+        raise MismatchError(
+            f"does not begin with the {len(old)} images of {old.path}",
+            path=store.path,
+            hint="merge the stores in the order indexed first, new ones after, or build the "
+            "index again",
+        )

@@ -1,77 +1,99 @@
-"""Inverted lists that hold the neighbours' codes inline; distances stay exact.
+"""Mode ivf: search the inverted lists nearest to a query. Distances within them are exact.
 
-FAISS trains the coarse centroids and assigns the entries to lists; nothing else of it is used. A
-search scans the ``nprobe`` nearest lists, 2 (n + 1) bytes an entry; the entries' numbers are in a
-file of their own, read only for entries that get among the nearest.
-
-    centroids.npy  float32 [nlist, n * d]
-    offsets.npy    int64 [nlist + 1]
-    lists.npy      uint16 [E, n + 1]: codes of the neighbours (V off the grid), then of the patch
-    ids.npy        uint32 or uint64 [E]: entries, ascending within a list
+A search adds up the bounds of the entries of ``nprobe`` lists, 2 (n + 1) bytes an entry. Entries
+within the limit, which the k-th least sum so far sets, become candidates; only their numbers are
+read from the file of ids. How lists are built and stored: ``arrag.retrieval.ivf_lists``.
 """
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numba import njit
-from tqdm import tqdm
 
 from arrag.data.token_store import TokenStore
-from arrag.retrieval.base import Heap, PatchIndex, check_files, describe_files, empty_heap
-from arrag.retrieval.distances import LARGEST, empty_found, rerank_exact
-from arrag.retrieval.faiss_index import (
-    TRAINING_POINTS,
-    in_threads,
-    nearest_centroid,
-    one_thread,
-    train_centroids,
+from arrag.retrieval import ivf_lists
+from arrag.retrieval._avx512 import prefetch
+from arrag.retrieval.base import BuildOptions, Fields, PatchIndex
+from arrag.retrieval.device import ListScan, fits
+from arrag.retrieval.distances import (
+    MAX_BOUND,
+    Heap,
+    empty_candidates,
+    empty_heap,
+    replace_largest,
+    replace_worst,
+    rerank_exact,
 )
-from arrag.retrieval.ivf_files import AGAIN, FILES, id_type, read_lists
-from arrag.retrieval.ivf_lists import CHUNK, nearest_lists, read_rows, scan_lists
-from arrag.retrieval.keys import KeyExtractor, release
-from arrag.retrieval.neighborhood import MISSING, Neighborhood
-from arrag.utils.errors import ArragError
-from arrag.utils.readers import read_npy
+from arrag.retrieval.keys import KeyExtractor
+from arrag.retrieval.meta import META, REBUILD, IndexMeta
+from arrag.retrieval.neighborhood import MISSING
+from arrag.utils.errors import FormatError, UsageError
 
-RELEASE_ENTRIES = 2**20
-"""Entries placed before the pages of the lists are let go."""
+CHUNK = 256
+"""Rows of a list whose sums are held at once."""
 ROOM = 8 * CHUNK
-"""Entries noted before they are measured."""
+"""Candidates noted before they are measured."""
+_ALL = np.iinfo(np.int64).max
+_LINE = 64  # bytes of a cache line
+_UNSET = 65535  # MAX_BOUND: no limit yet
 
 
 class IvfIndex(PatchIndex):
-    """Search the ``nprobe`` lists nearest to a query; offsets, lists, ids: memory-mapped."""
+    """Search the ``nprobe`` lists nearest to a query."""
 
-    def __init__(
-        self, store: TokenStore, meta: dict[str, Any], path: Path, nprobe: int | None
-    ) -> None:
-        super().__init__(store, meta)
-        check_files(path, meta)
-        centroids, self.offsets, self.lists, self.ids = read_lists(path, self)
-        self._nearby = np.ascontiguousarray(centroids)  # float32 [nlist, n * d]
-        self._centroids = np.ascontiguousarray(centroids.T)  # [n * d, nlist]
-        # Four codes at a time (little-endian), as the rows are no multiple of eight bytes.
-        rows, width = self.lists.shape
-        shape, strides = (rows, width // 4), (2 * width, 8)
-        self._words = np.ndarray(shape, np.dtype("<u8"), self.lists, strides=strides)
-        # An entry's list is that of the nearest centroid but for the rounding of FAISS's products:
-        # D 2^-24 |x|² or so each, for two centroids.
-        longest = len(self.neighborhood.offsets) * float((self._vectors**2).sum(axis=0).max())
-        self._tolerance = 16 * centroids.shape[1] * 2.0**-24 * longest
-        self.nprobe = meta["nprobe"] if nprobe is None else nprobe
-        if not 1 <= self.nprobe <= meta["nlist"]:
-            raise ArragError(
-                f"index {path}: nprobe is {self.nprobe}, it has {meta['nlist']} lists; "
-                "use 1 <= nprobe <= nlist"
+    def _load(self) -> None:
+        for field in ("nprobe", "nlist", "seed", "trained_images"):
+            if getattr(self.meta, field) is None:
+                raise FormatError("missing", path=self.path / META, field=field, hint=REBUILD)
+        if not 1 <= self.nprobe <= self.meta.nlist:
+            raise UsageError(
+                f"found {self.nprobe}, the index has {self.meta.nlist} lists",
+                path=self.path,
+                field="nprobe",
+                hint="use 1 <= nprobe <= nlist",
             )
+        self.lists = ivf_lists.read_lists(self.path, self.store, self.meta)
+        self._centroids = np.ascontiguousarray(self.lists.centroids.T)  # float32 [n * d, nlist]
+        # Four codes at a time (little-endian), as the rows are no multiple of eight bytes.
+        rows, width = self.lists.codes.shape
+        shape, strides = (rows, width // 4), (2 * width, 8)
+        self._words = np.ndarray(shape, np.dtype("<u8"), self.lists.codes, strides=strides)
+        # An entry's list is that of the nearest centroid but for the rounding of FAISS's products:
+        # about D 2^-24 |x|² each, for two centroids.
+        longest = len(self.neighborhood.offsets) * self._longest
+        self._tolerance = 16 * len(self._centroids) * 2.0**-24 * longest
+
+    @classmethod
+    def build(cls, store: TokenStore, path: Path, meta: IndexMeta, options: BuildOptions) -> Fields:
+        """Train the centroids and write the lists."""
+        return ivf_lists.build_lists(KeyExtractor(store, meta.neighborhood), path, options)
+
+    def extend(self, store: TokenStore, path: Path, *, progress: bool) -> Fields:
+        """Keep the centroids, assign the new images only."""
+        extractor, old = KeyExtractor(store, self.neighborhood), (self.meta.images, self.lists)
+        kept = self.meta.model_dump(include={"nlist", "nprobe", "seed", "trained_images"})
+        return kept | ivf_lists.write_lists(extractor, path, self.lists.centroids, progress, old)
+
+    def check_contents(self) -> None:
+        """Raise FormatError for a code outside the codebook, or an entry outside the store."""
+        ivf_lists.check_lists(self.path, self.store, self.lists)
 
     def info(self) -> dict[str, Any]:
-        """What the index holds, and the ``nprobe`` that searches really use."""
+        """What the index holds, and the ``nprobe`` that searches use."""
         return {**super().info(), "nprobe": self.nprobe}
+
+    def nearest_lists(self, keys: np.ndarray) -> np.ndarray:
+        """The ``nprobe`` lists nearest to queries int64 [Q, n]: int64 [Q, nprobe]."""
+        return self._probes(keys)[0]
+
+    def _scan_for(self, device: torch.device) -> Callable[[np.ndarray, int], Heap]:
+        size = self.lists.codes.nbytes + 8 * len(self.lists.ids)
+        return ListScan(self, device).scan if fits(size, device) else self._scan
 
     def _scan(self, keys: np.ndarray, k: int) -> Heap:
         probes, near, tolerance = self._probes(keys)
@@ -86,218 +108,219 @@ class IvfIndex(PatchIndex):
         if self.neighborhood.masked_distance:
             counts = keys != MISSING
         tolerance = np.where(counts.all(axis=1), self._tolerance, -1.0)
-        counts = np.repeat(counts, self._points.shape[1], axis=1)
-        vectors = self._points[keys].reshape(len(keys), -1)  # MISSING = -1 reads the last, zero
+        counts = np.repeat(counts, self.points.shape[1], axis=1)
+        vectors = self.points[keys].reshape(len(keys), -1)  # MISSING = -1 reads the last, zero
         found = nearest_lists(self._centroids, vectors, counts, self.nprobe)
         return *found, tolerance
 
     def _scan_probes(self, probes, near, tolerance, rows, slots, keys, heap) -> np.ndarray:
-        """Scan the probed lists; see ``scan_lists``. Returns how many rows of lists: int64 [Q]."""
+        """Scan the probed lists; see ``scan_lists``. Returns how many entries: int64 [Q]."""
         count, k = heap[0].shape
-        at, found = np.zeros(3, np.int64), empty_found(ROOM, keys.shape[1])
-        limits, scanned = np.full(count, LARGEST, np.int32), np.zeros(count, np.int64)
-        last = np.full(count, np.iinfo(np.int64).max)
-        state = limits, np.full((count, k), LARGEST, np.int32), scanned, last
+        at, candidates = np.zeros(3, np.int64), empty_candidates(ROOM, keys.shape[1])
+        limits, scanned = np.full(count, MAX_BOUND, np.int32), np.zeros(count, np.int64)
+        last = np.full(count, _ALL)
+        state = limits, np.full((count, k), MAX_BOUND, np.int32), scanned, last
         while at[0] < count:
             noted = scan_lists(
-                (self.lists.reshape(-1), self._words),
-                self.ids,
-                self.offsets,
+                (self.lists.codes.reshape(-1), self._words),
+                self.lists.ids,
+                self.lists.offsets,
                 at,
-                (self._nearby, probes, near, tolerance),
+                (self.lists.centroids, probes, near, tolerance),
                 self._unit,
                 rows,
                 slots,
                 state,
-                found[:3],
+                candidates[:3],
                 self._error,
             )
-            noted = read_rows(found, noted, limits, self.lists, self.ids)
-            rerank_exact(found, noted, limits, keys, self._points, self._scale, heap)
+            noted = read_rows(candidates, noted, limits, self.lists.codes, self.lists.ids)
+            rerank_exact(candidates, noted, limits, keys, self.points, self.scale, heap)
             # Once k entries are at distance zero, later ones lose every tie.
             full = heap[0][:, 0] == 0
             last[full] = heap[1][full, 0]
         return scanned
 
 
-def build_lists(
-    store: TokenStore,
-    path: Path,
-    neighborhood: Neighborhood,
-    *,
-    entries: int,
-    nlist: int | None,
-    nprobe: int,
-    seed: int,
-    progress: bool,
-) -> dict[str, Any]:
-    """Write the four files into ``path`` and return what ``meta.json`` says of them.
+@njit(cache=True, nogil=True)
+def nearest_lists(centroids, vectors, counts, nprobe):
+    """The ``nprobe`` lists nearest to each query, nearest first.
 
-    nlist defaults to 1.8 √entries, which keeps recall at nprobe 32 about constant from 0.4 to
-    10 million entries. The same store, seed and version of FAISS give the same bytes. Memory: one
-    shard of the store and the training sample, which grows with √entries. Raises ArragError for
-    nlist or nprobe out of range.
+    One query at a time and one order of summation: a matrix product rounds by the batch.
+
+    Args:
+        centroids: float32 [n * d, nlist].
+        vectors: float32 [Q, n * d].
+        counts: bool [Q, n * d], which dimensions contribute.
+        nprobe: How many lists.
+
+    Returns:
+        Lists int64 [Q, nprobe], and their squared L2 distances float32 [Q, nprobe].
     """
-    if nlist is None:
-        nlist = max(1, min(round(1.8 * entries**0.5), entries // 39))
-    if not 1 <= nlist <= entries or nprobe < 1:
-        raise ArragError(
-            f"index: nlist is {nlist} and nprobe {nprobe} for {entries} entries; "
-            "use 1 <= nlist <= entries and nprobe >= 1"
-        )
-    extractor = KeyExtractor(store, neighborhood)
-    with one_thread():
-        sample = extractor.sample(min(entries, TRAINING_POINTS * nlist), seed)
-        centroids = train_centroids(extractor.vectors(sample), nlist, seed)
-    options = {"nlist": nlist, "nprobe": min(nprobe, nlist), "seed": seed}
-    options["trained_images"] = len(store)
-    return options | _write_lists(extractor, path, centroids, None, progress)
-
-
-def extend_lists(
-    store: TokenStore, path: Path, old: IvfIndex, old_path: Path, *, progress: bool
-) -> dict[str, Any]:
-    """Write the four files for a store that goes on where the old index's ends.
-
-    The centroids stay, so the result is that of assigning all entries to them at once; only the
-    new images are assigned. Returns what ``meta.json`` says.
-    """
-    kept = {field: old.meta[field] for field in ("nlist", "nprobe", "seed", "trained_images")}
-    centroids = np.array(read_npy(old_path / "centroids.npy", AGAIN, "f", 2))
-    return kept | _write_lists(
-        KeyExtractor(store, old.neighborhood), path, centroids, old, progress
-    )
-
-
-def _write_lists(
-    extractor: KeyExtractor, path: Path, centroids: np.ndarray, old: IvfIndex | None, progress: bool
-) -> dict[str, Any]:
-    """Assign the images that the old index lacks and write all lists; memory: one shard."""
-    np.save(path / "centroids.npy", centroids)
-    first = 0 if old is None else old.meta["images"]
-    kept = np.zeros(len(centroids), np.int64) if old is None else np.diff(old.offsets)
-    scratch = path / "assigned.tmp"
-    assigned, added = _assign(extractor, centroids, scratch, first, progress)
-    sizes = kept + added
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)  # [nlist + 1]
-    np.save(path / "offsets.npy", offsets)
-    rows, n = int(offsets[-1]), extractor.around.shape[1]
-    lists = allocated(path / "lists.npy", np.dtype(np.uint16), (rows, n + 1))
-    ids = allocated(path / "ids.npy", id_type(extractor.store), (rows,))
-    if old is not None:
-        for start, stop, to in zip(old.offsets, old.offsets[1:], offsets, strict=False):
-            lists[to : to + stop - start] = old.lists[start:stop]
-            ids[to : to + stop - start] = old.ids[start:stop]
-            release(lists, ids, old.lists, old.ids)
-    fill(extractor, assigned, offsets[:-1] + kept, first, lists, ids, progress)
-    lists.flush()
-    ids.flush()
-    del assigned
-    scratch.unlink(missing_ok=True)
-    return _describe(path, sizes)
-
-
-def _describe(path: Path, sizes: np.ndarray) -> dict[str, Any]:
-    """What ``meta.json`` says of the lists; sizes: int64 [nlist]."""
-    lists, ids = (
-        np.load(path / name, mmap_mode="r", allow_pickle=False) for name in ("lists.npy", "ids.npy")
-    )
-    return {
-        # 1 when all lists are equal; expected entries in a probed list over the mean size.
-        "imbalance": float(len(sizes) * (sizes.astype(float) ** 2).sum() / sizes.sum() ** 2),
-        "empty_lists": int((sizes == 0).sum()),
-        "largest_list": int(sizes.max()),
-        "bytes_per_patch": lists.itemsize * lists.shape[1],  # what a search scans
-        "id_bytes_per_patch": ids.itemsize,
-        "files": describe_files(path, FILES),
-    }
-
-
-def _assign(
-    extractor: KeyExtractor, centroids: np.ndarray, scratch: Path, first: int, progress: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """List of each entry from image ``first`` on: uint32 [E], on disk; entries a list [nlist]."""
-    nearest = nearest_centroid(centroids)
-    entries = (len(extractor.store) - first) * len(extractor.positions)
-    sizes = np.zeros(len(centroids), np.int64)
-    if not entries:  # nothing can be mapped
-        return np.empty(0, np.uint32), sizes
-    assigned = allocated(scratch, np.dtype(np.uint32), (entries,))
-    done = 0
-
-    def lists_of(grids: np.ndarray) -> np.ndarray:
-        return nearest(extractor.vectors(extractor.keys(grids)))
-
-    chunks = (grids for _, grids in extractor.chunks(first))
-    with tqdm(total=entries, desc="assign", unit="patch", disable=not progress) as bar:
-        for here in in_threads(lists_of, chunks):
-            assigned[done : done + len(here)] = here
-            sizes += np.bincount(here, minlength=len(sizes))
-            done += len(here)
-            bar.update(len(here))
-    release(assigned)
-    return assigned, sizes
-
-
-def fill(
-    extractor: KeyExtractor,
-    assigned: np.ndarray,
-    following: np.ndarray,
-    first: int,
-    lists: np.ndarray,
-    ids: np.ndarray,
-    progress: bool,
-) -> None:
-    """Counting sort of the entries by list; within a list they stay in ascending order.
-
-    following: next free row of each list, int64 [nlist], updated.
-    """
-    done = 0
-    with tqdm(total=len(assigned), desc="fill", unit="patch", disable=not progress) as bar:
-        for image, grids in extractor.chunks(first):
-            flat = grids.reshape(len(grids), -1)
-            here = assigned[done : done + len(flat) * len(extractor.positions)]
-            _place(
-                flat,
-                image,
-                extractor.positions,
-                extractor.around,
-                extractor.codes,
-                here,
-                following,
-                lists,
-                ids,
-            )
-            done += len(here)
-            bar.update(len(here))
-            if done // RELEASE_ENTRIES > (done - len(here)) // RELEASE_ENTRIES:
-                release(lists, ids, assigned)
+    dimensions, nlist = centroids.shape
+    probes = np.empty((len(vectors), nprobe), np.int64)
+    near = np.empty((len(vectors), nprobe), np.float32)
+    total = np.empty(nlist, np.float32)
+    for q in range(len(vectors)):
+        total[:] = np.float32(0)
+        for axis in range(dimensions):
+            if counts[q, axis]:
+                center = vectors[q, axis]
+                row = centroids[axis]
+                for j in range(nlist):
+                    step = row[j] - center
+                    total[j] += step * step
+        distances = np.full(nprobe, np.float32(np.inf))
+        lists = np.full(nprobe, np.int64(nlist))
+        unused = np.empty(nprobe, np.int64)
+        for j in range(nlist):
+            if total[j] < distances[0] or (total[j] == distances[0] and j < lists[0]):
+                replace_worst(distances, lists, unused, total[j], j, 0)
+        order = np.argsort(distances, kind="mergesort")
+        probes[q], near[q] = lists[order], distances[order]
+    return probes, near
 
 
 @njit(cache=True, nogil=True)
-def _place(grids, first, positions, around, missing, assigned, following, lists, ids):
-    """Append the entries of images ``first`` and following, uint16 [m, N], to their lists."""
-    size, n = grids.shape[1], around.shape[1]
-    e = 0
-    for m in range(len(grids)):
-        for p in range(len(positions)):
-            row = following[assigned[e]]
-            following[assigned[e]] += 1
-            e += 1
-            for i in range(n):
-                source = around[p, i]
-                lists[row, i] = missing if source < 0 else grids[m, source]
-            lists[row, n] = grids[m, positions[p]]
-            ids[row] = (first + m) * size + positions[p]
+def _gap(centroids, one, other, nearer, farther, tolerance):
+    """Squared distance, at least, of a query to the entries of list ``other``.
 
-
-def allocated(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
-    """A new .npy file to write through a memory map, its blocks reserved.
-
-    Without that a full disk would kill the process at some later write (SIGBUS); with it, it is
-    an OSError here.
+    They are no farther from their own centroid than from ``one``'s, save ``tolerance`` in the
+    squares: they lie beyond the plane between the two. nearer, farther: the query's distances.
     """
-    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-    with open(path, "r+b") as handle:
-        os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
-    return array
+    apart = 0.0
+    for axis in range(centroids.shape[1]):
+        step = np.float64(centroids[one, axis]) - np.float64(centroids[other, axis])
+        apart += step * step
+    beyond = np.float64(farther) - np.float64(nearer) - tolerance
+    return beyond * beyond / (4.0 * apart) if beyond > 0 else 0.0
+
+
+@njit(cache=True, nogil=True)
+def _add_up(sums, words, rows, query):
+    """Sums of bounds of a list's rows, uint16 [R]; words: uint64 [R, n / 4], four codes each."""
+    low = np.uint64(0xFFFF)
+    for group in range(words.shape[1]):
+        a, b = rows[query[4 * group]], rows[query[4 * group + 1]]
+        c, d = rows[query[4 * group + 2]], rows[query[4 * group + 3]]
+        for j in range(np.uint64(len(words))):
+            word = words[j, group]
+            left = a[word & low] + b[(word >> np.uint64(16)) & low]
+            right = c[(word >> np.uint64(32)) & low] + d[word >> np.uint64(48)]
+            sums[j] = left + right if group == 0 else sums[j] + left + right
+
+
+@njit(cache=True, nogil=True)
+def _within(numbers, hits, sums, limit):
+    """Numbers of the sums within the limit, ascending; hits: uint8 [CHUNK]. Returns how many."""
+    for j in range(np.uint64(len(sums))):
+        hits[j] = sums[j] <= limit
+    eights, count = hits.view(np.uint64), np.uint64(0)
+    for eight in range(np.uint64((len(sums) + 7) // 8)):
+        if eights[eight] == 0:
+            continue
+        for j in range(
+            np.uint64(8) * eight, min(np.uint64(8) * (eight + np.uint64(1)), np.uint64(len(sums)))
+        ):
+            numbers[count] = j
+            count += np.uint64(hits[j])
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _prefetch_rows(flat, width, start, stop):
+    """Ask for rows of lists, ``width`` codes each; flat: all lists, uint16."""
+    for at in range(start * width, stop * width, _LINE // 2):
+        prefetch(flat, at)
+
+
+@njit(cache=True, nogil=True)
+def scan_lists(lists, ids, offsets, at, coarse, unit, rows, slots, state, candidates, error):
+    """Note candidates in the probed lists, until all are scanned or there is no more room.
+
+    A list that cannot hold an entry among the k nearest is left out.
+
+    Args:
+        lists: Codes uint16 [E * (n + 1)], of the neighbours and the patch itself; those of the
+            neighbours again, as uint64 [E, n / 4].
+        ids: [E], the entry of each row, ascending within a list.
+        offsets: int64 [nlist + 1].
+        at: int64 [3], query, probe and row of its list to continue at; updated. The scan is
+            complete when the query is Q.
+        coarse: Centroids float32 [nlist, n * d]; probes and distances from ``nearest_lists``;
+            tolerance float64 [Q], how much nearer, in squares, another centroid may be than that
+            of an entry's list; negative if some dimensions do not count, when lists say nothing
+            of distances.
+        unit: Bounds per unit of distance.
+        rows: uint16 [R, V + 1], bounds.
+        slots: int64 [Q, n], the row of each neighbour.
+        state: limits int32 [Q], least sums int32 [Q, k], entries scanned int64 [Q], all updated;
+            the last entry that can be among the k nearest, int64 [Q].
+        candidates: Queries int32, sums int32, rows of the lists int64, all [C]; filled.
+        error: Above 1 by what rounding can do.
+
+    Returns:
+        The number of candidates.
+    """
+    flat, words = lists
+    centroids, probes, near, tolerance = coarse
+    limits, least, scanned, last = state
+    queries, totals, places = candidates
+    n, count = slots.shape[1], 0
+    sums, hits = np.empty(CHUNK, np.uint16), np.empty(CHUNK, np.uint8)
+    numbers = np.empty(CHUNK + 8, np.uint16)
+    for q in range(at[0], len(slots)):
+        worst, one = least[q], probes[q, 0]
+        for p in range(at[1], probes.shape[1]):
+            probe, following = probes[q, p], probes[q, min(p + 1, probes.shape[1] - 1)]
+            if p > 0 and at[2] == 0 and tolerance[q] >= 0 and limits[q] < _UNSET:
+                gap = _gap(centroids, one, probe, near[q, 0], near[q, p], tolerance[q])
+                if gap * unit > (limits[q] + 1) * error:
+                    continue
+            ahead, end = offsets[following], offsets[following + 1]
+            for start in range(offsets[probe] + at[2], offsets[probe + 1], CHUNK):
+                stop = min(start + CHUNK, offsets[probe + 1])
+                if count + CHUNK > len(queries):
+                    at[0], at[1], at[2] = q, p, start - offsets[probe]
+                    return count
+                if last[q] < _ALL and ids[start] > last[q]:
+                    break
+                _prefetch_rows(flat, n + 1, ahead, min(ahead + CHUNK, end))
+                ahead += CHUNK
+                scanned[q] += stop - start
+                some = sums[: stop - start]
+                _add_up(some, words[start:stop], rows, slots[q])
+                inside = _within(numbers, hits, some, np.uint16(limits[q]))
+                for e in range(inside):
+                    total, row = np.int32(some[numbers[e]]), start + np.int64(numbers[e])
+                    if total > limits[q]:
+                        continue
+                    queries[count], totals[count], places[count] = q, total, row
+                    count += 1
+                    if total < worst[0]:
+                        replace_largest(worst, total)
+                        if worst[0] < _UNSET:
+                            limits[q] = min(limits[q], np.int64((worst[0] + n) * error) + 1)
+            at[2] = 0
+        at[1] = 0
+    at[0] = len(slots)
+    return count
+
+
+@njit(cache=True, nogil=True)
+def read_rows(candidates, count, limits, lists, ids):
+    """Read what ``rerank_exact`` needs of the candidates that are still within the limits.
+
+    Rows become entries, and the candidates that are left move up. Returns their number.
+    """
+    queries, totals, places, codes = candidates
+    kept = 0
+    for f in range(count):
+        if totals[f] > limits[queries[f]]:
+            continue
+        row = places[f]
+        for i in range(lists.shape[1]):
+            codes[kept, i] = lists[row, i]
+        queries[kept], totals[kept], places[kept] = queries[f], totals[f], ids[row]
+        kept += 1
+    return kept

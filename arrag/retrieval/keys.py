@@ -1,4 +1,4 @@
-"""Grids cut into entries: the keys that FAISS clusters, assigns or indexes, chunk by chunk."""
+"""The keys of a store's entries, chunk by chunk: what FAISS clusters, assigns or indexes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ from arrag.retrieval.neighborhood import MISSING, Neighborhood
 
 CHUNK_ENTRIES = 65536
 SAMPLE_IMAGES = 4096
-"""Images held at once while a sample is gathered."""
+"""Images in memory while a sample is gathered."""
 MANY_ENTRIES = 2**20
+"""From here on a sample is stratified, to save memory."""
 
 
 class KeyExtractor:
-    """Cuts the grids of a store into entries, in ascending order."""
+    """Extract the keys of the entries of a store, in ascending order.
+
+    Attributes:
+        positions: int64 [E], flat positions of an image's entries.
+        around: int64 [E, n], flat positions of their neighbours, MISSING off the grid.
+        codes: Size V of the codebook, which marks a neighbour off the grid.
+        size: Positions of a grid.
+    """
 
     def __init__(self, store: TokenStore, neighborhood: Neighborhood) -> None:
         self.store, self.codes = store, len(store.codebook)
@@ -27,7 +35,7 @@ class KeyExtractor:
 
     @property
     def dimension(self) -> int:
-        """Of a key: n * d."""
+        """Dimension of a key: n * d."""
         return self.around.shape[1] * self.store.codebook.shape[1]
 
     def keys(self, grids: np.ndarray) -> np.ndarray:
@@ -36,7 +44,7 @@ class KeyExtractor:
         return flat[:, self.around]  # MISSING = -1 reads the extra last column
 
     def chunks(self, first: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-        """(first image, uint16 [m, H, W]) from some image on; the cut depends on the store."""
+        """(first image, grids uint16 [m, H, W]) from image ``first`` on."""
         images = max(1, CHUNK_ENTRIES // len(self.positions))
         for shard, start in zip(self.store.shards, self.store.starts, strict=False):
             for m in range(max(0, first - int(start)), len(shard), images):
@@ -75,9 +83,9 @@ def key_vectors(codebook: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 
 def release(*arrays: np.ndarray) -> None:
-    """Let go of the pages of memory-mapped arrays: what a build holds does not grow with its files.
+    """Drop the pages of memory-mapped arrays: the memory of a build does not grow with its files.
 
-    Nothing is lost: what was written is in the file, what is read again is mapped again.
+    Nothing is lost: what was written is in the file, and is mapped again when it is read.
     """
     for array in arrays:
         while isinstance(array, np.ndarray):

@@ -1,8 +1,8 @@
-"""The one definition of context: which grid positions surround a patch.
+"""Which grid positions are the neighbours of a patch (paper section 3.1).
 
-The store's entries, the queries of a decoder and the search kernels all read their neighbours
-from here, so a key of the database and a query can never disagree (paper section 3.1; the border
-and the causal half follow the authors' code, which the paper leaves open).
+The store's entries, the queries of a decoder and the search kernels all take the neighbours from
+here, so that keys and queries agree. The border and the causal half follow the authors' code; the
+paper leaves them open.
 """
 
 from __future__ import annotations
@@ -14,28 +14,30 @@ import numpy as np
 import torch
 
 from arrag.config.base import checked_hops
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ConfigError
 
 MISSING = -1
-"""Stands for a neighbour that is off the grid or not generated yet; its vector is zero."""
+"""A neighbour that is off the grid or not generated yet; its vector is zero."""
 
 
 @dataclass(frozen=True)
 class Neighborhood:
     """Neighbours of a patch within ``hop`` steps.
 
-    hop: the radius h of the window, or several: ``(1, 2)`` is the paper's composite "12" (appendix
-      on hyperparameters), which it does not define for keys. Here its key is the key of hop 1 and
-      then that of hop 2, so that a composite distance is the sum of the distances of its hops: a
-      neighbour counts once for each window that it lies in.
-    context: ``causal`` keeps those that precede the patch in raster order (hop 1: upper left,
-      upper, upper right, left), ``full`` keeps all ``(2 hop + 1)² - 1``.
-    border: ``skip`` neither indexes nor augments a patch whose neighbourhood leaves the grid;
-      ``zero`` does both, with zero vectors off the grid.
-    masked_distance: only the known neighbours of a query contribute to a distance. Without it an
-      unknown neighbour is a zero vector, which draws queries towards border keys.
+    Attributes:
+        context: ``causal`` keeps those that precede the patch in raster order (hop 1: upper left,
+            upper, upper right, left), ``full`` keeps all ``(2 hop + 1)² - 1``.
+        hop: The radius h of the window, or several: ``(1, 2)`` is the paper's composite "12"
+            (appendix on hyperparameters), which it does not define for keys. Here its key is the
+            key of hop 1 and then that of hop 2, so that a composite distance is the sum of the
+            distances of its hops: a neighbour counts once for each window that it is in.
+        border: ``skip`` neither indexes nor augments a patch whose neighbourhood leaves the grid;
+            ``zero`` does both, with zero vectors off the grid.
+        masked_distance: Only the known neighbours of a query contribute to a distance. Without it
+            an unknown neighbour is a zero vector, which draws queries towards border keys.
 
-    Raises ArragError for any other value.
+    Raises:
+        ConfigError: Another value; ``field`` names the attribute.
     """
 
     context: str
@@ -51,14 +53,15 @@ class Neighborhood:
         }
         for field, values in allowed.items():
             if getattr(self, field) not in values:
-                raise ArragError(
-                    f"neighborhood: {field} is {getattr(self, field)!r}; "
-                    f"use one of {', '.join(map(repr, values))}"
+                raise ConfigError(
+                    f"found {getattr(self, field)!r}",
+                    field=field,
+                    hint=f"use one of {', '.join(map(repr, values))}",
                 )
         try:
             object.__setattr__(self, "hop", checked_hops(self.hop))
         except ValueError as error:
-            raise ArragError(f"neighborhood: hop: {error}") from None
+            raise ConfigError(error, field="hop") from None
 
     @property
     def hops(self) -> tuple[int, ...]:
@@ -67,7 +70,7 @@ class Neighborhood:
 
     @property
     def radius(self) -> int:
-        """The farthest that a neighbour is, in rows or columns."""
+        """Distance to the farthest neighbour, in rows or columns."""
         return self.hops[-1]
 
     @property
@@ -84,11 +87,8 @@ class Neighborhood:
         return tuple(steps)
 
     def neighbor_index(self, height: int, width: int) -> np.ndarray:
-        """Flat position of each neighbour of each position: int64 [H*W, n], MISSING off the grid.
-
-        Read-only, made once for each grid.
-        """
-        return _sources(self, height, width)
+        """Flat positions of all neighbours: int64 [H*W, n], MISSING off the grid."""
+        return _neighbor_index(self, height, width)
 
     def valid_positions(self, height: int, width: int) -> torch.Tensor:
         """Which positions are indexed and augmented: bool [H, W]."""
@@ -102,21 +102,26 @@ class Neighborhood:
     def gather(
         self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
-        """Codes around some positions.
+        """Gather the codes of the neighbours of some positions.
 
-        codes: integer [B, H, W]; known: bool [B, H, W], which codes are generated;
-        positions: integer [P], flat in raster order. Returns int64 [B, P, n] on the device of
-        ``codes``, MISSING where the neighbour is off the grid or unknown.
+        Args:
+            codes: integer [B, H, W].
+            known: bool [B, H, W], which codes are generated.
+            positions: integer [P], flat in raster order.
+
+        Returns:
+            int64 [B, P, n] on the device of ``codes``, MISSING where the neighbour is off the grid
+            or unknown.
         """
         batch, height, width = codes.shape
-        around = _sources_on(self, height, width, codes.device)[positions]  # [P, n]
+        around = _neighbor_index_on(self, height, width, codes.device)[positions]  # [P, n]
         flat = torch.full((batch, height * width + 1), MISSING, device=codes.device)
         flat[:, :-1] = torch.where(known, codes.long(), MISSING).flatten(1)
         return flat[:, around]  # MISSING = -1 reads the extra last column
 
 
 @lru_cache(maxsize=64)
-def _sources(neighborhood: Neighborhood, height: int, width: int) -> np.ndarray:
+def _neighbor_index(neighborhood: Neighborhood, height: int, width: int) -> np.ndarray:
     rows, columns = np.divmod(np.arange(height * width), width)  # [N]
     steps = np.array(neighborhood.offsets)  # [n, 2]
     row, column = rows[:, None] + steps[:, 0], columns[:, None] + steps[:, 1]  # [N, n]
@@ -127,7 +132,7 @@ def _sources(neighborhood: Neighborhood, height: int, width: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def _sources_on(
+def _neighbor_index_on(
     neighborhood: Neighborhood, height: int, width: int, device: torch.device
 ) -> torch.Tensor:
     return torch.tensor(neighborhood.neighbor_index(height, width), device=device)

@@ -1,4 +1,4 @@
-"""Is an index what it says: checksums of every file, and recall against the exact scan."""
+"""Verify an index: checksums of every file, and recall against the exact scan."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import torch
 
 from arrag.data.store_format import check_codes
 from arrag.data.token_store import TokenStore
-from arrag.retrieval.base import PatchIndex, check_files
+from arrag.retrieval.base import PatchIndex
 from arrag.retrieval.exact import ExactIndex
 from arrag.retrieval.index import open_index
-from arrag.retrieval.ivf import IvfIndex
-from arrag.retrieval.ivf_files import check_contents
 from arrag.retrieval.keys import KeyExtractor, key_vectors
+from arrag.retrieval.meta import check_files
 from arrag.retrieval.neighborhood import MISSING
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import UsageError
 
 TIE = 1e-5
-"""Relative; an entry as near as the exact k-th one is as good, whichever came first."""
+"""Relative; an entry as near as the exact k-th one counts as found, whichever came first."""
 
 
 def verify_index(
@@ -33,36 +32,50 @@ def verify_index(
     known: float = 1.0,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Read every byte of store and index, then search for the surroundings of random patches.
+    """Read every byte of store and index, then search for the neighbourhoods of random patches.
 
-    known: share of the neighbours that a query knows, chosen at random; masked decoding asks with
-    half-known surroundings. recall is the share of the k entries found that are as near as the k
-    nearest of an exact scan, their distances computed anew. retrieved_border_share is the share of
-    the entries found whose neighbourhood leaves the grid, beside border_share, that of all entries:
-    without ``masked_distance`` an unknown neighbour draws a query to the border. Both are null in
-    mode official, whose entries are not the store's. Raises ArragError for the first file that is
-    not what its manifest says, for another store, or ``known`` outside (0, 1].
+    Args:
+        path: Folder of the index.
+        codes: Folder of its store.
+        queries: How many random patches.
+        k: Entries to find.
+        nprobe: Lists to visit instead of the stored number.
+        known: Share of the neighbours that a query knows, chosen at random; masked decoding asks
+            with half-known neighbourhoods.
+        seed: Of the random choices.
+
+    Returns:
+        ``recall``: the share of the k entries found that are as near as the k nearest of an exact
+        scan. ``retrieved_border_share``: the share of the entries found whose neighbourhood leaves
+        the grid, to compare with ``border_share``, that of all entries: without
+        ``masked_distance`` an unknown neighbour draws a query to the border. Both are None in mode
+        official, whose entries are not the store's.
+
+    Raises:
+        ArragError: The first file that is not what its manifest says, or another store.
     """
     if not 0 < known <= 1:
-        raise ArragError(f"index verify: known is {known}; use a share above 0, at most 1")
+        raise UsageError(f"found {known}", field="known", hint="use a share above 0, at most 1")
     store = TokenStore.open(codes, verify=True)
     index = open_index(path, store, nprobe=nprobe)
-    check_files(Path(path), index.meta, digests=True)
+    check_files(Path(path), index.meta.files, digests=True)
     for shard in store.shards:
-        check_codes(shard, len(store.codebook), f"store {store.path}")
-    if isinstance(index, IvfIndex):
-        check_contents(store, index.lists, index.ids)
-    checked = 2 * len(store.shards) + 1 + len(index.meta.get("files", {}))
-    result = {"mode": index.meta["mode"], "entries": index.meta["entries"], "files": checked}
-    result["border_share"] = index.meta["border_share"]
-    if index.meta["mode"] == "official":
+        check_codes(shard, len(store.codebook), store.path)
+    index.check_contents()
+    result = {
+        "mode": index.meta.mode,
+        "entries": index.meta.entries,
+        "files": 2 * len(store.shards) + 1 + len(index.meta.files),
+        "border_share": index.meta.border_share,
+    }
+    if index.meta.mode == "official":
         nothing = {"queries": 0, "k": None, "recall": None, "retrieved_border_share": None}
         return {**result, **nothing}
-    k, queries = (min(value, index.meta["entries"]) for value in (k, queries))
+    k, queries = (min(value, index.meta.entries) for value in (k, queries))
     extractor = KeyExtractor(store, index.neighborhood)
     keys = extractor.sample(queries, seed).astype(np.int64)  # [Q, n]
     keys[keys == extractor.codes] = MISSING
-    keys = _forget(index, keys, known, seed)
+    keys = forget_neighbors(index, keys, known, seed)
     found = index.search_keys(torch.from_numpy(keys), k).entries.numpy()  # [Q, k]
     return {
         **result,
@@ -82,10 +95,10 @@ def border_share(index: PatchIndex, entries: np.ndarray) -> float | None:
     return float(index.neighborhood.boundary_mask(height, width)[held % (height * width)].mean())
 
 
-def _forget(index: PatchIndex, keys: np.ndarray, known: float, seed: int) -> np.ndarray:
-    """Keys int64 [Q, n] that know a share of the steps, at least one each.
+def forget_neighbors(index: PatchIndex, keys: np.ndarray, known: float, seed: int) -> np.ndarray:
+    """Keys int64 [Q, n] that know a share of their neighbours, at least one each.
 
-    A step that a composite key repeats is known everywhere or nowhere.
+    A neighbour that a composite key repeats is known everywhere or nowhere.
     """
     rng, steps = np.random.default_rng(seed), np.array(index.neighborhood.offsets)
     _, places = np.unique(steps, axis=0, return_inverse=True)
@@ -95,12 +108,17 @@ def _forget(index: PatchIndex, keys: np.ndarray, known: float, seed: int) -> np.
 
 
 def recall(index: PatchIndex, keys: np.ndarray, k: int, found: np.ndarray | None = None) -> float:
-    """Share of the k nearest that the index finds, for codes of neighbours int64 [Q, n].
+    """Share of the k nearest that an index finds.
 
-    found: the entries it finds, int64 [Q, k], if they are known already.
+    Args:
+        index: The index.
+        keys: int64 [Q, n], codes of the queries' neighbours.
+        k: Entries to find.
+        found: int64 [Q, k], the entries that it finds, if they are known already.
     """
-    exact = ExactIndex(index.store, index.meta)
     queries = torch.from_numpy(keys)
+    # nprobe is of the lists, which the exact scan has not.
+    exact = ExactIndex(index.store, index.meta.model_copy(update={"nprobe": None, "files": {}}))
     farthest = exact.search_keys(queries, k).distances[:, -1:].numpy()  # [Q, 1]
     if found is None:
         found = index.search_keys(queries, k).entries.numpy()

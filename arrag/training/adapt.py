@@ -1,8 +1,8 @@
-"""Fine-tune a generator on captioned images: bare, with FAiD, or with RA-CM3's reference images.
+"""Fine-tune a generator on captioned images: alone, with FAiD, or with RA-CM3's references.
 
-Paper section 4.1 and appendix B; the recipe's numbers are configuration fields. The control,
+Paper section 4.1 and appendix B; hyperparameters are configuration fields. The control,
 ``finetune``, is the same training without retrieval: the same pairs in the same order, the same
-dropped prompts and (of a masked generator) hidden codes, LoRA and head.
+dropped prompts and (of a masked generator) masks, LoRA and head.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
+from pydantic import BaseModel
 
 from arrag.config.generators import Generator
 from arrag.config.training import Training
@@ -29,15 +30,15 @@ from arrag.methods.adapter_folder import (
 from arrag.methods.faid.adapter import FAiD
 from arrag.metrics.bootstrap import bootstrap
 from arrag.training import loop
-from arrag.training.adapted import Adapted
+from arrag.training.peft_model import PeftBackbone
 from arrag.training.trainer import Data, Trainer, load_trainable
-from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json
+from arrag.utils.errors import MismatchError
+from arrag.utils.files import read_model
 from arrag.utils.hashing import tree_digest
 from arrag.utils.outputs import atomic_path
 
 
-def train(
+def train_adapter(
     kind: str,
     generator: Generator,
     training: Training,
@@ -50,31 +51,46 @@ def train(
     save_minutes: float = 10.0,
     cpu: bool = False,
 ) -> dict[str, Any]:
-    """Train an adapter of a kind ("finetune", "faid", "racm3") and write its folder ``out``.
+    """Train an adapter and write its folder ``out``.
 
-    A generator that draws codes in order learns each from those before it, a masked one those that
-    are hidden (:mod:`arrag.training.masked`; not for "racm3"). Every process of an ``accelerate
-    launch`` calls this alike. batch_size: images a process takes at a time; gradients are added up
-    to the global batch. Goes on from ``work_dir`` after a kill, with the very same losses and
-    weights. Returns what ``config.json`` says of the training. Raises ArragError for data that do
-    not fit, or a loss that is not finite.
+    A raster generator learns each image token from those before it, a masked one the masked tokens
+    (:mod:`arrag.training.masked`; not for "racm3"). Every process of an ``accelerate launch`` makes
+    the same call. A killed training continues from ``work_dir`` with the same losses and weights.
+
+    Args:
+        kind: "finetune", "faid" or "racm3".
+        generator: The generator's settings.
+        training: The training's settings.
+        data: Pairs and what they retrieve.
+        out: Folder of the adapter.
+        work_dir: Folder of the training's state.
+        seed: Of order, dropped prompts, masks and initial weights.
+        batch_size: Images a process takes at a time; gradients are accumulated to the global batch.
+        save_minutes: Minutes between two saves of the state.
+        cpu: Whether to leave GPUs alone.
+
+    Returns:
+        The part of the adapter's ``config.json`` about the training.
+
+    Raises:
+        ArragError: The data do not fit, or the loss is not finite.
     """
     out, work_dir = Path(out), Path(work_dir)
     accelerator = Accelerator(cpu=cpu, mixed_precision=training.mixed_precision)
     trainer = Trainer(kind, generator, training, seed, data, accelerator, batch_size)
-    recipe = recipe_of(kind, tree_digest(generator.checkpoint), training, data, seed)
-    loop.run(
+    config = train_config(kind, tree_digest(generator.checkpoint), training, data, seed)
+    loop.train(
         trainer.model,
         [{"params": [p for p in trainer.model.parameters() if p.requires_grad]}],
-        trainer.loss_of_slice,
+        trainer.loss_fn,
         steps=trainer.steps,
         peak=training.learning_rate,
         work_dir=work_dir,
-        recipe=recipe,
+        train_config=config,
         validate=lambda: {"held_out": float(trainer.held_out(trainer.model).mean())},
         accelerator=accelerator,
         parallel=trainer.parallel,
-        slices=trainer.slices,
+        grad_accum_steps=trainer.grad_accum_steps,
         images=training.global_batch,
         warmup=round(training.warmup * trainer.steps),
         decay=0.0,
@@ -83,31 +99,25 @@ def train(
         validate_every=max(1, trainer.steps // 4),
         save_seconds=60 * save_minutes,
     )
-    about = {"training": recipe, "steps": trainer.steps}
+    about = {"training": config, "steps": trainer.steps}
     if accelerator.is_main_process:
         about |= _write(trainer, out, work_dir, about)
     accelerator.wait_for_everyone()
     return about
 
 
-def recipe_of(
+def train_config(
     kind: str, backbone_digest: str, training: Training, data: Data, seed: int
 ) -> dict[str, Any]:
-    """All that shapes an adapter, as JSON: nothing of batch sizes, processes or methods."""
-    recipe = training.model_dump(mode="json", exclude={"source", "pairs", "held_out"})
+    """All that determines an adapter, as JSON: not batch size, processes or methods."""
+    config = training.model_dump(mode="json", exclude={"source", "pairs", "held_out"})
     if kind != "faid":
-        recipe.pop("faid")
-    return {
-        "kind": kind,
-        "backbone": backbone_digest,
-        "seed": seed,
-        **recipe,
-        **data.digests,
-    }
+        config.pop("faid")
+    return {"kind": kind, "backbone": backbone_digest, "seed": seed, **config, **data.digests}
 
 
 def _write(trainer: Trainer, out: Path, work_dir: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Write the folder, then measure what it holds: the rounded weights, merged."""
+    """Write the folder, then measure the held-out loss of its rounded weights, merged."""
     model = trainer.model
     with atomic_path(out) as folder:
         folder.mkdir()
@@ -117,8 +127,9 @@ def _write(trainer: Trainer, out: Path, work_dir: Path, about: dict[str, Any]) -
         if model.faid is not None:
             digest = about["training"]["backbone"]
             model.faid.save(folder / MODULES, backbone_digest=digest)
-        losses = trainer.held_out(as_loaded(trainer, folder))
-        about |= {"held_out": {"mean": float(losses.mean()), "nats": _rounded(losses)}}
+        losses = trainer.held_out(_loaded(trainer, folder))
+        nats = [round(float(loss), 6) for loss in losses]
+        about |= {"held_out": {"mean": float(losses.mean()), "nats": nats}}
         save_config(folder, trainer.kind, about["training"]["backbone"], about)
         rows = [json.loads(line) for line in (work_dir / loop.LOG).read_text().splitlines()]
         kept = [{k: v for k, v in row.items() if k not in loop.TIMING} for row in rows]
@@ -128,60 +139,66 @@ def _write(trainer: Trainer, out: Path, work_dir: Path, about: dict[str, Any]) -
     return about
 
 
-def as_loaded(trainer: Trainer, folder: Path) -> Adapted:
-    """What a user of the adapter in ``folder`` will have."""
+def _loaded(trainer: Trainer, folder: Path) -> PeftBackbone:
+    """The backbone with the adapter in ``folder``, as a user of it loads them."""
     backbone = load_trainable(trainer.generator, str(trainer.accelerator.device))
     if (folder / DELTA).is_file():
         merge_delta(folder / DELTA, backbone.model)
     faid = FAiD.load(folder / MODULES) if trainer.model.faid is not None else None
-    return Adapted(backbone, lora=None, head=None, faid=faid)
+    return PeftBackbone(backbone, lora=None, head=None, faid=faid)
 
 
-def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
-    """Held-out losses of two adapters, and first minus second paired by image: nats a code.
+class _HeldOut(BaseModel):
+    nats: list[float]
 
-    Each with a 95 % bootstrap interval over images, [value, low, high]. Raises ArragError unless
-    both were measured on the same images of the same generator.
+
+class _AdapterConfig(BaseModel):
+    training: dict[str, Any]
+    held_out: _HeldOut
+
+
+def compare_adapters(first: str | Path, second: str | Path) -> dict[str, Any]:
+    """Compare the held-out losses of two adapters, paired by image, in nats a token.
+
+    Returns:
+        The mean of the first, of the second and of their difference, each with a 95 % bootstrap
+        interval over images: [value, low, high].
+
+    Raises:
+        MismatchError: They were measured on other images, or are of other generators.
     """
-    form = {"training": dict, "held_out": {"nats": [(int, float)]}}
-    configs = [read_json(Path(folder) / CONFIG, form) for folder in (first, second)]
+    configs = [read_model(Path(folder) / CONFIG, _AdapterConfig) for folder in (first, second)]
+    hint = "train both on the same pairs and generator"
     for field in ("backbone", "pairs_digest"):
-        found = [config["training"].get(field) for config in configs]
-        if found[0] is None or found[0] != found[1]:
-            raise ArragError(
-                f"{first} and {second}: cannot be compared, {field} is {found[0]} in one and "
-                f"{found[1]} in the other; train both on the same pairs and generator"
-            )
-    nats = [np.array(config["held_out"]["nats"], np.float64) for config in configs]
-    if not len(nats[0]) or nats[0].shape != nats[1].shape:
-        raise ArragError(
-            f"{first} and {second}: hold losses of {len(nats[0])} and {len(nats[1])} images; train "
-            "both on the same pairs and generator"
+        a, b = (config.training.get(field) for config in configs)
+        if a is None or a != b:
+            raise MismatchError(f"is {b}, {first} has {a}", path=second, field=field, hint=hint)
+    a, b = (np.array(config.held_out.nats, np.float64) for config in configs)
+    if not len(a) or a.shape != b.shape:
+        raise MismatchError(
+            f"has the losses of {len(b)} images, {first} of {len(a)}", path=second, hint=hint
         )
-    values = {"first": nats[0], "second": nats[1], "difference": nats[0] - nats[1]}
+    values = {"first": a, "second": b, "difference": a - b}
     estimates = {k: bootstrap(["image"] * len(v), v)["image"] for k, v in values.items()}
-    return {"images": len(nats[0])} | {k: [round(x, 5) for x in e] for k, e in estimates.items()}
-
-
-def _rounded(losses: np.ndarray) -> list[float]:
-    return [round(float(loss), 6) for loss in losses]
+    return {"images": len(a)} | {k: [round(x, 5) for x in e] for k, e in estimates.items()}
 
 
 def _card(trainer: Trainer, about: dict[str, Any]) -> str:
-    """A short model card, from what is known here."""
-    recipe, s, masked = about["training"], trainer.settings, trainer.backbone.context == "full"
+    """A short model card."""
+    s, masked = trainer.settings, trainer.backbone.decoding == "masked"
     what = {
-        "finetune": "A fine-tuning without retrieval, the control of the two others",
+        "finetune": "Fine-tuning without retrieval, the control of the two others",
         "faid": "FAiD: retrieved patches blended into the hidden states (AR-RAG, section 3.3)",
         "racm3": "A replica of RA-CM3: a retrieved image before the prompt (AR-RAG, appendix B.1)",
     }[trainer.kind]
     trained = [f"LoRA of rank {s.lora.r} on q and v"] if s.lora else []
     trained += ["the generation head"] if s.head else []
-    trained += [f"FAiD modules, hops {s.faid.hops}, K = {s.faid.k}"] if "faid" in recipe else []
+    if trainer.kind == "faid":
+        trained.append(f"FAiD modules, hops {s.faid.hops}, K = {s.faid.k}")
     size = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     return (
         f"---\nlicense: apache-2.0\n---\n# {trainer.kind}\n\n{what}. Made by `arrag train "
-        f"{trainer.kind}`; `config.json` holds the recipe with the digests of all it read.\n\n"
+        f"{trainer.kind}`; `config.json` has the hyperparameters and the digests of all inputs.\n\n"
         f"- trained: {', '.join(trained)}: {size:,} weights, stored in half precision\n"
         f"- {about['steps']} steps of {s.global_batch} of {trainer.epoch} captioned images; AdamW, "
         f"rate {s.learning_rate}, warm-up over {s.warmup:.0%} of the steps, then constant\n"

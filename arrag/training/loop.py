@@ -1,6 +1,6 @@
-"""The training loop of every model here: seeded by step, resumable, logged, plotted.
+"""The training loop of every model: seeded by step, resumable, logged and plotted.
 
-One process or many (Hugging Face accelerate); what a step computes is its caller's business.
+It runs in one process or in several (Hugging Face accelerate); the caller gives the loss.
 """
 
 from __future__ import annotations
@@ -16,39 +16,37 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from arrag.utils.errors import ArragError
+from arrag.utils.checkpoint import loading
+from arrag.utils.errors import ArragError, MismatchError
 from arrag.utils.files import write_text
 from arrag.utils.outputs import atomic_path, clear_leftovers
 from arrag.utils.resource_errors import disk_space
 
 STATE, LOG, PLOT = "state.pt", "log.jsonl", "loss.png"
 TIMING = {"steps_per_second", "images_per_second"}
-"""What two logs of the same training may differ in."""
+"""Fields in which two logs of the same training may differ."""
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, decay: float = 0.25) -> float:
-    """Linear warm-up, constant, then linear to zero over the last ``decay`` share of the steps.
-
-    A constant middle lets a run be prolonged without having committed to its length at the start.
-    """
+    """Linear warm-up, constant, then linear to zero over the last ``decay`` share of the steps."""
     start = steps - int(steps * decay)
     tail = 1.0 if step < start else (steps - step) / max(1, steps - start)
     return peak * min(1.0, (step + 1) / max(1, warmup)) * tail
 
 
-def run(
+def train(
     model: nn.Module,
     groups: Iterable[dict],
-    loss_of_slice: Callable[[int], torch.Tensor],
+    loss_fn: Callable[[int], torch.Tensor],
     *,
     steps: int,
     peak: float,
     work_dir: Path,
-    recipe: dict,
+    train_config: dict,
     validate: Callable[[], dict] | None = None,
     accelerator: Accelerator | None = None,
     parallel: nn.Module | None = None,
-    slices: int = 1,
+    grad_accum_steps: int = 1,
     images: int | None = None,
     warmup: int = 100,
     decay: float = 0.25,
@@ -57,23 +55,43 @@ def run(
     validate_every: int = 500,
     save_seconds: float = 120.0,
 ) -> None:
-    """Minimise a loss for ``steps`` steps with AdamW; leaves ``model`` trained.
+    """Minimise a loss with AdamW; leaves ``model`` trained.
 
-    A step is the mean over ``slices`` calls of ``loss_of_slice``, which are numbered on through
-    the training and must draw their data, and every random number, from that number (and the rank
-    of the process) alone: a run that was killed and started again then sees the same batches.
-    With one slice a step its number is that of the step. images: in a step, for the speed shown.
+    Only parameters that require a gradient are trained and saved. The state is kept in
+    ``work_dir``: ``state.pt`` (weights, optimizer, step), ``log.jsonl`` and ``loss.png``. A killed
+    training continues there with the same losses and weights.
 
-    accelerator: of several processes or another precision; parallel: the model as its ``prepare``
-    returned it. Only what requires a gradient is trained and saved. State is kept in ``work_dir``:
-    ``state.pt`` (weights, optimiser, step), ``log.jsonl``, ``loss.png``. Raises ArragError for a
-    ``recipe`` other than the saved one, or a loss that is not finite.
+    Args:
+        model: The model.
+        groups: Parameter groups of AdamW; ``scale`` in a group multiplies its learning rate.
+        loss_fn: The loss of one micro-batch, given its number, counted through the training. It
+            must draw its data and every random number from that number (and the process's rank)
+            alone.
+        steps: Optimizer steps.
+        peak: Highest learning rate.
+        work_dir: Folder of the state.
+        train_config: JSON-able; a state with another one is refused.
+        validate: Figures for the log.
+        accelerator: Of several processes or mixed precision.
+        parallel: The model as the accelerator's ``prepare`` returned it.
+        grad_accum_steps: Micro-batches of a step, over whose losses it takes the mean.
+        images: Images of a step, to show the speed.
+        warmup: Steps of the warm-up.
+        decay: See :func:`learning_rate`.
+        weight_decay: Of AdamW.
+        log_every: Steps between two lines of the log.
+        validate_every: Steps between two validations.
+        save_seconds: Seconds between two saves of the state.
+
+    Raises:
+        MismatchError: The saved state has another ``train_config`` or other weights.
+        ArragError: The loss is not finite.
     """
     accelerator = accelerator or Accelerator(cpu=True)
     main = accelerator.is_main_process
     work_dir.mkdir(parents=True, exist_ok=True)
     plain = torch.optim.AdamW(list(groups), lr=peak, betas=(0.9, 0.95), weight_decay=weight_decay)
-    first = _resume(work_dir / STATE, model, plain, recipe)
+    first = _resume(work_dir / STATE, model, plain, train_config)
     optimizer = accelerator.prepare(plain)
     if main:
         clear_leftovers(work_dir / STATE)
@@ -94,11 +112,12 @@ def run(
         rate = learning_rate(step, steps, peak, warmup, decay)
         for group, scale in zip(optimizer.param_groups, scales, strict=True):
             group["lr"] = rate * scale
-        loss = _gradient(loss_of_slice, step, slices, accelerator, parallel or model)
+        loss = _gradient(loss_fn, step, grad_accum_steps, accelerator, parallel or model)
         if not torch.isfinite(loss):
             raise ArragError(
-                f"{work_dir}: the loss is {'NaN' if loss.isnan() else 'infinite'} at step "
-                f"{step + 1}; lower the learning rate, or train without mixed precision"
+                f"the loss is {'NaN' if loss.isnan() else 'infinite'} at step {step + 1}",
+                path=work_dir,
+                hint="lower the learning rate, or train without mixed precision",
             )
         accelerator.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -118,7 +137,7 @@ def run(
             bar.set_postfix(shown)
             mark, marked = time.monotonic(), done
         if main and (time.monotonic() - saved > save_seconds or done == steps):
-            _save(work_dir / STATE, model, plain, recipe, done)
+            _save(work_dir / STATE, model, plain, train_config, done)
             saved = time.monotonic()
     if main:
         log.close()
@@ -126,14 +145,14 @@ def run(
     accelerator.wait_for_everyone()
 
 
-def _gradient(loss_of_slice, step: int, slices: int, accelerator: Accelerator, parallel):
-    """Add up the gradient of a step; its loss, the mean over slices and processes."""
+def _gradient(loss_fn, step: int, grad_accum_steps: int, accelerator: Accelerator, parallel):
+    """Accumulate the gradient of a step; returns its loss, the mean over micro-batches."""
     total = torch.zeros((), device=accelerator.device)
-    for i in range(slices):
-        # The processes exchange gradients once a step, with its last slice.
-        alone = nullcontext() if i == slices - 1 else accelerator.no_sync(parallel)
-        with alone:
-            loss = loss_of_slice(step * slices + i) / slices
+    for i in range(grad_accum_steps):
+        # The processes exchange gradients once a step, with its last micro-batch.
+        last = i == grad_accum_steps - 1
+        with nullcontext() if last else accelerator.no_sync(parallel):
+            loss = loss_fn(step * grad_accum_steps + i) / grad_accum_steps
             accelerator.backward(loss)
         total += loss.detach().float()
     return accelerator.reduce(total, "mean")
@@ -145,47 +164,38 @@ def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
 
-def _save(path: Path, model: nn.Module, optimizer, recipe: dict, step: int) -> None:
-    state = {"step": step, "recipe": json.dumps(recipe, sort_keys=True)}
+def _save(path: Path, model: nn.Module, optimizer, train_config: dict, step: int) -> None:
+    state = {"step": step, "train_config": json.dumps(train_config, sort_keys=True)}
     state |= {"model": trained_state(model), "optimizer": optimizer.state_dict()}
     with disk_space(path), atomic_path(path) as partial:
         torch.save(state, partial)
 
 
-def _resume(path: Path, model: nn.Module, optimizer, recipe: dict) -> int:
-    """Load the state at ``path`` if there is one; the number of steps already done."""
+def _resume(path: Path, model: nn.Module, optimizer, train_config: dict) -> int:
+    """Load the state at ``path`` if there is one; returns the number of steps already done."""
     if not path.exists():
         return 0
-    try:
+    hint = f"delete {path.parent} to start again"
+    with loading(path, "the state of a training", hint):
         state = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # zipfile, pickle and torch raise a handful of types here
-        raise ArragError(
-            f"{path}: cannot be read ({error}); delete {path.parent} to start again"
-        ) from None
-    wanted = json.dumps(recipe, sort_keys=True)
-    if state["recipe"] != wanted:
-        raise ArragError(
-            f"{path}: was trained with another recipe ({state['recipe']}, now {wanted}); "
-            f"delete {path.parent} to start again"
-        )
+    wanted, found = json.dumps(train_config, sort_keys=True), state.get("train_config")
+    if found != wanted:
+        raise MismatchError(f"has the configuration {found}, now {wanted}", path=path, hint=hint)
     if state["model"].keys() != trained_state(model).keys():
-        raise ArragError(
-            f"{path}: holds other weights than this model trains; delete {path.parent} to start "
-            "again"
-        )
+        raise MismatchError("has other weights than this model trains", path=path, hint=hint)
     model.load_state_dict(state["model"], strict=False)
     optimizer.load_state_dict(state["optimizer"])
     return state["step"]
 
 
 def _reopen_log(path: Path, first: int):
-    """Open the log for appending, without the lines of steps that will be done again."""
+    """Open the log for appending, without the lines of steps that will be repeated."""
     kept = []
     for line in path.read_text().splitlines() if first and path.exists() else []:
         try:
             if json.loads(line)["step"] > first:
                 break
-        except ValueError:  # torn, by a full disk say; its step was not saved
+        except ValueError:  # cut off, by a full disk say; its step was not saved
             break
         kept.append(line)
     write_text(path, "".join(line + "\n" for line in kept))

@@ -1,16 +1,15 @@
 """Retrieval for training, done once: the nearest patches of every position of every pair.
 
-Shards (:mod:`arrag.training.shards`) of uint16 [n, N, K]: codes, nearest first; ABSENT where there
-is none. An image never retrieves itself: the database's images of the same name or with the very
-same codes are left out.
+Shards (:mod:`arrag.training.shards`) of uint16 [n, N, K]: codes, nearest first; ABSENT if there are
+fewer. An image never retrieves itself: the database's images of the same name or with the same
+codes are left out.
 
-Keys are of the finished image. For a generator that draws codes in order this is what decoding
-finds: its neighbours precede the position, and are all drawn. For a masked one (a full context) it
-is not: here all neighbours count, also those that the noise of a training step will hide, as
-in the authors' code (the paper would retrieve anew for each noise), while decoding only knows, and
-only retrieves by, the neighbours decided so far. In training the patches are thus nearer, and say
-something of the hidden neighbours, which in decoding they cannot; appendix B.2 lessens the gap by
-retrieving in the second half of the steps alone, when most is known.
+Keys are of the finished image. For a raster generator this is what decoding finds: the neighbours
+in its context precede the position, and are all decoded. For a masked one (full context) it is not:
+here all neighbours count, also those masked in a training step, as in the authors' code (the paper
+would retrieve anew for each mask), while decoding retrieves by the neighbours decoded so far. In
+training the patches are thus nearer, and carry information about masked neighbours. Appendix B.2
+narrows the gap by retrieving in the second half of the steps only, when most tokens are known.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ import torch
 
 from arrag.data.store_format import MAX_CODES
 from arrag.data.token_store import TokenStore
-from arrag.retrieval.index import PatchIndex
+from arrag.retrieval.base import PatchIndex
 from arrag.training.pairs import Pairs
 from arrag.training.shards import Shards, write_shards
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import MismatchError, UsageError
 from arrag.utils.shards import JobPart
 
 FORMAT = 1
@@ -36,10 +35,10 @@ ABSENT = MAX_CODES
 SHARD_IMAGES = 256
 BATCH = 8
 SLACK = 8
-"""Patches fetched beyond k at first, for those of the image itself."""
+"""Patches fetched beyond k at first, to make up for those of the image itself."""
 
 
-def precompute(
+def retrieve_neighbours(
     pairs: Pairs,
     index: PatchIndex,
     out: str | Path,
@@ -48,11 +47,22 @@ def precompute(
     shard_images: int = SHARD_IMAGES,
     part: JobPart | None = None,
 ) -> dict[str, Any]:
-    """Write the ``k`` nearest patches of all pairs below ``out``; goes on after a kill.
+    """Write the ``k`` nearest patches of every position of all pairs; continues after a kill.
 
-    part: search only for that part of the shards, see ``write_shards``. Returns the manifest.
-    Raises ArragError for another tokenizer, an index whose entries cannot be traced to images, or a
-    folder begun with other settings.
+    Args:
+        pairs: The pairs.
+        index: Over the database.
+        out: Folder to write.
+        k: Patches a position.
+        shard_images: Pairs of a shard.
+        part: Search only for that part of the shards, see ``write_shards``.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        MismatchError: The tokenizers differ, or the folder was begun with other settings.
+        UsageError: The index's entries cannot be traced to images, or it has fewer than ``k``.
     """
     _check(pairs, index, k)
     header = {
@@ -84,16 +94,22 @@ def precompute(
 def nearest_others(
     index: PatchIndex, grids: np.ndarray, own: Sequence[np.ndarray], k: int
 ) -> np.ndarray:
-    """Codes of the k nearest patches of every position that are not of the image itself.
+    """Find the k nearest patches of every position that are not of the image itself.
 
-    grids: [B, H, W]; own: for each of them the database's images to leave out. Returns uint16
-    [B, N, k], ABSENT where fewer were found: exactly what a search of the database without those
-    images would find (of an index with lists: in the lists that it visits).
+    Args:
+        index: Over the database.
+        grids: Codes of the images, [B, H, W].
+        own: For each image, the database's images to leave out.
+        k: Patches a position.
+
+    Returns:
+        Codes uint16 [B, N, k], ABSENT where fewer were found: what a search of the database without
+        those images would find (of an index with lists: in the lists that it visits).
     """
     codes = torch.from_numpy(grids.astype(np.int64))
     known = torch.ones_like(codes, dtype=torch.bool)  # what is not a neighbour is not looked at
     size = codes.shape[1] * codes.shape[2]
-    positions, entries = torch.arange(size), index.meta["entries"]
+    positions, entries = torch.arange(size), index.meta.entries
     # No more of an entry's rivals can be the image's own than it has patches.
     enough = min(k + size * max((len(o) for o in own), default=0), entries)
     fetch = min(k + SLACK, enough)
@@ -113,7 +129,7 @@ def nearest_others(
 
 
 def own_images(pairs: TokenStore, database: TokenStore) -> Callable[[int], np.ndarray]:
-    """A function: number of a pair -> numbers of the database's images that are the same image."""
+    """Return a function from a pair to the numbers of the database's images that equal its own."""
     names = {pairs.keys(i): i for i in range(len(pairs))}
     grids: dict[bytes, list[int]] = {}
     for i in range(len(pairs)):
@@ -132,9 +148,15 @@ def own_images(pairs: TokenStore, database: TokenStore) -> Callable[[int], np.nd
 
 
 class Neighbours:
-    """Finished retrieval of some pairs. k: patches a position; manifest: what was searched, where.
+    """Finished retrieval of some pairs.
 
-    Raises ArragError if it is unfinished, of other pairs or index, or has fewer than ``k`` patches.
+    Attributes:
+        k: Patches a position.
+        manifest: The manifest of the shards.
+
+    Raises:
+        MissingError: It is not finished.
+        MismatchError: It is of other pairs or of another index, or has fewer than ``k`` patches.
     """
 
     def __init__(self, path: str | Path, pairs: Pairs, k: int, index_digest: str) -> None:
@@ -144,9 +166,11 @@ class Neighbours:
         self.manifest = self._shards.manifest
         self.k: int = self.manifest["k"]
         if self.k < k:
-            raise ArragError(
-                f"{path}: holds the {self.k} nearest patches of a position, but {k} are wanted; "
-                f"run `arrag train retrieve` again with -k {k}, or train with fewer"
+            raise MismatchError(
+                f"is {self.k}, but {k} patches of a position are needed",
+                path=path,
+                field="k",
+                hint=f"run `arrag train retrieve` again with -k {k}, or train with fewer",
             )
 
     def codes(self, images: np.ndarray, k: int) -> torch.Tensor:
@@ -156,17 +180,19 @@ class Neighbours:
 
 
 def _check(pairs: Pairs, index: PatchIndex, k: int) -> None:
-    if pairs.store.tokenizer_digest != index.store.tokenizer_digest:
-        raise ArragError(
-            f"{pairs.path}: its tokenizer is {pairs.store.tokenizer_digest}, the database's "
-            f"{index.store.tokenizer_digest}; encode both with the generator's tokenizer"
+    ours, theirs = pairs.store.tokenizer_digest, index.store.tokenizer_digest
+    if ours != theirs:
+        raise MismatchError(
+            f"its tokenizer is {ours}, the database's {theirs}",
+            path=pairs.path,
+            hint="encode both with the generator's tokenizer",
         )
-    if index.meta["mode"] == "official":
-        raise ArragError(
-            "index: mode is 'official', whose entries name no image, so that an image could not be "
-            "kept from retrieving itself; build an index over your own store"
+    if index.meta.mode == "official":
+        raise UsageError(
+            "is 'official', whose entries name no image, so that an image could retrieve itself",
+            field="index: mode",
+            hint="build an index over your own store",
         )
-    if not 1 <= k <= index.meta["entries"]:
-        raise ArragError(
-            f"-k: found {k}; wanted 1 to {index.meta['entries']}, the entries of the index"
-        )
+    if not 1 <= k <= index.meta.entries:
+        found = f"is {k}, expected 1 to {index.meta.entries}, the entries of the index"
+        raise UsageError(found, field="-k")

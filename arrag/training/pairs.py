@@ -2,9 +2,9 @@
 
     (a token store)   see arrag.data.token_store; image i of it is pair i
     captions.jsonl    {"key", "caption"}, a line a pair
-    pairs.json        which pairs are held out, and what the above hold; written last
+    pairs.json        which pairs are held out, and the digests of the above; written last
 
-A caption stands beside its image, under the same name: ``.txt``, or ``.json`` with a field
+A caption is in a file with the name of its image: ``.txt``, or ``.json`` with a field
 ``caption``, ``prompt`` or ``text``; in a folder or in a WebDataset tar.
 """
 
@@ -13,66 +13,88 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, NonNegativeInt
 
 from arrag.data.encode import encode_source
 from arrag.data.sources import open_source
 from arrag.data.tar import members
 from arrag.data.token_store import TokenStore
-from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json, write_json, write_text
+from arrag.utils.errors import FormatError, MismatchError, MissingError, UsageError
+from arrag.utils.files import read_model, write_json, write_text
 from arrag.utils.globs import TARS, files_of
 from arrag.utils.hashing import check_file, sha256_file, sha256_json
-from arrag.utils.readers import misfit, numbered_lines, parse_json, read_text, short_message
+from arrag.utils.readers import numbered_lines, parse_json, read_text, short_message
 
 FORMAT = 1
 CAPTIONS, PAIRS = "captions.jsonl", "pairs.json"
-FORM = {"held_out": [int], "dropped": [int], "captions_sha256": str, "store_digest": str}
 FIELDS = ("caption", "prompt", "text")
 ADVICE = "put a .txt (or a .json with a field caption) of the same name beside each image"
 
 
-class Pairs:
-    """Finished pairs. Open them with ``Pairs.open``.
+class PairsManifest(BaseModel):
+    """``pairs.json``."""
 
-    store: TokenStore; captions: one a pair; train, held_out: int64, numbers of pairs; digest.
+    format: Literal[1]
+    source: str
+    seed: int
+    held_out: list[NonNegativeInt]
+    dropped: list[NonNegativeInt]
+    captions_sha256: str
+    store_digest: str
+
+
+class Pairs:
+    """Images with captions; open them with ``Pairs.open``.
+
+    Attributes:
+        path: Folder of the pairs.
+        store: The images' tokens; image i is pair i.
+        captions: A caption for each pair.
+        train: Numbers of the pairs to train on, int64.
+        held_out: Numbers of the pairs to measure the loss on, int64.
+        digest: Of the manifest, and so of all of it.
     """
 
-    def __init__(self, path: Path, about: dict[str, Any], captions: list[str]) -> None:
+    def __init__(self, path: Path, manifest: PairsManifest, captions: list[str]) -> None:
         self.path, self.captions = path, captions
         self.store = TokenStore.open(path)
-        held_out = np.asarray(about["held_out"], np.int64)
-        dropped = np.asarray(about["dropped"], np.int64)
-        self.held_out = held_out
-        self.train = np.setdiff1d(np.arange(len(captions)), np.concatenate([held_out, dropped]))
-        self.digest = sha256_json(about)
+        self.held_out = np.asarray(manifest.held_out, np.int64)
+        dropped = np.asarray(manifest.dropped, np.int64)
+        self.train = np.setdiff1d(
+            np.arange(len(captions)), np.concatenate([self.held_out, dropped])
+        )
+        self.digest = sha256_json(manifest.model_dump())
 
     @classmethod
     def open(cls, path: str | Path) -> Pairs:
-        """Raises ArragError for missing, unfinished or altered pairs."""
+        """Open finished pairs.
+
+        Raises:
+            MissingError: They are absent or not finished.
+            FormatError: They are damaged.
+            MismatchError: Their parts do not belong together.
+        """
         path = Path(path)
         if (path / "manifest.json").is_file() and not (path / CAPTIONS).is_file():
-            raise ArragError(
-                f"{path}: is a token store without captions ({CAPTIONS}); an adapter is trained on "
-                "images with captions, make them with `arrag train pairs`"
+            raise MissingError(
+                f"is a token store without captions ({CAPTIONS})",
+                path=path,
+                hint="make images with captions by `arrag train pairs`",
             )
-        about = read_json(path / PAIRS, {})
-        if about.get("format") != FORMAT:
-            raise ArragError(
-                f"{path / PAIRS}: format is {about.get('format')!r}, this version of arrag reads "
-                f"{FORMAT}; run `arrag train pairs` again"
-            )
-        if problem := misfit(about, FORM):
-            raise ArragError(f"{path / PAIRS}: {problem}; run `arrag train pairs` again")
-        remedy = "delete the folder and run `arrag train pairs` again"
-        check_file(path / CAPTIONS, says=PAIRS, remedy=remedy, sha256=about["captions_sha256"])
-        pairs = cls(path, about, _read_captions(path / CAPTIONS))
-        if pairs.store.digest != about["store_digest"]:
-            raise ArragError(
-                f"{path / PAIRS}: store_digest is {about['store_digest']}, the store beside it has "
-                f"{pairs.store.digest}; {remedy}"
+        manifest = read_model(path / PAIRS, PairsManifest, "run `arrag train pairs` again")
+        hint = "delete the folder and run `arrag train pairs` again"
+        sha256 = manifest.captions_sha256
+        check_file(path / CAPTIONS, says=PAIRS, remedy=hint, sha256=sha256)
+        pairs = cls(path, manifest, _read_captions(path / CAPTIONS))
+        if pairs.store.digest != manifest.store_digest:
+            raise MismatchError(
+                f"is {manifest.store_digest}, that of the store is {pairs.store.digest}",
+                path=path / PAIRS,
+                field="store_digest",
+                hint=hint,
             )
         return pairs
 
@@ -91,21 +113,39 @@ def make_pairs(
     batch_size: int = 64,
     workers: int = 0,
 ) -> dict[str, Any]:
-    """Sample, encode and write ``count`` pairs to train on and ``held_out`` more to measure with.
+    """Sample, encode and write pairs; continues after a kill.
 
-    source: as for ``arrag encode``. Of a folder or tars the images with a caption are sampled by
-    ``seed``; of the endless micro world the first ``count`` scenes are trained on, and scenes from
-    number ``first_held_out`` (or ``count``) on are held out. exclude: folder of test images, see
-    ``encode_source``. Goes on after a kill. A held-out image equal to one trained on is dropped.
-    Raises ArragError when the source has too few images with captions.
+    Of a folder or tars, the images with a caption are sampled by ``seed``. Of the endless micro
+    world, the first ``count`` scenes are trained on. A held-out image equal to one trained on is
+    dropped.
+
+    Args:
+        source: As for ``arrag encode``.
+        checkpoint: Of the image tokenizer.
+        out: Folder to write.
+        count: Pairs to train on.
+        held_out: Further pairs to measure the loss on.
+        seed: Of the sampling.
+        first_held_out: Number of the first held-out scene of the micro world; None is ``count``.
+        assets: Pictures of the micro world.
+        exclude: Folder of test images, see ``encode_source``.
+        batch_size: Images encoded at a time.
+        workers: Processes that decode images.
+
+    Returns:
+        How many pairs were made, of each kind.
+
+    Raises:
+        ArragError: The source has too few images with captions.
     """
     out = Path(out)
     if source.partition(":")[0] == "micro":
         begin = count if first_held_out is None else first_held_out
         if begin < count:
-            raise ArragError(
-                f"{source}: scenes from {begin} on would be held out, but {count} are trained on; "
-                "hold out later ones"
+            raise UsageError(
+                f"scenes from {begin} on would be held out, but {count} are trained on",
+                field=source,
+                hint="hold out later ones",
             )
         numbers = [*range(count), *range(begin, begin + held_out)]
         captions = _micro_captions(source, numbers, assets)
@@ -145,22 +185,25 @@ def make_pairs(
 
 
 def _read_captions(path: Path) -> list[str]:
-    """One caption a line; ArragError for a line of another form."""
+    """One caption a line."""
     captions = []
     for number, line in numbered_lines(read_text(path, "the file of captions")):
         try:
             captions.append(parse_json(line)["caption"])
         except (ValueError, LookupError, TypeError) as error:
-            raise ArragError(
-                f"{path}:{number}: holds no caption ({short_message(error)})"
-            ) from None
+            found = f"has no caption ({short_message(error)})"
+            raise FormatError(found, path=path, field=f"line {number}") from None
     return captions
 
 
 def find_captions(source: str) -> dict[str, str]:
-    """{image key: caption} of a source's captioned images, in the order of the source.
+    """Map the keys of a source's captioned images to their captions, in the source's order.
 
-    source: a folder, a tar or a brace pattern of tars. Raises ArragError when there is none.
+    Args:
+        source: A folder, a tar or a brace pattern of tars.
+
+    Raises:
+        MissingError: No image has a caption.
     """
     texts = dict(_tar_texts(source) if source.endswith(TARS) else _folder_texts(Path(source)))
     captions = {}
@@ -169,7 +212,7 @@ def find_captions(source: str) -> dict[str, str]:
         if text := texts.get(stem, "").strip():
             captions[key] = text
     if not captions:
-        raise ArragError(f"{source}: no image there has a caption; {ADVICE}")
+        raise MissingError("no image has a caption", path=source, hint=ADVICE)
     return captions
 
 
@@ -187,21 +230,21 @@ def _tar_texts(pattern: str) -> Iterator[tuple[str, str]]:
     labels = names if len(set(names)) == len(names) else [str(tar) for tar in tars]
     for path, label in zip(tars, labels, strict=True):
         if not path.is_file():
-            raise ArragError(f"{path}: no such file; correct the source")
+            raise MissingError("no such file", path=path, hint="correct the source")
         for key, load in members(path, label, lambda name: name.endswith((".json", ".txt"))):
             name = PurePosixPath(key)
             yield str(name.with_suffix("")), _caption(load(), name.suffix, key)
 
 
 def _caption(data: bytes, suffix: str, where: str) -> str:
-    """The caption in a side file, "" if it holds none."""
+    """The caption in a caption file, "" if it has none."""
     try:
         text = data.decode("utf-8")
         if suffix == ".txt":
             return text
         fields = parse_json(text)
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are both
-        raise ArragError(f"{where}: cannot be read as a caption ({error}); correct it") from None
+        raise FormatError(f"not a caption ({error})", path=where, hint="correct it") from None
     found = [fields[f] for f in FIELDS if isinstance(fields, dict) and f in fields]
     return str(found[0]) if found else ""
 
@@ -212,9 +255,11 @@ def _sample(
     """A seeded choice of captioned images, in the source's order, and which are held out."""
     keys = list(captions)
     if len(keys) < count + held_out:
-        raise ArragError(
-            f"{source}: {len(keys)} images there have a caption, but {count} to train on and "
-            f"{held_out} to hold out are wanted; ask for fewer, or {ADVICE}"
+        raise MissingError(
+            f"{len(keys)} images have a caption, {count} to train on and {held_out} to hold out "
+            "are needed",
+            path=source,
+            hint=f"ask for fewer, or {ADVICE}",
         )
     chosen = np.random.default_rng(seed).permutation(len(keys))[: count + held_out]
     held = {keys[i] for i in chosen[count:]}
@@ -235,12 +280,7 @@ def _micro_captions(
 def _distinct(store: TokenStore, held: list[int]) -> tuple[list[int], list[int]]:
     """Split held-out pairs into those to measure with and those whose image is trained on too."""
     inside = set(held)
-    trained = {
-        grid.tobytes() for i, grid in enumerate(_grids(store)) if i not in inside
-    }  # bytes of the codes
+    grids = (grid for shard in store.shards for grid in shard)
+    trained = {grid.tobytes() for i, grid in enumerate(grids) if i not in inside}
     same = {i for i in held if store.grids(np.array([i]))[0].tobytes() in trained}
     return [i for i in held if i not in same], sorted(same)
-
-
-def _grids(store: TokenStore) -> Iterator[np.ndarray]:
-    return (grid for shard in store.shards for grid in shard)

@@ -17,7 +17,7 @@ from arrag.data.token_store import TokenStore
 from arrag.retrieval.image_index import ImageIndex
 from arrag.training.pairs import Pairs
 from arrag.training.shards import Shards, write_shards
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import MissingError
 from arrag.utils.hashing import sha256_json
 
 FORMAT = 1
@@ -29,10 +29,12 @@ FETCH = 8
 def retrieve_references(
     pairs: Pairs, index: ImageIndex, clip: OpenClip, out: str | Path
 ) -> dict[str, Any]:
-    """Write the database's image that each pair's caption retrieves, never the pair's own.
+    """Write the database's image that each pair's caption retrieves: shards of int64 [n].
 
-    Left out are images of the same name or with the very same codes. Shards of int64 [n]; goes on
-    after a kill. Raises ArragError when every image that a caption retrieves is its own.
+    Continues after a kill.
+
+    Raises:
+        MissingError: Every image that a caption retrieves is its own.
     """
     fetch = min(FETCH, len(index.store))
 
@@ -61,7 +63,7 @@ def _header(pairs: Pairs, index: ImageIndex) -> dict[str, Any]:
         "format": FORMAT,
         "pairs_digest": pairs.digest,
         "database_digest": index.store.digest,
-        "clip_digest": index.meta["model_digest"],
+        "clip_digest": index.meta.model_digest,
     }
 
 
@@ -70,16 +72,22 @@ def _first_other(store: TokenStore, images: np.ndarray, grid: np.ndarray) -> int
     for image, other in zip(images, store.grids(images), strict=True):
         if not np.array_equal(other, grid):
             return int(image)
-    raise ArragError(
-        f"racm3: the database {store.path} holds nothing but the training image for some caption; "
-        "use a larger database"
+    raise MissingError(
+        "has no other image than the training image for some caption",
+        path=store.path,
+        hint="use a larger database",
     )
 
 
 class References:
-    """Finished references of some pairs; digest: of what they were retrieved from.
+    """Finished references of some pairs.
 
-    Raises ArragError if unfinished, or of other pairs, database or model.
+    Attributes:
+        digest: Of the pairs, the database and the model that they were retrieved with.
+
+    Raises:
+        MissingError: They are not finished.
+        MismatchError: They are of other pairs, another database or another model.
     """
 
     def __init__(self, path: str | Path, pairs: Pairs, index: ImageIndex) -> None:

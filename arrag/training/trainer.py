@@ -1,4 +1,4 @@
-"""Batches and losses of a training, for generators that draw codes in order and masked ones."""
+"""Batches and losses of a training, for raster and masked generators."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from arrag.backbones.registry import BACKBONES, load_backbone
 from arrag.config.generators import Generator
 from arrag.config.training import FaidTraining, Training
 from arrag.methods.faid.adapter import FAiD, FaidSettings
-from arrag.training.adapted import Adapted, Lora
-from arrag.training.masked import StepNoise, seeded_noise
+from arrag.training.masked import StepMasks, seeded_known
 from arrag.training.neighbours import Neighbours
 from arrag.training.pairs import Pairs
+from arrag.training.peft_model import Lora, PeftBackbone
 from arrag.training.references import References
-from arrag.utils.errors import ArragError, UsageError
+from arrag.utils.errors import MismatchError, UsageError
 
-STREAMS = {"order": 1, "drop": 2, "noise": 3}
+STREAMS = {"order": 1, "drop": 2, "masks": 3}
 """Random streams of a training; each number is drawn from (seed, stream, epoch or step)."""
-HELD_OUT_NOISE = (0, 4)
-"""Any training measures with the same codes hidden, so that two adapters can be compared."""
+HELD_OUT_MASKS = (0, 4)
+"""Key of the masks of the held-out loss: the same in any training, so that adapters compare."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a training reads: pairs, and of retrieval what its kind needs."""
+    """What a training reads: pairs, and what they retrieve if its kind needs it."""
 
     pairs: Pairs
     neighbours: Neighbours | None = None
@@ -68,43 +68,46 @@ class Trainer:
         faid = new_faid(self.backbone, training.faid) if kind == "faid" else None
         lora = training.lora and Lora(**training.lora.model_dump())
         if lora is None and not training.head and faid is None:
-            raise ArragError(
-                f"training: lora is null and head false, so that '{kind}' would train nothing; set "
-                "one of them"
+            raise UsageError(
+                f"lora is null and head false, so that '{kind}' would train nothing",
+                field="training",
+                hint="set one of them",
             )
         head = self.backbone.trainable_head if training.head else None
-        self.model = Adapted(self.backbone, lora=lora, head=head, faid=faid)
+        self.model = PeftBackbone(self.backbone, lora=lora, head=head, faid=faid)
         self.parallel = accelerator.prepare(self.model)
-        self.slices = _slices(training.global_batch, batch_size, accelerator.num_processes)
+        self.grad_accum_steps = _grad_accum_steps(
+            training.global_batch, batch_size, accelerator.num_processes
+        )
         self.epoch = len(data.pairs.train)
         self.steps = max(1, round(training.epochs * self.epoch / training.global_batch))
         self._permutation: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
         self._codes = self.backbone.grid[0] * self.backbone.grid[1]
-        self._noise = None
-        if self.backbone.context == "full":
-            key = (seed, STREAMS["noise"])
-            self._noise = StepNoise(key, training.global_batch, self._codes)
+        self._masks = None
+        if self.backbone.decoding == "masked":
+            key = (seed, STREAMS["masks"])
+            self._masks = StepMasks(key, training.global_batch, self._codes)
 
-    def loss_of_slice(self, number: int) -> torch.Tensor:
-        """Mean loss of this process's part of a slice."""
+    def loss_fn(self, number: int) -> torch.Tensor:
+        """Mean loss of this process's share of a micro-batch."""
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         first = (number * processes + rank) * self.batch_size
         torch.manual_seed(self.seed * 1_000_003 + number * processes + rank)  # LoRA's dropout
         self.model.train()
-        places = np.arange(first, first + self.batch_size)
-        batch = self._batch(self._pairs_at(places), self._dropped(places))
-        if self._noise is None:
+        indices = np.arange(first, first + self.batch_size)
+        batch = self._batch(self._pairs_at(indices), self._dropped(indices))
+        if self._masks is None:
             return self.parallel(**batch).mean()
-        known, weights = (x.to(self.accelerator.device) for x in self._noise.at(places))
+        known, weights = (x.to(self.accelerator.device) for x in self._masks.at(indices))
         return (self.parallel(**batch, known=known) * weights).mean()
 
     @torch.no_grad()
-    def held_out(self, model: Adapted) -> np.ndarray:
+    def held_out(self, model: PeftBackbone) -> np.ndarray:
         """Loss of each held-out pair under ``model``, with its prompt: nats a code, [n]."""
         pairs, losses = self.data.pairs.held_out, []
         known = None
-        if self._noise is not None:
-            known = seeded_noise(HELD_OUT_NOISE, len(pairs), self._codes)
+        if self._masks is not None:
+            known = seeded_known(HELD_OUT_MASKS, len(pairs), self._codes)
             known = known.to(self.accelerator.device)
         model.eval()
         for i in range(0, len(pairs), self.batch_size):
@@ -113,9 +116,9 @@ class Trainer:
             losses.append(model(**batch, known=None if known is None else known[some]))
         return torch.cat(losses).cpu().numpy()
 
-    def _pairs_at(self, places: np.ndarray) -> np.ndarray:
-        """Numbers of the pairs at some places of the endless sequence of shuffled epochs."""
-        return np.array([self._order(p // self.epoch)[p % self.epoch] for p in places])
+    def _pairs_at(self, indices: np.ndarray) -> np.ndarray:
+        """The pairs at some indices of the endless sequence of shuffled epochs."""
+        return np.array([self._order(p // self.epoch)[p % self.epoch] for p in indices])
 
     def _order(self, epoch: int) -> np.ndarray:
         if self._permutation[0] != epoch:
@@ -123,13 +126,13 @@ class Trainer:
             self._permutation = (epoch, rng.permutation(self.data.pairs.train))
         return self._permutation[1]
 
-    def _dropped(self, places: np.ndarray) -> np.ndarray:
-        """Which of them lose their prompt (and retrieval), so that guidance goes on working."""
-        draws = [np.random.default_rng([self.seed, STREAMS["drop"], p]).random() for p in places]
+    def _dropped(self, indices: np.ndarray) -> np.ndarray:
+        """Which samples lose their prompt (and retrieval), as guidance needs."""
+        draws = [np.random.default_rng([self.seed, STREAMS["drop"], p]).random() for p in indices]
         return np.array(draws) < self.settings.drop_prompt
 
     def _batch(self, pairs: np.ndarray, dropped: np.ndarray) -> dict[str, torch.Tensor]:
-        """Arguments of ``Adapted.forward``, but for the noise."""
+        """Arguments of ``PeftBackbone.forward``, except the mask of known tokens."""
         backbone, data, device = self.backbone, self.data, self.accelerator.device
         text = backbone.tokenize([data.pairs.captions[i] for i in pairs])
         empty = backbone.unconditional_ids(*text)
@@ -163,29 +166,32 @@ def load_trainable(generator: Generator, device: str) -> Backbone:
     return load_backbone(generator.kind, generator.checkpoint, device=device)
 
 
-def new_faid(backbone, wanted: FaidTraining) -> FAiD:
+def new_faid(backbone, training: FaidTraining) -> FAiD:
     """A fresh FAiD adapter for a backbone."""
     settings = FaidSettings(
-        hops=wanted.hops, modules=wanted.modules, k=wanted.k, context=backbone.context
+        hops=training.hops, modules=training.modules, k=training.k, context=backbone.context
     )
     size, layers = backbone.hidden_size, len(backbone.decoder_layers)
-    return FAiD(size, layers, settings, init_gain=wanted.init_gain)
+    return FAiD(size, layers, settings, init_gain=training.init_gain)
 
 
-def _slices(global_batch: int, batch_size: int, processes: int) -> int:
+def _grad_accum_steps(global_batch: int, batch_size: int, processes: int) -> int:
     at_once = batch_size * processes
     if global_batch % at_once:
-        raise ArragError(
-            f"training.global_batch: {global_batch} is no multiple of {batch_size} images at a "
-            f"time on {processes} processes; change --batch-size or the number of processes"
+        raise UsageError(
+            f"{global_batch} is no multiple of {batch_size} images on {processes} processes",
+            field="training.global_batch",
+            hint="change --batch-size or the number of processes",
         )
     return global_batch // at_once
 
 
 def _check_fit(backbone, pairs: Pairs, checkpoint: Path) -> None:
-    if pairs.store.grid != backbone.grid or len(pairs.store.codebook) != backbone.codebook_size:
-        raise ArragError(
-            f"{pairs.path}: has grids of {list(pairs.store.grid)} and {len(pairs.store.codebook)} "
-            f"codes, {checkpoint} wants {list(backbone.grid)} and {backbone.codebook_size}; make "
-            "the pairs with this generator's tokenizer"
+    found, wanted = len(pairs.store.codebook), backbone.codebook_size
+    if pairs.store.grid != backbone.grid or found != wanted:
+        raise MismatchError(
+            f"has grids {list(pairs.store.grid)} of {found} codes, {checkpoint} needs "
+            f"{list(backbone.grid)} of {wanted}",
+            path=pairs.path,
+            hint="make the pairs with this generator's tokenizer",
         )

@@ -1,7 +1,7 @@
-"""Which images are drawn together: prompts of like length, as many as memory holds.
+"""Which images are generated together: prompts of similar length, as many as memory holds.
 
-An image does not depend on its batch, so all this is about time: a short prompt beside a long one
-is padded to its length, and an accelerator is faster the more it holds.
+An image does not depend on its batch, so this is about time alone: a short prompt next to a long
+one is padded to its length, and a GPU is faster the more it holds.
 """
 
 from __future__ import annotations
@@ -11,74 +11,77 @@ from typing import Any, NamedTuple
 
 import torch
 
-BUCKET = 128  # bytes of a prompt: about 32 tokens
-ON_CPU = 32  # from here on an image takes the same time, and more only take more memory
-FIRST, MOST = 8, 1024  # on an accelerator, where the size grows with what is free
-SPARE = 0.9  # of what is free, the share that a batch may take
+from arrag.utils.resource_errors import is_out_of_memory
+
+BUCKET_BYTES = 128  # of a prompt: about 32 tokens
+CPU_BATCH_SIZE = 32  # beyond it an image takes the same time, and more memory
+FIRST_GPU_BATCH, MAX_BATCH = 8, 1024
+MEMORY_SHARE = 0.9  # of what is free, for a batch
 
 
-def bucket(prompt: str) -> int:
-    """Prompts of one bucket are about as long; drawn bucket by bucket, few are padded much."""
-    return len(prompt.encode()) // BUCKET
+def length_bucket(prompt: str) -> int:
+    """Prompts of one bucket are about as long; generated bucket by bucket, few are padded much."""
+    return len(prompt.encode()) // BUCKET_BYTES
 
 
-class Memory(NamedTuple):
-    """Bytes of an accelerator: the most that the last batch took, and what is free beside it."""
+class GpuMemory(NamedTuple):
+    """Bytes of a GPU: the peak of the last batch above what was held before, and what is free."""
 
-    taken: int
+    peak: int
     free: int
 
 
-def on_accelerator() -> Memory | None:
-    """What the batch since the last call took at most; None where there is no accelerator."""
+def gpu_memory() -> GpuMemory | None:
+    """Memory since the last call; None where there is no GPU."""
     if not torch.cuda.is_available():
         return None
     held = torch.cuda.memory_allocated()
-    taken = torch.cuda.max_memory_allocated() - held
+    peak = torch.cuda.max_memory_allocated() - held
     free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - held
     torch.cuda.reset_peak_memory_stats()
-    return Memory(taken, free)
+    return GpuMemory(peak, free)
 
 
-def grown(size: int, memory: Memory) -> int:
-    """Twice ``size`` if twice of what a batch of it took is free, else what fits; at most MOST."""
-    fits = int(SPARE * memory.free * size / max(memory.taken, 1))
-    return max(1, min(2 * size, fits, MOST))
+def next_batch_size(size: int, memory: GpuMemory) -> int:
+    """Twice ``size`` if twice of what a batch of it took is free, else what fits."""
+    fits = int(MEMORY_SHARE * memory.free * size / max(memory.peak, 1))
+    return max(1, min(2 * size, fits, MAX_BATCH))
 
 
-def in_batches(
-    draw: Callable[[Sequence[Any]], Any],
+def batched_by_memory(
+    run: Callable[[Sequence[Any]], Any],
     jobs: Sequence[Any],
     size: int | None,
-    memory: Callable[[], Memory | None] = on_accelerator,
+    memory: Callable[[], GpuMemory | None] = gpu_memory,
 ) -> Iterator[tuple[Sequence[Any], Any]]:
-    """Draw all jobs in order; yields each batch of them and what ``draw`` gave for it.
+    """Run all jobs in order, in batches.
 
-    ``size``: jobs at a time; None lets memory decide: 32 on a CPU; on an accelerator 8 at first,
-    then more as long as they fit. Where they do not after all, half as many are drawn again.
+    A batch that runs out of memory is run again by halves.
+
+    Args:
+        run: A batch to its results.
+        jobs: All jobs.
+        size: Jobs at a time; None: 32 on a CPU; on a GPU 8 at first, then more while they fit.
+        memory: Measures the memory of the last batch.
+
+    Yields:
+        Each batch and its results.
     """
-    told, most = size is not None, MOST
-    now = size or (FIRST if memory() else ON_CPU)
-    begun = 0
-    while begun < len(jobs):
-        batch = jobs[begun : begun + now]
+    limit = MAX_BATCH
+    now = size or (FIRST_GPU_BATCH if memory() else CPU_BATCH_SIZE)
+    start = 0
+    while start < len(jobs):
+        batch = jobs[start : start + now]
         try:
-            drawn = draw(batch)
+            results = run(batch)
         except Exception as error:
-            if told or len(batch) == 1 or not out_of_memory(error):
+            if size is not None or len(batch) == 1 or not is_out_of_memory(error):
                 raise
-            now = most = len(batch) // 2
+            now = limit = len(batch) // 2
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue
-        yield batch, drawn
-        begun += len(batch)
-        if not told and (used := memory()):
-            now = min(grown(now, used), most)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that there is no memory, of the machine or of an accelerator."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+        yield batch, results
+        start += len(batch)
+        if size is None and (used := memory()):
+            now = min(next_batch_size(now, used), limit)

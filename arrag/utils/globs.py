@@ -54,7 +54,7 @@ def _most(pattern: str) -> int:
 
 
 @lru_cache(maxsize=256)
-def distinct_files_of(source: str) -> tuple[str, ...]:
+def distinct_files(source: str) -> tuple[str, ...]:
     """The same; ArragError when files share a name, which keys could not tell apart."""
     files = files_of(source)
     if len({Path(file).name for file in files}) < len(files):
@@ -62,19 +62,19 @@ def distinct_files_of(source: str) -> tuple[str, ...]:
     return files
 
 
-def part_of(source: str, part: int, parts: int) -> str:
+def source_part(source: str, part: int, parts: int) -> str:
     """Part ``part`` of ``parts`` (from 0), as a source: a run of its files.
 
     Raises ArragError when files share a name, and when there are fewer files than parts.
     """
-    files = distinct_files_of(source)
+    files = distinct_files(source)
     if not 0 <= part < parts <= len(files):
         raise ArragError(f"{source}: {len(files)} files make no part {part} of {parts}")
     first, last = (len(files) * i // parts for i in (part, part + 1))
     return "::".join(files[first:last])
 
 
-def parts_for(source: str, images: int | None, images_per_job: int) -> int:
+def num_source_parts(source: str, images: int | None, images_per_job: int) -> int:
     """In how many parts a source is encoded: about ``images_per_job`` each, by whole files."""
     files = len(files_of(source))
     return files if images is None else min(files, max(1, -(-images // images_per_job)))

@@ -199,7 +199,7 @@ def npz_names(path: str | Path, remedy: str) -> list[str]:
         raise ArragError(f"{path}: cannot be read ({short_message(error)}); {remedy}") from None
 
 
-def outside(name: str) -> bool:
+def escapes_folder(name: str) -> bool:
     """Whether a name that an archive or a server gives a file would leave the folder it goes to."""
     parts = PurePosixPath(name).parts
     return not parts or parts[0] == "/" or ".." in parts or "\\" in name or "\0" in name

@@ -165,7 +165,7 @@ def main() -> None:
     if retrieves:
         runs["daid"] = lambda prompts, seed: ours(sampler, prompts, sampler.augmentation, seed)
         runs["faid"] = with_adapter(sampler)
-        result["patches"] = sampler.augmentation.index.meta["entries"]
+        result["patches"] = sampler.augmentation.index.meta.entries
     texts = [prompt["prompt"] for prompt in load_geneval_prompts(config.benchmark().prompts)]
     rows = [row for n in sorted(args.batches) for row in timed(runs, texts, n, args.repeats)]
     result["rows"] = compared(rows)

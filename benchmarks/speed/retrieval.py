@@ -28,7 +28,8 @@ from retrieval_faiss import Baseline, flat_index, inverted, official
 
 from arrag.data.token_store import TokenStore
 from arrag.methods.daid import retrieval_distribution
-from arrag.retrieval.base import PatchIndex, empty_heap
+from arrag.retrieval.base import PatchIndex
+from arrag.retrieval.distances import empty_heap
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.ivf import IvfIndex
 from arrag.retrieval.keys import KeyExtractor
@@ -78,7 +79,7 @@ def main() -> None:
     result: dict[str, Any] = {"patches": len(store) * 506, "codes": args.codes, "k": K, "tau": TAU}
     exact = opened(store, args.work, "exact")
     ivf = opened(store, args.work, "ivf")
-    result |= {"nlist": ivf.meta["nlist"], "nprobe": ivf.nprobe}
+    result |= {"nlist": ivf.meta.nlist, "nprobe": ivf.nprobe}
     figures = compare(store, asked, exact, ivf, args.repeats, result)
     figures["layout, million entries a second"] = layout_speed(store, ivf, args.work)
     result["build"], ratio = build_memory(store, args.work)
@@ -120,16 +121,16 @@ def compare(
     rivals = [
         inverted(store, ivf, "IVFFlat", 128 + 8),
         inverted(store, ivf, "IVFPQ 8x8", 8 + 8),
-        official(store, NEIGHBORHOOD, ivf.meta["nlist"]),
+        official(store, NEIGHBORHOOD, ivf.meta.nlist),
     ]
     micro = timed(all_runs(asked, keys, exact, ivf, flat, rivals), repeats)
     want = exact.search_keys(torch.from_numpy(keys), K)
     result["rows"] = []
     for method in (exact, ivf, flat, *rivals):
-        name = method.name if isinstance(method, Baseline) else f"arrag {method.meta['mode']}"
+        name = method.name if isinstance(method, Baseline) else f"arrag {method.meta.mode}"
         row = {"method": name, **quality(exact, keys, method, want)}
         row["bytes a patch"] = (
-            method.size if isinstance(method, Baseline) else method.meta["bytes_per_patch"]
+            method.size if isinstance(method, Baseline) else method.meta.bytes_per_patch
         )
         times = {
             f"{stage}, batch {b}": t for (whose, stage, b), t in micro.items() if whose == name
@@ -138,17 +139,17 @@ def compare(
     rows = {row["method"]: row for row in result["rows"]}
     ours, plain, pq = rows["arrag ivf"], rows["faiss IVFFlat"], rows["faiss IVFPQ 8x8"]
     difference = np.abs(flat.search(keys)[0] - want.distances.numpy()).max()
-    share = scan_lists(ivf, keys)().mean() / ivf.meta["entries"]
+    share = scan_lists(ivf, keys)().mean() / ivf.meta.entries
     seconds = rows["arrag exact"]["search, batch 1"] / 1e6
     return {
         "exact, GB of grids a second, batch 1": 2 * store_codes(store) / seconds / 1e9,
         "exact, times faster than faiss Flat, batch 1": rows["faiss Flat"]["search, batch 1"]
         / rows["arrag exact"]["search, batch 1"],
         "exact, largest difference from Flat's distances": float(difference),
-        "exact, bytes a patch": exact.meta["bytes_per_patch"],
+        "exact, bytes a patch": exact.meta.bytes_per_patch,
         "ivf recall@50": ours["recall"],
         "ivf share of the entries scanned": float(share),
-        "ivf bytes a patch scanned": ivf.meta["bytes_per_patch"],
+        "ivf bytes a patch scanned": ivf.meta.bytes_per_patch,
         "ivf scan, times faster than IVFFlat's, batch 16": plain["scan, batch 16"]
         / ours["scan, batch 16"],
         "ivf step, times faster than IVFFlat's, batch 16": plain["step, batch 16"]
@@ -213,7 +214,7 @@ def over(parts: list, run: Any, index: PatchIndex | None = None) -> Callable[[],
 def forget(index: PatchIndex | None) -> None:
     """Rows of distances that the last repeat left would come for nothing."""
     if index is not None:
-        index._row_of[:], index._kept = -1, 0
+        index._row_of[:], index._cached = -1, 0
 
 
 def scan_lists(ivf: IvfIndex, keys: np.ndarray) -> Callable[[], np.ndarray]:

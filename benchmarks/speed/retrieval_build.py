@@ -12,27 +12,28 @@ from pathlib import Path
 import numpy as np
 
 from arrag.data.token_store import StoreWriter, TokenStore
-from arrag.retrieval.ivf import IvfIndex, allocated, fill
+from arrag.retrieval.ivf import IvfIndex
+from arrag.retrieval.ivf_lists import allocated, fill
 from arrag.retrieval.keys import KeyExtractor
 
 
 def layout_speed(store: TokenStore, ivf: IvfIndex, work: Path) -> float:
     """Million entries a second that are written to their lists."""
-    extractor = KeyExtractor(store, ivf.neighborhood)
+    extractor, old = KeyExtractor(store, ivf.neighborhood), ivf.lists
     slot = np.full(extractor.size, -1)
     slot[extractor.positions] = np.arange(len(extractor.positions))
-    images, positions = np.divmod(np.asarray(ivf.ids, np.int64), extractor.size)
+    images, positions = np.divmod(np.asarray(old.ids, np.int64), extractor.size)
     assigned = np.empty(len(images), np.uint32)
     assigned[images * len(extractor.positions) + slot[positions]] = np.repeat(
-        np.arange(ivf.meta["nlist"]), np.diff(ivf.offsets)
+        np.arange(ivf.meta.nlist), np.diff(old.offsets)
     )
     seconds = []
     for _ in range(4):
         with tempfile.TemporaryDirectory(dir=work) as folder:
             begun = time.process_time()
-            lists = allocated(Path(folder) / "lists.npy", ivf.lists.dtype, ivf.lists.shape)
-            ids = allocated(Path(folder) / "ids.npy", ivf.ids.dtype, ivf.ids.shape)
-            fill(extractor, assigned, np.array(ivf.offsets[:-1]), 0, lists, ids, False)
+            codes = allocated(Path(folder) / "lists.npy", old.codes.dtype, old.codes.shape)
+            ids = allocated(Path(folder) / "ids.npy", old.ids.dtype, old.ids.shape)
+            fill(extractor, assigned, np.array(old.offsets[:-1]), 0, codes, ids, False)
             seconds.append(time.process_time() - begun)
     return len(images) / 1e6 / statistics.median(seconds[1:])
 

@@ -64,20 +64,20 @@ def inverted(store: TokenStore, ivf: IvfIndex, kind: str, size: int) -> Baseline
     extractor = KeyExtractor(store, ivf.neighborhood)
     quantizer = faiss.IndexFlatL2(extractor.dimension)
     quantizer.add(np.ascontiguousarray(ivf._centroids.T))
-    dimension, lists = extractor.dimension, ivf.meta["nlist"]
+    dimension, lists = extractor.dimension, ivf.meta.nlist
     if kind == "IVFFlat":
         index = faiss.IndexIVFFlat(quantizer, dimension, lists)
         index.is_trained = True
     else:
         index = faiss.IndexIVFPQ(quantizer, dimension, lists, 8, 8)
-        index.train(extractor.vectors(extractor.sample(min(SAMPLE, ivf.meta["entries"]), 0)))
+        index.train(extractor.vectors(extractor.sample(min(SAMPLE, ivf.meta.entries), 0)))
     index.own_fields = False
-    n = ivf.lists.shape[1] - 1
+    n = ivf.lists.codes.shape[1] - 1
     for number in range(lists):
-        rows = slice(ivf.offsets[number], ivf.offsets[number + 1])
-        ids = np.asarray(ivf.ids[rows], np.int64)
+        rows = slice(ivf.lists.offsets[number], ivf.lists.offsets[number + 1])
+        ids = np.asarray(ivf.lists.ids[rows], np.int64)
         if len(ids):
-            vectors = key_vectors(store.codebook, ivf.lists[rows, :n].astype(np.int64))
+            vectors = key_vectors(store.codebook, ivf.lists.codes[rows, :n].astype(np.int64))
             arrays = vectors, ids, np.full(len(ids), number)
             index.add_core(len(ids), *map(faiss.swig_ptr, arrays))
     index.nprobe = ivf.nprobe

@@ -28,8 +28,9 @@ import numpy as np
 import torch
 
 from arrag.data.token_store import StoreWriter, TokenStore
+from arrag.retrieval.base import PatchIndex
 from arrag.retrieval.device import GridScan
-from arrag.retrieval.index import PatchIndex, build_index, open_index
+from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 
 PAPER_IMAGES = 13_600_000

@@ -16,7 +16,8 @@ from arrag.config.root import Config, load_config
 from arrag.data.sample_dir import codes_chunk
 from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.pipeline.layout import Layout
-from arrag.retrieval.index import PatchIndex, build_index, open_index
+from arrag.retrieval.base import PatchIndex
+from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
 from arrag.utils.files import write_json, write_text

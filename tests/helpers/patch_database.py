@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from arrag.data.token_store import StoreWriter, TokenStore
-from arrag.retrieval.index import PatchIndex, build_index, open_index
+from arrag.retrieval.base import PatchIndex
+from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 
 

@@ -46,7 +46,7 @@ def measured(script, place, nprobe, lam, images=4):
 
 
 def test_a_tenth_of_the_lists_gives_the_same_token_on_98_percent_of_the_steps(script, place):
-    assert place[1][12][1].meta["nlist"] >= 120
+    assert place[1][12][1].meta.nlist >= 120
     found = measured(script, place, nprobe=12, lam=0.1)
     assert found["steps"] == 4 * 110  # of 144: the border is not augmented
     assert 0.98 <= found["same_token"] <= 1

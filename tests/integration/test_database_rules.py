@@ -4,12 +4,11 @@ import re
 import shlex
 
 import yaml
-from test_workflow import Project, project, template  # noqa: F401 (fixtures)
 
 from arrag.cli.main import build_parser
 
 
-def commands(project, **blocks):  # noqa: F811
+def commands(project, **blocks):
     """Parsed command lines of the database's rules, as snakemake would run them."""
     document = yaml.safe_load(project.config.read_text())
     document.pop("grids", None)  # they vary what is replaced here
@@ -27,16 +26,16 @@ def commands(project, **blocks):  # noqa: F811
     return found["encode"], found["index"]
 
 
-def test_the_rules_pass_everything_on(project):  # noqa: F811
+def test_the_rules_pass_everything_on(workflow_project):
     for name in ("my tests", "theirs"):
-        (project.path / name).mkdir()
+        (workflow_project.path / name).mkdir()
     for name in ("faiss_ivf_pq_opq.index", "next_codes.npy"):
-        (project.path / "theirs" / name).write_text("")
-    encode, index = commands(project)
+        (workflow_project.path / "theirs" / name).write_text("")
+    encode, index = commands(workflow_project)
     assert (encode.exclude, encode.workers, encode.images) == ([], 0, 4000)
     assert (index.mode, index.key_hop, index.masked_distance) == ("ivf", [1], False)
     encode, index = commands(
-        project,
+        workflow_project,
         database={"exclude": ["my tests", "theirs"], "images": 7},
         index={"masked_distance": True, "key_hop": [1, 2], "border": "zero", "nlist": 40},
         resources={"encode_workers": 2},
@@ -45,7 +44,9 @@ def test_the_rules_pass_everything_on(project):  # noqa: F811
     assert (index.key_hop, index.border, index.nlist) == ([1, 2], "zero", 40)
     assert index.masked_distance
     published = {"mode": "official", "published": "theirs", "masked_distance": False}
-    encode, index = commands(project, index=published)
+    encode, index = commands(workflow_project, index=published)
     assert (index.mode, str(index.published)) == ("official", "theirs")
-    encode, index = commands(project, index={"mode": "faiss:IVF16,Flat", "published": None})
+    encode, index = commands(
+        workflow_project, index={"mode": "faiss:IVF16,Flat", "published": None}
+    )
     assert (index.mode, index.published) == ("faiss:IVF16,Flat", None)

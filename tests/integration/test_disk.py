@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from patch_indexes import UNIT, make_index, make_store
 from PIL import Image
-from test_index import UNIT, make_index, make_store
 
 from arrag.cli.main import main
 from arrag.data.encode import encode_source

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from patch_indexes import UNIT, make_store
 from PIL import Image
 from safetensors.numpy import save_file
 from test_generate import PROMPT
-from test_index import UNIT, make_store
 
 from arrag.cli.main import main
 from arrag.config.root import load_config
@@ -194,8 +194,8 @@ def trained(folder, stop=None):
         x = torch.randn(2, 4096, generator=torch.Generator().manual_seed(step))
         return (model(x) ** 2).mean()
 
-    loop.run(
-        model, [{"params": model.parameters()}], loss_of_step, steps=6, peak=0.05, recipe={},
+    loop.train(
+        model, [{"params": model.parameters()}], loss_of_step, steps=6, peak=0.05, train_config={},
         work_dir=folder, log_every=1, save_seconds=0,
     )  # fmt: skip
     return model.weight

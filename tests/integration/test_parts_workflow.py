@@ -15,7 +15,7 @@ from arrag.data.token_store import TokenStore
 from arrag.methods.runner import sample_benchmark
 from arrag.pipeline.layout import Layout
 from arrag.retrieval.index import open_index
-from arrag.training.neighbours import precompute
+from arrag.training.neighbours import retrieve_neighbours
 from arrag.training.pairs import Pairs
 from arrag.utils.hashing import sha256_file
 
@@ -80,5 +80,5 @@ def test_the_workflow_in_parts_makes_the_files_of_single_jobs(project):
     assert digests(samples) == digests(project / "one")
     store = TokenStore.open(layout.codes("faid"))
     pairs, index = Pairs.open(layout.pairs("faid")), open_index(layout.index("faid"), store)
-    precompute(pairs, index, "whole", config.training.faid.k)
+    retrieve_neighbours(pairs, index, "whole", config.training.faid.k)
     assert digests(neighbours) == digests(project / "whole")

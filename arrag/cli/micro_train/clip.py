@@ -87,14 +87,14 @@ def train(assets: Path, image_tokenizer, out: Path, work_dir: Path, steps: int) 
         text = F.normalize(model.encode_text(torch.stack([tokens[t] for t in distinct])), dim=-1)
         return F.cross_entropy(model.logit_scale.exp() * image @ text.T, target)
 
-    loop.run(
+    loop.train(
         model,
         [{"params": model.parameters()}],
         loss_of_step,
         steps=steps,
         peak=1e-3,
         work_dir=work_dir,
-        recipe={"what": "clip", "batch": BATCH},
+        train_config={"what": "clip", "batch": BATCH},
         warmup=50,
     )
     with atomic_path(out) as partial:

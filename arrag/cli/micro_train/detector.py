@@ -56,14 +56,14 @@ def train(assets: Path, image_tokenizer, out: Path, work_dir: Path, steps: int) 
         tensors = list(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
         return sum(model(tensors, [target_of(scene) for scene in batch]).values())
 
-    loop.run(
+    loop.train(
         judge,
         [{"params": judge.parameters()}],
         loss_of_step,
         steps=steps,
         peak=1e-3,
         work_dir=work_dir,
-        recipe={"what": "detector", "batch": BATCH},
+        train_config={"what": "detector", "batch": BATCH},
         warmup=100,
         weight_decay=1e-3,
     )

@@ -127,14 +127,14 @@ def fit(
                 for name, batches in held.items()
             }
 
-    loop.run(
+    loop.train(
         model,
         [{"params": model.parameters()}],
         loss_of_step,
         steps=steps,
         peak=2e-3,
         work_dir=work_dir,
-        recipe={"what": what, "batch": BATCH, "drop": DROP_PROMPT},
+        train_config={"what": what, "batch": BATCH, "drop": DROP_PROMPT},
         validate=validate,
         warmup=200,
         weight_decay=0.05,

@@ -17,7 +17,7 @@ from arrag.cli.micro_train.lm import fit, save
 from arrag.cli.micro_train.signs import SignCoder, load_signs
 from arrag.data.micro.world import GRID, World
 from arrag.tokenizers.magvit2 import Magvit
-from arrag.training.masked import noise, unknown_losses
+from arrag.training.masked import masked_losses, random_known
 from arrag.utils.outputs import atomic_path
 
 
@@ -31,7 +31,7 @@ class Masked(nn.Module):
     def forward(self, ids, mask, codes, known):
         """ids, mask [B, T]; codes, known [B, N] -> mean cross-entropy of the unknown, in nats."""
         logits = self.backbone.teacher_forced((ids, mask), codes, known)
-        return unknown_losses(logits, codes, known).sum() / (~known).sum()
+        return masked_losses(logits, codes, known).sum() / (~known).sum()
 
 
 def build_backbone(seed: int) -> ShowoBackbone:
@@ -52,7 +52,7 @@ def batch_of(scenes, backbone: ShowoBackbone, coder: SignCoder, seed: int, drop:
     empty, seen = backbone.unconditional_ids(ids, mask)
     dropped = torch.rand(len(ids), 1, generator=generator) < drop
     codes = coder.encode(data.images_of(scenes)).flatten(1)
-    known = noise(*codes.shape, generator)
+    known = random_known(*codes.shape, generator)
     return torch.where(dropped, empty, ids), torch.where(dropped, seen, mask), codes, known
 
 

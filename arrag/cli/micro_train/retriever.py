@@ -80,14 +80,14 @@ def train(assets: Path, out: Path, work_dir: Path, steps: int) -> None:
         right = [((i @ t.T).argmax(1) == y).float().mean().item() for i, t, y in rows]
         return {"caption_of_image": sum(right) / len(right)}
 
-    loop.run(
+    loop.train(
         model,
         [{"params": model.parameters()}],
         loss_of_step,
         steps=steps,
         peak=2e-3,
         work_dir=work_dir,
-        recipe={"what": "retriever", "batch": BATCH},
+        train_config={"what": "retriever", "batch": BATCH},
         validate=validate,
         validate_every=250,
     )

@@ -91,14 +91,14 @@ def fit_decoder(
     def validate() -> dict:
         return {f"psnr_{s}": psnr(*reconstruct(images)) for s, images in held.items()}
 
-    loop.run(
+    loop.train(
         trained,
         [{"params": trained.parameters()}],
         loss_of_step,
         steps=steps,
         peak=1e-3,
         work_dir=work_dir,
-        recipe={"what": "decoder", "batch": BATCH, "jittered": JITTERED},
+        train_config={"what": "decoder", "batch": BATCH, "jittered": JITTERED},
         validate=validate,
         validate_every=250,
         weight_decay=1e-4,

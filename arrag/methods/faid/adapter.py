@@ -28,7 +28,7 @@ from arrag.methods.faid.module import FaidModule, FaidSettings, FusedConv, disti
 from arrag.methods.generator import TokenGenerator
 from arrag.methods.registry import MethodContext
 from arrag.methods.search_cache import SearchCache
-from arrag.retrieval.index import PatchIndex
+from arrag.retrieval.base import PatchIndex
 from arrag.utils.errors import ArragError, FormatError
 
 __all__ = ["FAiD", "FAiDAugmentation", "FaidSettings"]

@@ -31,7 +31,7 @@ from arrag.report.figures.style import (
     subplot_figure,
 )
 from arrag.retrieval.image_index import ImageIndex
-from arrag.utils.batching import in_batches
+from arrag.utils.batching import batched_by_memory
 from arrag.utils.errors import MismatchError
 
 MEASURES = {
@@ -115,7 +115,7 @@ def _generate_codes(
     def generate(some: Sequence[str]) -> torch.Tensor:
         return generator.generate_codes(some, [0] * len(some), config.seed).cpu()
 
-    batches = in_batches(generate, prompts, config.resources.batch_size)
+    batches = batched_by_memory(generate, prompts, config.resources.batch_size)
     return torch.cat([codes for _, codes in tqdm(batches, desc="codes", unit="batch")])
 
 

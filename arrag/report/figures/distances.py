@@ -25,7 +25,8 @@ from arrag.report.figures.style import (
     save_rows,
     subplot_figure,
 )
-from arrag.retrieval.index import PatchIndex, open_index
+from arrag.retrieval.base import PatchIndex
+from arrag.retrieval.index import open_index
 from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.errors import MissingError, UsageError
 
@@ -68,7 +69,7 @@ def write_figure6(config: Config, out: Path) -> dict[str, Any]:
     codes = tokenizer.encode(np.stack(images)).cpu()
     store = TokenStore.open(layout.codes(method))
     index = open_index(layout.index(method), store, tokenizer.digest)
-    found = measure(index, torch.as_tensor(codes), min(figures.k, index.meta["entries"]))
+    found = measure(index, torch.as_tensor(codes), min(figures.k, index.meta.entries))
     about = f"{len(images)} held-out images, {len(store):,} stored"
     figure6(found, out.with_suffix(""), about)
     return {"images": len(images), "nearest": float(found.by_rank[:, 0].mean())}

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from arrag.data.sample_dir import load_image, read_codes
 from arrag.report.attribution import Attribution, Blend, attribute_patches
 from arrag.report.replay import SampleCodes
-from arrag.retrieval.index import PatchIndex
+from arrag.retrieval.base import PatchIndex
 from arrag.tokenizers.base import ImageTokenizer
 from arrag.utils.errors import MismatchError
 

@@ -65,7 +65,8 @@ def test_points_share_what_their_settings_leave_alone(load):
     assert len({layout.trained_adapter(n) for n in faid}) == 4
     for part in (layout.pairs, layout.neighbours, layout.index, layout.codes):
         assert len({part(n) for n in faid}) == 1
-    assert [config.resolved(n).training.faid.hops for n in faid] == [[1], [1], [1, 2], [1, 2]]
+    hops = [config.resolved(name).training.faid.hops for name in faid]
+    assert hops == [(1,), (1,), (1, 2), (1, 2)]
     assert layout.index(daid[0]) == layout.index("daid") != layout.index(daid[1])
     assert layout.codes(daid[0]) == layout.codes(daid[1]) != layout.codes(daid[2])
     assert layout.codes(daid[2]) != layout.codes(daid[3])

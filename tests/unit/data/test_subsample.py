@@ -15,7 +15,7 @@ from arrag.data.subsample import SubsampleSpec, list_images, name_of, number, su
 from arrag.data.token_store import TokenStore
 from arrag.utils.errors import ArragError, FormatError, MismatchError
 from arrag.utils.files import read_json
-from arrag.utils.globs import files_of, is_tars, part_of, parts_for
+from arrag.utils.globs import files_of, is_tars, num_source_parts, source_part
 
 NAMES = [f"{i:05d}.png" for i in range(60)]
 
@@ -27,7 +27,7 @@ def keys_of(source):
 def subsample(source, out, images, seed=0, parts=1):
     """The names in a subsample that jobs draw part by part, and its spec."""
     out.mkdir()
-    sources = [part_of(source, i, parts) for i in range(parts)]
+    sources = [source_part(source, i, parts) for i in range(parts)]
     lists = [out / f"{i}.npz" for i in range(parts)]
     for part, listed in zip(sources, lists, strict=True):
         list_images(part, listed, seed)
@@ -94,12 +94,19 @@ def test_what_cannot_be_chosen_from_is_refused(tmp_path):
 def test_parts_are_all_files_once_and_need_not_be_there():
     source = "nowhere/{00..22}.tar"
     for parts in (1, 2, 7, 23):
-        files = [f for i in range(parts) for f in files_of(part_of(source, i, parts))]
+        files = [f for i in range(parts) for f in files_of(source_part(source, i, parts))]
         assert files == [f"nowhere/{i:02d}.tar" for i in range(23)]
-    assert [parts_for(source, n, 10) for n in (1, 10, 11, 230, 9999, None)] == [1, 1, 2, 23, 23, 23]
+    assert [num_source_parts(source, n, 10) for n in (1, 10, 11, 230, 9999, None)] == [
+        1,
+        1,
+        2,
+        23,
+        23,
+        23,
+    ]
     for bad, parts in ((source, 24), ("{a,b}/0.tar", 1)):
         with pytest.raises(ArragError):
-            part_of(bad, 0, parts)
+            source_part(bad, 0, parts)
 
 
 def test_jobs_encode_their_parts_and_the_whole_is_the_subsample_without_test_images(
@@ -113,7 +120,7 @@ def test_jobs_encode_their_parts_and_the_whole_is_the_subsample_without_test_ima
     Decontaminator.load([tmp_path / "test"]).save(prints)
     stores = [tmp_path / f"part{i}" for i in range(3)]
     for i, out in enumerate(stores):
-        part = part_of(source, i, 3)
+        part = source_part(source, i, 3)
         encode_source(part, tiny_janus, out, subsample=spec, exclude=[str(prints)])
     (tmp_path / "all").mkdir()  # as Snakemake leaves it
     about = join_stores(stores, tmp_path / "all")

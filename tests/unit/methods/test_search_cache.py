@@ -9,7 +9,7 @@ from arrag.methods import search_cache
 from arrag.methods.search_cache import SearchCache
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import MismatchError
 
 GRID, CODES, K = (5, 6), 4, 7
 
@@ -64,5 +64,5 @@ def test_what_is_known_is_not_searched_again(index, monkeypatch):
 
 def test_another_grid_is_refused(index):
     codes = torch.zeros(1, 3, 3, dtype=torch.long)
-    with pytest.raises(ArragError, match="its grid is"):
+    with pytest.raises(MismatchError):
         SearchCache(index, K).search(codes, codes.bool(), torch.tensor([4]))

@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 from image_sources import picture, write_tars
-from test_workflow import Project
+from workflow_project import WorkflowProject
 
 from arrag.config.paper import paper_rows, paper_tables
 from arrag.config.root import load_config
@@ -27,7 +27,7 @@ def bare(tmp_path, root):
     for part in ("workflow", "profiles", "config"):
         shutil.copytree(root / part, tmp_path / part)
     shutil.copy(root / "Snakefile", tmp_path)
-    return Project(tmp_path)
+    return WorkflowProject(tmp_path)
 
 
 @pytest.mark.slow
@@ -138,7 +138,9 @@ def test_weights_of_a_hub_and_a_corpus_become_a_database(tmp_path, root, monkeyp
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(changes))
     monkeypatch.chdir(tmp_path)
     store = Layout(load_config("mine.yaml")).codes("daid")
-    done = Project(tmp_path).snakemake("--configfile", "mine.yaml", "--", f"{store}/manifest.json")
+    done = WorkflowProject(tmp_path).snakemake(
+        "--configfile", "mine.yaml", "--", f"{store}/manifest.json"
+    )
     assert done.returncode == 0, done.stdout
     joined = TokenStore.open(store, verify=True)
     found = {joined.keys(i).partition("/")[2] for i in range(len(joined))}

@@ -1,6 +1,6 @@
 """The profiles beside the default one: what they ask schedulers for, and who gets which GPU.
 
-A run on a real Slurm is tests/test_slurm.py. Kubernetes is tested up to kubectl, never beyond.
+A run on a real Slurm is tests/slow/test_slurm.py. Kubernetes is tested up to kubectl.
 """
 
 import importlib.util
@@ -12,13 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_workflow import project, template  # noqa: F401 (fixtures)
-
-from arrag.config.root import load_config
-from arrag.pipeline.scheduling import STAGES, drawing_seconds, encoding_seconds, memory, minutes
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-NEVER_SUBMITTED = {"all", "fetch_assets", "fetch_feature_network", "fetch_hub", "prepare_file"}
+LOCAL = {"all", "train_adapters", "fetch_hub", "prepare_file"}
+PAPER = ("-n", "-p", "--configfile", "config/paper.yaml", "--", "all", "train_adapters")
 
 
 def snakemake(folder, *arguments, **variables):
@@ -42,60 +39,25 @@ def asked(output):
     return found
 
 
-@pytest.mark.parametrize("profile", ["slurm", "kubernetes", "gpu"])
-def test_a_profile_plans_what_the_default_one_does(project, profile):  # noqa: F811
-    plan = snakemake(project.path, "-n", "--profile", f"profiles/{profile}", "reports/table1.md")
-    jobs = asked(plan)
-    assert {"encode_database", "build_index", "sample", "score_geneval", "table"} <= set(jobs)
-    for name in set(jobs) - NEVER_SUBMITTED:
-        assert int(jobs[name]["mem_mb"]) >= 2000 and int(jobs[name]["runtime"]) >= 60, name
-        assert "gpu" not in jobs[name]
-
-
-def test_at_the_papers_size_stages_with_a_model_ask_for_a_gpu(project):  # noqa: F811
-    plan = snakemake(
-        project.path, "-n", "--cores", "8", "--configfile", "config/paper.yaml", "--", "all"
-    )
-    jobs = asked(plan)
-    with_gpu = {name for name, found in jobs.items() if "gpu" in found}
-    assert with_gpu == {
+@pytest.mark.parametrize("profile", ["slurm", "kubernetes"])
+def test_a_cluster_is_asked_for_memory_time_and_gpus(workflow_project, profile):
+    jobs = asked(snakemake(workflow_project.path, "--profile", f"profiles/{profile}", *PAPER))
+    for name in set(jobs) - LOCAL:
+        assert int(jobs[name]["mem_mb"]) >= 8000 and int(jobs[name]["runtime"]) >= 60, name
+    assert {name for name, found in jobs.items() if found.get("gpu") == "1"} == {
         *("encode_part", "build_index", "index_images", "sample", "score_geneval", "score_dpg"),
         *("score_distance", "reference_statistics", "make_pairs", "train_adapter"),
         *("retrieve_neighbours", "retrieve_references", "sample_part", "retrieve_part"),
     }
-    assert set(jobs) - with_gpu - NEVER_SUBMITTED == {
-        *("list_corpus", "choose_images", "hash_test_images", "join_parts"),
-        *("prepare_folder", "table", "gallery"),
-    }
-    assert all("mem_mb" in jobs[name] for name in set(jobs) - NEVER_SUBMITTED)
 
 
-def test_a_second_attempt_gets_more(root):
-    ask = STAGES["paper"]["draw"]
-    assert memory(ask, 2) == 2 * memory(ask, 1) == 128_000
-    assert minutes(ask, 1800.0, 1) == 60 + 2 * 30 and minutes(ask, 1800.0, 2) == 240
-    assert minutes(ask, 1e6, 1) == 2880  # two days, and on from there
-    assert {*STAGES["micro"]} == {*STAGES["paper"]}
-
-
-def test_time_is_the_doctors_estimate(root, monkeypatch):
-    monkeypatch.chdir(root)
-    config = load_config("config/paper.yaml")
-    # Table 4 of the paper: 4.58 s an image with Janus-Pro-1B, of 553 prompts four images each.
-    assert drawing_seconds(config, "vanilla", "geneval") == pytest.approx(4.58 * 553 * 4)
-    assert drawing_seconds(config, "daid", "geneval") > drawing_seconds(
-        config, "vanilla", "geneval"
-    )
-    part = encoding_seconds(config, "daid", 100_000)
-    assert encoding_seconds(config, "daid") == pytest.approx(136 * part)
-
-
-def test_several_gpus_for_a_training_come_from_a_profile(project):  # noqa: F811
-    plan = snakemake(
-        project.path, "-n", "-p", "--cores", "1", "--set-resources", "train_adapter:gpu=4",
-        "--", "train_adapters",
-    )  # fmt: skip
+def test_several_gpus_for_a_training_come_from_a_profile(workflow_project):
+    arguments = ("--set-resources", "train_adapter:gpu=4")
+    profile = ("--profile", "profiles/gpu")
+    plan = snakemake(workflow_project.path, *profile, *arguments, *PAPER, ARRAG_GPUS="0,1,2,3")
     assert re.search(r"arrag train faid .* --gpus 4 ", plan)
+    micro = snakemake(workflow_project.path, "-n", "--cores", "1", "reports/table1.md")
+    assert all(found.get("gpu", "0") == "0" for found in asked(micro).values())
 
 
 TINY = """
@@ -165,6 +127,7 @@ def script(name):
     return module
 
 
+@pytest.mark.slow
 def test_a_job_is_submitted_watched_and_tried_again_with_more(tmp_path):
     """With a kubectl that runs a pod's command here instead of in a cluster."""
     schemas = pytest.importorskip("kubernetes_validate")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_color import model_dir  # noqa: F401 (a fixture: a tiny open_clip model)
+from tiny_clip import write_tiny_clip
 
 import arrag.retrieval.image_index
 from arrag.cli.main import main
@@ -19,13 +19,17 @@ from arrag.data.encode import encode_source
 from arrag.data.images import open_rgb, square
 from arrag.data.token_store import TokenStore
 from arrag.retrieval.image_index import ImageIndex, build_image_index
-from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json
+from arrag.utils.errors import ArragError, FormatError, MismatchError, UsageError
 from arrag.utils.outputs import atomic_path
 
 
 @pytest.fixture(scope="module")
-def clip(model_dir):  # noqa: F811
+def model_dir(tmp_path_factory):
+    return write_tiny_clip(tmp_path_factory.mktemp("clip") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def clip(model_dir):
     return OpenClip(model_dir)
 
 
@@ -46,14 +50,13 @@ def made(clip, tiny_janus, tmp_path_factory):
 
 
 def brute_force(index, query, k, own=None):
-    """(cosine, image): loops over everything, in float64."""
+    """The k most similar images: loops over everything, in float64."""
     query = query.double() / query.double().norm()
     found = []
     for image in range(len(index.store)):
         if index.store.keys(image) != own:
             feature = torch.from_numpy(index.features[image].copy()).double()
-            cosine = float((feature * query).sum())
-            found.append((-round(cosine, 6), image))
+            found.append((-round(float((feature * query).sum()), 6), image))
     return [image for _, image in sorted(found)[:k]]
 
 
@@ -69,10 +72,11 @@ def test_features_are_those_of_the_stores_images_in_its_order(made, clip):
 
 
 @pytest.mark.parametrize("block", [4096, 7, 1])
-def test_search_agrees_with_brute_force(made, monkeypatch, block):
+def test_search_agrees_with_brute_force(made, clip, monkeypatch, block):
     monkeypatch.setattr(arrag.retrieval.image_index, "BLOCK_ROWS", block)
     index = made[2]
     queries = torch.randn(6, 16, generator=torch.Generator().manual_seed(0))
+    queries = torch.cat([queries, clip.encode_texts(["a photo of a cup", "two red dogs"])])
     cosines, images = index.search(queries, 12)
     assert images.tolist() == [brute_force(index, query, 12) for query in queries]
     unit = queries / queries.norm(dim=1, keepdim=True)
@@ -104,39 +108,37 @@ def test_an_image_finds_itself_unless_it_is_its_own(made):
     )
 
 
-def test_a_text_searches_images(made, clip):
-    index = made[2]
-    texts = clip.encode_texts(["a photo of a cup", "two red dogs"])
-    assert index.search(texts, 4)[1].tolist() == [brute_force(index, text, 4) for text in texts]
-
-
 def test_wrong_queries_are_refused(made):
     index = made[2]
-    for k in (0, 30):
-        with pytest.raises(ArragError, match=f"k is {k}, it holds 29 images"):
-            index.search(torch.ones(1, 16), k)
-    with pytest.raises(ArragError, match=r"queries are \[1, 15\], features have 16"):
-        index.search(torch.ones(1, 15), 1)
-    for bad in (0.0, torch.nan):
-        with pytest.raises(ArragError, match="query 1 has no direction"):
-            index.search(torch.tensor([[1.0] * 16, [bad] * 16]), 1)
+    for queries, k, kind in (
+        (torch.ones(1, 16), 0, UsageError),
+        (torch.ones(1, 16), 30, UsageError),
+        (torch.ones(1, 15), 1, MismatchError),
+        (torch.tensor([[1.0] * 16, [0.0] * 16]), 1, UsageError),
+        (torch.tensor([[1.0] * 16, [torch.nan] * 16]), 1, UsageError),
+    ):
+        with pytest.raises(kind):
+            index.search(queries, k)
 
 
 def test_another_store_model_or_file_is_refused(made, clip, tiny_janus, tmp_path):
     path, store, _ = made
-    with pytest.raises(ArragError, match=f"model_digest is {clip.digest}, but other is in use"):
-        ImageIndex(path / "index", store, "other")
     encode_source(str(path / "images"), tiny_janus, tmp_path / "few", limit=3)
     few = TokenStore.open(tmp_path / "few")
-    with pytest.raises(ArragError, match=f"store_digest is {store.digest}, but {few.digest}"):
-        ImageIndex(path / "index", few, clip.digest)
-    with pytest.raises(ArragError, match=r"no image '03.png' where the store .* has its image 3"):
+    for other, digest, field in (
+        (store, "other", "model_digest"),
+        (few, clip.digest, "store_digest"),
+    ):
+        with pytest.raises(MismatchError) as error:
+            ImageIndex(path / "index", other, digest)
+        assert error.value.field == field
+    with pytest.raises(MismatchError, match=r"'03.png'"):  # not in the source
         build_image_index(store, str(path / "images"), clip, tmp_path / "i", limit=3)
     assert not (tmp_path / "i").exists()
     whole = (path / "index" / "features.f32").read_bytes()
     (path / "index" / "features.f32").write_bytes(whole[:-4])
     try:
-        with pytest.raises(ArragError, match=r"features.f32: 1852 bytes, meta.json says 1856"):
+        with pytest.raises(ArragError, match=r"features.f32"):
             ImageIndex(path / "index", store, clip.digest)
     finally:
         (path / "index" / "features.f32").write_bytes(whole)
@@ -160,7 +162,7 @@ build_image_index(TokenStore.open(store), source, OpenClip(model), out, batch_si
 """
 
 
-def test_after_kill_9_whole_shards_are_not_made_again(made, clip, model_dir, root, tmp_path):  # noqa: F811
+def test_after_kill_9_whole_shards_are_not_encoded_again(made, clip, model_dir, root, tmp_path):
     path, store, _ = made
     script, out = tmp_path / "killed.py", tmp_path / "i"
     script.write_text(KILLED)
@@ -172,8 +174,6 @@ def test_after_kill_9_whole_shards_are_not_made_again(made, clip, model_dir, roo
     killed = subprocess.run([sys.executable, str(script), *arguments], env=environment)
     assert killed.returncode == -signal.SIGKILL
     assert (out / "meta.json").read_text() == "an earlier index"
-    working = tmp_path / ".i.building"
-    assert read_json(working / "done.json")["images"] == 8  # batches of 3, 3, 2 and 3
     encoded = []
 
     class Counting(OpenClip):
@@ -183,12 +183,12 @@ def test_after_kill_9_whole_shards_are_not_made_again(made, clip, model_dir, roo
 
     again = Counting(model_dir)
     build_image_index(store, f"{path}/images", again, out, batch_size=3)
-    assert len(encoded) == 29 - 8 and not working.exists()
+    assert len(encoded) == 29 - 8 and not (tmp_path / ".i.building").exists()
     build_image_index(store, f"{path}/images", clip, tmp_path / "whole", batch_size=3)
     for name in ("features.f32", "meta.json"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert ImageIndex(out, store, clip.digest).features.shape == (29, 16)
-    (out / "meta.json").unlink()  # as Snakemake does to a job that ended while nobody looked
+    (out / "meta.json").unlink()  # as Snakemake does to a job whose end it missed
     encoded.clear()
     build_image_index(store, f"{path}/images", again, out, batch_size=3)
     assert not encoded
@@ -224,18 +224,18 @@ def test_an_image_that_cannot_be_read_any_more_is_named(made, clip, tmp_path):
     whole = file.read_bytes()
     file.write_bytes(whole[:40])
     try:
-        with pytest.raises(ArragError, match=r"02.png: cannot be read .* the store holds it"):
+        with pytest.raises(FormatError) as error:
             build_image_index(store, str(path / "images"), clip, tmp_path / "i")
+        assert error.value.path.name == "02.png"
     finally:
         file.write_bytes(whole)
 
 
-def test_images_on_the_command_line(made, model_dir, tmp_path, capsys):  # noqa: F811
+def test_images_on_the_command_line(made, model_dir, tmp_path, capsys):
     path = made[0]
     arguments = [f"{path}/images", "--codes", f"{path}/codes", "--clip", str(model_dir)]
-    arguments += ["--out", f"{tmp_path}/i", "--batch-size", "7"]  # of which rounding depends
+    arguments += ["--out", f"{tmp_path}/i", "--batch-size", "7"]  # on which rounding depends
     assert main(["index", "images", *arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 29
-    assert (tmp_path / "i" / "features.f32").read_bytes() == (
-        path / "index" / "features.f32"
-    ).read_bytes()
+    for name in ("features.f32", "meta.json"):
+        assert (tmp_path / "i" / name).read_bytes() == (path / "index" / name).read_bytes()

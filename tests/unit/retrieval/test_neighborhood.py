@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arrag.retrieval.neighborhood import MISSING, Neighborhood
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ConfigError
 
 
 def test_offsets_are_those_of_the_paper():
@@ -82,5 +82,18 @@ def test_gather_agrees_with_loops(data):
     ],
 )
 def test_a_wrong_value_is_named(options, field):
-    with pytest.raises(ArragError, match=field):
+    with pytest.raises(ConfigError) as error:
         Neighborhood(**options)
+    assert error.value.field == field
+
+
+@pytest.mark.parametrize("hop", [[], [1, 1], [2, 1], [0, 1], [1, True], ["1"], "12", None])
+def test_wrong_hops_are_refused(hop):
+    with pytest.raises(ConfigError) as error:
+        Neighborhood("causal", hop)
+    assert error.value.field == "hop"
+
+
+def test_a_list_of_one_hop_is_that_hop():
+    assert Neighborhood("causal", [2]).hop == 2
+    assert Neighborhood("causal", [1, 2]) == Neighborhood("causal", (1, 2))

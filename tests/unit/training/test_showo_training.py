@@ -14,7 +14,7 @@ from arrag.cli.micro_train.codebook import to_patches
 from arrag.data.micro.world import World
 from arrag.tokenizers.base import load_tokenizer
 from arrag.tokenizers.magvit2 import Magvit
-from arrag.training.masked import noise
+from arrag.training.masked import random_known
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_fitted_bits_say_more_than_random_ones(pictures):
 
 
 def test_noise_leaves_the_cosine_s_share_unknown():
-    known = noise(4000, 144, torch.Generator().manual_seed(0))
+    known = random_known(4000, 144, torch.Generator().manual_seed(0))
     unknown = (~known).sum(1)
     assert unknown.min() >= 1 and unknown.max() == 144
     assert unknown.double().mean() / 144 == pytest.approx(2 / math.pi, abs=0.01)

@@ -1,82 +1,81 @@
-"""Batches: like lengths together, as many as memory holds, each job once and in order."""
+"""Batches: similar lengths together, as many as memory holds, each job once and in order."""
 
 import pytest
 import torch
 
-from arrag.utils.batching import BUCKET, MOST, ON_CPU, Memory, bucket, grown, in_batches
+from arrag.utils.batching import (
+    BUCKET_BYTES,
+    CPU_BATCH_SIZE,
+    MAX_BATCH,
+    GpuMemory,
+    batched_by_memory,
+    length_bucket,
+    next_batch_size,
+)
 
-FREE = Memory(taken=1, free=1 << 40)
-
-
-def batches(count, size, memory=lambda: None, draw=len):
-    return [list(batch) for batch, _ in in_batches(draw, range(count), size, memory)]
-
-
-def test_prompts_of_like_length_share_a_bucket():
-    prompts = ["ä" * BUCKET, "b" * (BUCKET - 1), "c", "d" * BUCKET]
-    assert [bucket(prompt) for prompt in prompts] == [2, 0, 0, 1]  # an ä is two bytes
-
-
-def test_a_size_that_is_told_is_kept():
-    assert [len(b) for b in batches(10, 4, lambda: FREE)] == [4, 4, 2]
+FREE = GpuMemory(peak=1, free=1 << 40)
 
 
-def test_a_cpu_has_a_size_of_its_own():
-    assert [len(b) for b in batches(ON_CPU + 1, None)] == [ON_CPU, 1]
+def batches(count, size, memory=lambda: None, run=len):
+    return [list(batch) for batch, _ in batched_by_memory(run, range(count), size, memory)]
 
 
-def test_an_accelerator_takes_more_while_they_fit():
-    drawn = batches(100, None, lambda: FREE)
-    assert [len(b) for b in drawn] == [8, 16, 32, 44]
-    assert sum(drawn, []) == list(range(100))
+def test_prompts_of_similar_length_share_a_bucket():
+    prompts = ["ä" * BUCKET_BYTES, "b" * (BUCKET_BYTES - 1), "c", "d" * BUCKET_BYTES]
+    assert [length_bucket(prompt) for prompt in prompts] == [2, 0, 0, 1]  # an ä is two bytes
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "memory", "sizes"),
+    [
+        (10, 4, FREE, [4, 4, 2]),
+        (CPU_BATCH_SIZE + 1, None, None, [CPU_BATCH_SIZE, 1]),
+        (100, None, FREE, [8, 16, 32, 44]),
+    ],
+)
+def test_sizes_of_batches(count, size, memory, sizes):
+    found = batches(count, size, lambda: memory)
+    assert [len(batch) for batch in found] == sizes
+    assert sum(found, []) == list(range(count))
 
 
 @pytest.mark.parametrize(
     ("size", "memory", "expected"),
     [
-        (8, Memory(taken=80, free=1000), 16),  # 90 would fit
-        (64, Memory(taken=640, free=1000), 90),
-        (64, Memory(taken=640, free=500), 45),  # somebody else has taken some meanwhile
-        (8, Memory(taken=80, free=0), 1),
-        (MOST, FREE, MOST),
+        (8, GpuMemory(peak=80, free=1000), 16),  # 90 would fit
+        (64, GpuMemory(peak=640, free=1000), 90),
+        (64, GpuMemory(peak=640, free=500), 45),  # another process has taken some meanwhile
+        (8, GpuMemory(peak=80, free=0), 1),
+        (MAX_BATCH, FREE, MAX_BATCH),
     ],
 )
 def test_growth_takes_nine_tenths_of_what_is_free(size, memory, expected):
-    assert grown(size, memory) == expected
+    assert next_batch_size(size, memory) == expected
 
 
 @pytest.mark.parametrize(
     "error",
     [torch.OutOfMemoryError("no room"), MemoryError(), RuntimeError("can't allocate memory: 9")],
-)  # fmt: skip
-def test_what_does_not_fit_is_drawn_again_by_halves(error):
+)
+def test_what_does_not_fit_is_run_again_by_halves(error):
     tried = []
 
-    def draw(batch):
+    def run(batch):
         tried.append(len(batch))
         if len(batch) > 20:
             raise error
-        return len(batch)
 
-    drawn = batches(50, None, lambda: FREE, draw)
-    assert sum(drawn, []) == list(range(50))
+    assert sum(batches(50, None, lambda: FREE, run), []) == list(range(50))
     assert tried == [8, 16, 26, 13, 13]
 
 
-@pytest.mark.parametrize("size", [4, None])
-def test_other_errors_and_too_large_a_size_of_ones_own_are_told(size):
-    error = MemoryError("no room") if size else RuntimeError("something else")
-
-    def draw(batch):
+@pytest.mark.parametrize(
+    ("count", "size", "error"),
+    [(5, 4, MemoryError("x")), (5, None, RuntimeError("something else")), (1, None, MemoryError())],
+)
+def test_other_errors_a_given_size_and_single_jobs_are_not_tried_again(count, size, error):
+    def run(batch):
         raise error
 
-    with pytest.raises(type(error), match=str(error)):
-        batches(5, size, draw=draw)
-
-
-def test_one_image_without_room_is_an_error():
-    def draw(batch):
-        raise MemoryError("no room")
-
-    with pytest.raises(MemoryError):
-        batches(5, None, draw=draw)
+    with pytest.raises(type(error)):
+        batches(count, size, run=run)

@@ -1,0 +1,365 @@
+"""The results in the plan of a run: databases, indexes, adapters, samples and scores.
+
+``arrag.pipeline.plan`` adds what people read. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from arrag.config.assets import asset_path, paths_in
+from arrag.config.methods import CEILING_LABELS
+from arrag.config.resolve import ResolvedMethod
+from arrag.config.root import Config
+from arrag.metrics.mobilenet import FOLDER as FEATURE_NETWORK
+from arrag.pipeline.layout import (
+    LAST_FILES,
+    MICRO,
+    MICRO_ASSETS,
+    MICRO_REFERENCE,
+    RETRIEVES,
+    TRAINS_ON,
+    Layout,
+)
+from arrag.pipeline.layout_parts import parts_of, prints_of
+from arrag.pipeline.reports import grid_methods
+from arrag.utils.errors import ArragError
+
+ASSETS = str(MICRO_ASSETS / "assets.npz")
+
+# The names of the authors' two files, those of arrag.retrieval.faiss_index, which needs FAISS.
+PUBLISHED = ("faiss_ivf_pq_opq.index", "next_codes.npy")
+INDEX_KEY = ("published", "context", "key_hop", "border", "masked_distance")
+Inputs = dict[str, "str | list[str]"]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that one job makes, or the last file of a folder.
+
+    Attributes:
+        kind: What it is: ``codes``, ``samples``, ``table``.
+        inputs: What the job reads, by name. A newer input makes the artifact again.
+        given: Likewise, but only its presence counts: its digest is in the artifact's name.
+        arguments: Arguments of the command, by name.
+        method: The first method that needs it, for a command that reads the configuration.
+        parts: Files of the jobs that share the work before this one completes it.
+    """
+
+    kind: str
+    inputs: Inputs = field(default_factory=dict)
+    given: Inputs = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    method: str | None = None
+    parts: list[str] = field(default_factory=list)
+
+    def paths(self, given: bool) -> list[str]:
+        """All paths of ``inputs``, or of ``given``."""
+        found = (self.given if given else self.inputs).values()
+        return [p for value in found for p in (value if isinstance(value, list) else [value])]
+
+
+class ResultPlan:
+    """The artifacts below ``results``, by the path of the file that completes each."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.layout = Layout(config)
+        self.artifacts: dict[str, Artifact] = {}
+        self.errors: dict[str, ArragError] = {}  # by the path or method that has no artifact
+
+    def add_results(self) -> None:
+        """Add what the methods of the configuration and of its grids make."""
+        for method in [*self.config.methods, *self.config.grid_points]:
+            self.attempt(method, self._add_method, method)
+        for benchmark in self.config.benchmarks:
+            self.attempt(benchmark, self._add_references, benchmark)
+            for method in self._drawn_on(benchmark):
+                self.attempt(f"{benchmark}/{method}", self._add_samples, method, benchmark)
+
+    def attempt(self, name: str, add: Callable[..., None], *args: Any) -> None:
+        """Add artifacts; keep the error if what they are made of is missing."""
+        try:
+            add(*args)
+        except ArragError as error:
+            self.errors[name] = error
+
+    def add(self, path: str | Path, artifact: Artifact, method: str | None = None) -> None:
+        """Add an artifact, unless another method makes the same."""
+        self.artifacts.setdefault(str(path), replace(artifact, method=method))
+
+    def _drawn_on(self, benchmark: str) -> list[str]:
+        """The methods and ceilings whose samples of a benchmark a table or a grid shows."""
+        names = list(self.config.row_labels(benchmark))
+        for grid, settings in self.config.grids.items():
+            if (settings.benchmark or self.config.main_benchmark) == benchmark:
+                names += grid_methods(self.config, grid)
+        return list(dict.fromkeys(names))
+
+    # Inputs
+
+    def made(self, path: Path | str) -> str:
+        """The file or folder that a rule makes, or the user provides, to have ``path``."""
+        return str(asset_path(path, self.config.assets) or path)
+
+    def fetched(self, *settings: Any) -> Inputs:
+        """What rules download or convert of the paths in some settings."""
+        assets = self.config.assets
+        paths = [path for block in settings for _, path in paths_in(block, assets)]
+        found = [str(made) for path in paths if (made := asset_path(path, assets))]
+        return {"fetched": list(dict.fromkeys(found))} if found else {}
+
+    def last_file(self, part: str, method: str) -> str:
+        """The file that completes a part of the layout that a method needs."""
+        return str(getattr(self.layout, part)(method) / LAST_FILES[part])
+
+    def drawing_inputs(self, method: str) -> tuple[Inputs, Inputs]:
+        """What a method needs to draw: inputs, and what is given."""
+        resolved = self.config.resolved(method)
+        generator, retriever = resolved.generator, resolved.retrieval_settings
+        given: Inputs = {"checkpoint": self.made(generator.checkpoint)}
+        given |= self.fetched(generator, resolved.method)
+        if named := getattr(generator, "named_paths", None):
+            given["named"] = [self.made(path) for path in named.values()]
+        parts = RETRIEVES.get(getattr(retriever, "kind", None), ())
+        inputs: Inputs = {part: self.last_file(part, method) for part in parts}
+        if resolved.method.is_trained_here:
+            inputs["adapter"] = self.last_file("trained_adapter", method)
+        elif hasattr(retriever, "adapter") and not asset_path(
+            retriever.adapter, self.config.assets
+        ):
+            given["adapter"] = f"{retriever.adapter}/config.json"
+        return inputs, given
+
+    # Databases, indexes, adapters
+
+    def _add_method(self, method: str) -> None:
+        """Add what a method retrieves from and what its adapter is trained on."""
+        resolved = self.config.resolved(method)
+        builders = {
+            "codes": self._codes,
+            "index": self._index,
+            "image_index": self._image_index,
+            "pairs": self._pairs,
+            "neighbours": self._trained_on("neighbours", "pairs", "index"),
+            "references": self._trained_on("references", "pairs", "image_index"),
+            "trained_adapter": self._adapter,
+        }
+        for part, folder in self.layout.made_for(method).items():
+            path = str(folder / LAST_FILES[part])
+            if path not in self.artifacts:
+                self.add(path, builders[part](method, resolved), method)
+
+    def _codes(self, method: str, resolved: ResolvedMethod) -> Artifact:
+        database = resolved.database
+        if database.sources:
+            stores = self._add_parts(method, resolved)
+            return Artifact("codes", {"parts": stores}, {}, {"parts": _folders(stores)})
+        return Artifact(
+            "codes",
+            _assets(database),
+            {"tokenizer": self.made(resolved.tokenizer)} | self.fetched(database),
+            {
+                "source": _source(database),
+                "tokenizer": str(resolved.tokenizer),
+                "shard_size": database.shard_size,
+                "options": options({"images": database.images, "exclude": list(database.exclude)}),
+            },
+        )
+
+    def _add_parts(self, method: str, resolved: ResolvedMethod) -> list[str]:
+        """Add lists, choices and stores of a database of several corpora; returns the stores."""
+        database, tokenizer = resolved.database, resolved.tokenizer
+        prints: Inputs = {}
+        if database.exclude:
+            prints = {"exclude": str(prints_of(self.layout, database))}
+            sources = [self.made(source) for source in database.exclude]
+            about = {"sources": list(database.exclude)}
+            self.add(prints["exclude"], Artifact("test-images", {}, {"sources": sources}, about))
+        parts = parts_of(self.layout, method)
+        choices = {str(part.choice): (part.sample, []) for part in parts}
+        stores = []
+        for part in parts:
+            source = {"source": part.source, "seed": part.sample.seed}
+            self.add(part.listed, Artifact("corpora", arguments=source))
+            choices[str(part.choice)][1].append(str(part.listed))
+            stores.append(str(part.store / LAST_FILES["codes"]))
+            arguments = {
+                "source": part.source,
+                "tokenizer": str(tokenizer),
+                "shard_size": database.shard_size,
+                "exclude": options(prints),
+            }
+            inputs: Inputs = {"choice": str(part.choice)} | prints
+            given: Inputs = {"tokenizer": self.made(tokenizer)}
+            self.add(stores[-1], Artifact("code-parts", inputs, given, arguments), method)
+        for path, (sample, lists) in choices.items():
+            arguments = {"seed": sample.seed, "images": options({"images": sample.images})}
+            self.add(path, Artifact("corpora", {"lists": lists}, {}, arguments))
+        return stores
+
+    def _index(self, method: str, resolved: ResolvedMethod) -> Artifact:
+        settings = resolved.index
+        inputs: Inputs = {"codes": self.last_file("codes", method)}
+        if settings.published:
+            inputs["published"] = [str(settings.published / name) for name in PUBLISHED]
+        arguments = {
+            "codes": str(self.layout.codes(method)),
+            "mode": settings.mode,
+            "key": options({name: getattr(settings, name) for name in INDEX_KEY}),
+            "lists": options(settings.model_dump(include={"nprobe", "nlist"})),
+        }
+        return Artifact("index", inputs, {}, arguments)
+
+    def _image_index(self, method: str, resolved: ResolvedMethod) -> Artifact:
+        database = resolved.database
+        return Artifact(
+            "image-index",
+            {"codes": self.last_file("codes", method)} | _assets(database),
+            self.fetched(resolved.generator, resolved.method),
+            {
+                "codes": str(self.layout.codes(method)),
+                "source": _source(database),
+                "images": options({"images": database.images}),
+                "clip": str(resolved.retrieval_settings.clip),
+            },
+        )
+
+    def _pairs(self, method: str, resolved: ResolvedMethod) -> Artifact:
+        given: Inputs = {"tokenizer": self.made(resolved.generator.checkpoint)}
+        return Artifact("pairs", _assets(resolved.training), given)
+
+    def _trained_on(self, part: str, *needs: str) -> Callable[[str, ResolvedMethod], Artifact]:
+        def build(method: str, resolved: ResolvedMethod) -> Artifact:
+            inputs: Inputs = {need: self.last_file(need, method) for need in needs}
+            count = self.config.resources.retrieve_parts if part == "neighbours" else 1
+            folder = getattr(self.layout, part)(method)
+            arguments = {"out": str(folder)}
+            return Artifact(part, inputs, {}, arguments, parts=_marks(folder, count))
+
+        return build
+
+    def _adapter(self, method: str, resolved: ResolvedMethod) -> Artifact:
+        needs = TRAINS_ON[resolved.method.augment.kind]
+        inputs: Inputs = {need: self.last_file(need, method) for need in needs}
+        given: Inputs = {"checkpoint": self.made(resolved.generator.checkpoint)}
+        return Artifact("adapters", inputs, given)
+
+    # Samples and scores
+
+    def _add_samples(self, method: str, benchmark: str) -> None:
+        folder, prompts = self.layout.samples(method, benchmark), self._prompts(benchmark)
+        if method in CEILING_LABELS:
+            checkpoint = self.made(self.config.generator_of()[1].checkpoint)
+            given: Inputs = {"checkpoint": checkpoint, "prompts": prompts}
+            sampled = Artifact("samples", {"assets": ASSETS}, given)
+        else:
+            inputs, given = self.drawing_inputs(method)
+            parts = _marks(folder, self.config.resources.sample_parts.get(benchmark, 1))
+            arguments = {
+                "config_hash": self.config.config_hash(method, benchmark),
+                "join": options({"join": bool(parts)}),
+                "out": str(folder),
+            }
+            given["prompts"] = prompts
+            sampled = Artifact("samples", inputs, given, arguments, parts=parts)
+        self.add(folder / "run.json", sampled, method)
+        for metric, path in self.layout.scores(method, benchmark).items():
+            self.add(path, self._score(metric, str(folder / "run.json"), benchmark), method)
+
+    def _prompts(self, benchmark: str) -> str:
+        return self.made(self.config.benchmarks[benchmark].prompts)
+
+    def _score(self, metric: str, run: str, benchmark: str) -> Artifact:
+        judge, drawn = self.config.scorers, self.config.benchmarks[benchmark]
+        if metric == "geneval":
+            judges = {"detector": self.made(judge.detector), "color": self.made(judge.color)}
+            return Artifact("scores", {"run": run}, {"prompts": self._prompts(benchmark)} | judges)
+        if metric == "dpg":
+            models = [self.made(path) for path in judge.question_models]
+            return Artifact(
+                "scores",
+                {"run": run},
+                {"questions": self._prompts(benchmark), "models": models},
+                {
+                    "judge": options(judge.question_options),
+                    "rules": options(drawn.rules),
+                    "images_per_prompt": drawn.images_per_prompt,
+                },
+            )
+        settings = drawn.metrics.wanted[metric]
+        inputs: Inputs = {"run": run}
+        given = self.fetched(settings)
+        reference = self.layout.reference(benchmark)
+        if drawn.reference == MICRO_REFERENCE:
+            inputs["reference"] = str(reference / "meta_data.json")
+        if statistics := self.layout.statistics(benchmark, metric):
+            inputs["statistics"] = str(statistics)
+        extractor = getattr(settings, "extractor", "")
+        if extractor.startswith("mobilenetv2:"):
+            inputs["network"] = str(FEATURE_NETWORK / "manifest.json")
+        elif (
+            extractor and not asset_path(extractor, self.config.assets) and Path(extractor).exists()
+        ):
+            given["network"] = extractor
+        compared = {"reference": str(statistics or reference)}
+        return Artifact(
+            "scores", inputs, given, compared | {"settings": options(settings.model_dump())}
+        )
+
+    def _add_references(self, benchmark: str) -> None:
+        """Add the images that a distribution is compared with, or their statistics."""
+        drawn = self.config.benchmarks[benchmark]
+        if drawn.kind != "distribution":
+            return
+        reference = self.layout.reference(benchmark)
+        if drawn.reference == MICRO_REFERENCE:
+            given: Inputs = {"prompts": self._prompts(benchmark)}
+            self.add(reference / "meta_data.json", Artifact("reference", {"assets": ASSETS}, given))
+        for metric, settings in drawn.metrics.wanted.items():
+            if path := self.layout.statistics(benchmark, metric):
+                given = self.fetched(settings, {"": drawn.reference})
+                shown = options(settings.model_dump(exclude={"allow_rank_deficient"}))
+                arguments = {"reference": str(reference), "settings": shown}
+                self.add(path, Artifact("reference-statistics", {}, given, arguments))
+
+
+def options(settings: Mapping[str, Any]) -> str:
+    """Write settings as options of the command line: ``{"level": 4}`` is ``--level 4``.
+
+    What is None or False is left out, True has no value, a tuple is an option of several values, a
+    list repeats its option.
+    """
+    words = []
+    for name, value in settings.items():
+        option = f"--{name.replace('_', '-')}"
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None and one is not False:
+                values = one if isinstance(one, tuple) else () if one is True else (one,)
+                words += [option, *map(str, values)]
+    return shlex.join(words)
+
+
+def _marks(folder: Path, count: int) -> list[str]:
+    """The files that say that a part of a folder's work is done; none if one job does it all."""
+    return [f"{folder}.parts/{i}-of-{count}" for i in range(1, count + 1)] if count > 1 else []
+
+
+def _folders(files: list[str]) -> list[str]:
+    return [str(Path(file).parent) for file in files]
+
+
+def _assets(settings: Any) -> Inputs:
+    """What must be there before the micro world can be drawn."""
+    return {"assets": ASSETS} if settings.source == MICRO else {}
+
+
+def _source(database: Any) -> str | list[str]:
+    """The source of a database as the command line has it."""
+    if database.sources:
+        return [sample.source for sample in database.sources]
+    return "micro:database" if database.source == MICRO else database.source
