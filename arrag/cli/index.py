@@ -234,9 +234,9 @@ def _in_range(name: str, value: int, size: int) -> None:
 
 def run_info(args: argparse.Namespace) -> dict[str, Any]:
     """The index's own description."""
-    from arrag.utils.files import read_json
+    from arrag.utils.files import read_model
 
-    return read_json(args.index / "meta.json", {})
+    return read_model(args.index / "meta.json", dict[str, Any])
 
 
 def run_verify(args: argparse.Namespace) -> dict[str, Any]:

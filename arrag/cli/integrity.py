@@ -8,7 +8,6 @@ from typing import Any
 
 from arrag.cli.common import command, config_option
 from arrag.pipeline.layout import RESULTS
-from arrag.pipeline.records import write_record
 
 
 class Report(dict):
@@ -39,13 +38,19 @@ def add(commands: Any) -> None:
     verify.add_argument(
         "--config", type=Path, help="also say what of this configuration's tables is not there"
     )
+    verify.add_argument(
+        "--trace",
+        nargs=3,
+        metavar=("TABLE", "ROW", "COLUMN"),
+        help="trace a number of a table to its sources instead, computing each digest again",
+    )
     explain = command(
         commands,
         "explain",
-        "what a number of a table was made of, each digest computed anew; exit status 1 if one "
-        "differs",
+        "trace a number of a table to its sources, computing each digest again; exit status 1 if "
+        "one differs (as `verify --trace`)",
         "arrag explain reports/table1.md --row daid --column overall",
-        run_explain,
+        run_trace,
     )
     explain.add_argument("report", type=Path, help="a table or an ablation, where it was written")
     explain.add_argument("--row", required=True, help="a method's key, or the row's label")
@@ -66,6 +71,9 @@ def add(commands: Any) -> None:
 
 def run_verify(args: argparse.Namespace) -> Report:
     """Exit status 1 if something is not as recorded."""
+    if args.trace:
+        args.report, args.row, args.column = args.trace
+        return run_trace(args)
     from tqdm import tqdm
 
     from arrag.pipeline.verify import Verifier, record_unrecorded
@@ -116,24 +124,24 @@ def missing_scores(path: Path, results: Path) -> list[Any]:
     return [Finding(str(score), "missing", make) for score in wanted if not score.is_file()]
 
 
-def run_explain(args: argparse.Namespace) -> Report:
-    """Exit status 1 if a step does not hold."""
+def run_trace(args: argparse.Namespace) -> Report:
+    """Exit status 1 if a step differs."""
     from dataclasses import asdict
 
-    from arrag.report.trace import explain
+    from arrag.report.trace import trace_cell
 
-    found = explain(args.report, args.row, args.column)
-    links = [asdict(link) | {"holds": link.holds} for link in found.links]
-    report = Report(asdict(found) | {"links": links})
-    report.status = int(any(link.holds is False for link in found.links))
+    found = trace_cell(args.report, args.row, args.column)
+    steps = [asdict(step) | {"verified": step.verified} for step in found.steps]
+    report = Report(asdict(found) | {"steps": steps})
+    report.status = int(any(step.verified is False for step in found.steps))
     interval = f" [{', '.join(found.interval)}]" if all(found.interval) else ""
     lines = [f"{found.report}: {found.row}, {found.column} = {found.value}{interval}"]
-    marks = {True: "ok", False: "DIFFERS", None: "told"}
-    for link in found.links:
-        of = f"{link.row}: " if link.row else ""
-        lines.append(f"{marks[link.holds]:8}{of}{link.what}  {link.path}  {link.recorded}")
-        if link.holds is False:
-            lines.append(f"{'':8}found now: {link.found}")
+    marks = {True: "ok", False: "DIFFERS", None: "not checked"}
+    for step in found.steps:
+        of = f"{step.row}: " if step.row else ""
+        lines.append(f"{marks[step.verified]:12}{of}{step.what}  {step.path}  {step.recorded}")
+        if step.verified is False:
+            lines.append(f"{'':12}found now: {step.found}")
     for stage, versions in found.versions.items():
         text = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
         lines.append(f"versions of {stage}: {text}")
@@ -142,9 +150,8 @@ def run_explain(args: argparse.Namespace) -> Report:
 
 
 def run_crate(args: argparse.Namespace) -> dict[str, Any]:
-    """Write it, and read it back."""
+    """Write the crate and read it back."""
     from arrag.report.crate import write_crate
 
     crate = write_crate(args.config, args.reports, args.out)
-    write_record(args.out)
     return {"crate": args.out, "files": len(crate.data_entities)}

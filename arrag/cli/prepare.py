@@ -26,12 +26,12 @@ def add(commands: Any) -> None:
 def run_prepare(args: argparse.Namespace) -> dict[str, Any]:
     """Make it."""
     from arrag.config.root import load_config
-    from arrag.pipeline.assets import make
+    from arrag.pipeline.assets import make_asset
     from arrag.utils.registry import unknown_name
 
     entries = load_config(args.config).assets
     if args.path not in entries:
         raise unknown_name("path in prepare", args.path, list(entries))
-    about = make(Path(args.path), entries[args.path])
+    about = make_asset(Path(args.path), entries[args.path])
     write_record(args.path)
     return {"made": args.path, **about}

@@ -13,17 +13,24 @@ import torch.nn.functional as F
 from PIL import Image
 
 from arrag.utils.device import default_device
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import FormatError
 from arrag.utils.hashing import tree_digest
 
 
 class OpenClip:
     """An open_clip model in evaluation mode, float32.
 
-    ``model`` is a local directory holding open_clip_config.json and its weights when ``pretrained``
-    is None, else the name of an open_clip model whose weights are the tag or file ``pretrained``.
-    image_size: pixels a side. name, digest: of the weights. Raises ArragError when the model or its
-    weights cannot be read.
+    Args:
+        model: A directory with open_clip_config.json and the weights; with ``pretrained``, the name
+            of an open_clip model.
+        pretrained: Tag or file of the weights of a named model.
+
+    Attributes:
+        image_size: Pixels a side.
+        name, digest: Of the weights.
+
+    Raises:
+        FormatError: The model or its weights cannot be read.
     """
 
     def __init__(self, model: str | Path, pretrained: str | None = None) -> None:
@@ -38,9 +45,11 @@ class OpenClip:
             )
             self.tokenizer = open_clip.get_tokenizer(source)
         except Exception as error:  # open_clip, safetensors and the hub raise a dozen types here
-            raise ArragError(
-                f"{model}: the open_clip model cannot be read ({error}); give a directory with "
-                "open_clip_config.json and open_clip_model.safetensors, or a name and its tag"
+            raise FormatError(
+                f"the open_clip model cannot be read ({error})",
+                path=model,
+                hint="give a directory with open_clip_config.json and open_clip_model.safetensors, "
+                "or a name and its tag",
             ) from error
         self.model.eval()
         self.name = (
@@ -52,14 +61,14 @@ class OpenClip:
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Image.Image | np.ndarray]) -> torch.Tensor:
-        """PIL images or uint8 [H, W, 3] of any size -> unit float32 [B, d]."""
+        """Encode PIL images or uint8 [H, W, 3] of any size to unit float32 [B, d]."""
         pictures = [Image.fromarray(i) if isinstance(i, np.ndarray) else i for i in images]
         pixels = torch.stack([self.transform(p) for p in pictures]).to(self.device)
         return F.normalize(self.model.encode_image(pixels), dim=-1)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """Texts -> unit float32 [B, d]."""
+        """Encode texts to unit float32 [B, d]."""
         return F.normalize(self.model.encode_text(self.tokenizer(texts).to(self.device)), dim=-1)
 
 

@@ -1,6 +1,6 @@
-"""MJHQ-30K (Li et al. 2024): prompts, categories and reference statistics of its images.
+"""MJHQ-30K (Li et al. 2024): prompts, categories and images of the reference set.
 
-Layout as published: ``meta_data.json`` {hash: {category, prompt, ...}} beside images in
+Layout as published: ``meta_data.json`` {hash: {category, prompt, ...}} and images in
 ``CATEGORY/HASH.jpg`` (unpacked from mjhq30k_imgs.zip).
 """
 
@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel, field_validator
+
 from arrag.data.images import SUFFIXES
-from arrag.utils.errors import ArragError
-from arrag.utils.files import read_json
-from arrag.utils.readers import FileName, misfit
+from arrag.data.questions import listed
+from arrag.utils.errors import FormatError, MismatchError, MissingError
+from arrag.utils.files import read_model
+from arrag.utils.shards import FileName
 
 OVERALL = "all"
-NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -29,21 +31,28 @@ class Entry:
     prompt: str
 
 
+class _MetaData(BaseModel):
+    category: FileName
+    prompt: str
+
+    @field_validator("category")
+    @classmethod
+    def _not_all(cls, category: str) -> str:
+        if category == OVERALL:
+            raise ValueError(f"{OVERALL!r} is the name of all categories together")
+        return category
+
+
 def load_mjhq(meta: str | Path) -> list[Entry]:
-    """The entries in the file's order. Raises ArragError that names the first mistake."""
-    held = read_json(meta)
-    if not isinstance(held, dict) or not held:
-        raise ArragError(f"{meta}: expected a mapping of hashes to entries, as meta_data.json has")
-    entries = []
-    for key, value in held.items():
-        for field in ("category", "prompt"):
-            if not isinstance(value, dict) or not isinstance(value.get(field), str):
-                raise ArragError(f"{meta}: entry {key}: field {field} is missing; correct it")
-        names = {key: FileName, value["category"]: FileName}
-        if value["category"] == OVERALL or any(misfit(n, form) for n, form in names.items()):
-            raise ArragError(f"{meta}: entry {key}: {value['category']!r} is no category's name")
-        entries.append(Entry(key, value["category"], value["prompt"]))
-    return entries
+    """Read the entries of meta_data.json in the file's order.
+
+    Raises:
+        FormatError: The file is empty, or an entry is malformed; ``field`` names the first.
+    """
+    held = read_model(meta, dict[FileName, _MetaData], hint="give MJHQ-30K's meta_data.json")
+    if not held:
+        raise FormatError("has no entry", path=meta, hint="give MJHQ-30K's meta_data.json")
+    return [Entry(key, value.category, value.prompt) for key, value in held.items()]
 
 
 def categories(entries: list[Entry]) -> dict[str, list[Entry]]:
@@ -55,10 +64,14 @@ def categories(entries: list[Entry]) -> dict[str, list[Entry]]:
 
 
 def images(root: str | Path, entries: list[Entry]) -> Iterator[tuple[Entry, Path | None]]:
-    """Every entry with its file, None where there is none. ArragError for a missing folder."""
+    """Yield every entry with its file, None where there is none.
+
+    Raises:
+        MissingError: There is no such folder.
+    """
     root = Path(root)
     if not root.is_dir():
-        raise ArragError(f"{root}: no such folder; unpack mjhq30k_imgs.zip there")
+        raise MissingError("no such folder", path=root, hint="unpack mjhq30k_imgs.zip there")
     for entry in entries:
         stem = root / entry.category / entry.key
         paths = (stem.with_name(stem.name + suffix) for suffix in (".jpg", *sorted(SUFFIXES)))
@@ -66,9 +79,11 @@ def images(root: str | Path, entries: list[Entry]) -> Iterator[tuple[Entry, Path
 
 
 def check_images(root: str | Path, entries: list[Entry], allow_partial: bool = False) -> int:
-    """Number of images that are missing; ArragError when there are any, unless allowed.
+    """Count the images that are missing.
 
-    Files that no entry names are refused in any case: they would be part of the statistics.
+    Raises:
+        MismatchError: Images are missing, unless ``allow_partial``; or there are images that no
+            entry names, which would be part of the statistics.
     """
     found = list(images(root, entries))
     missing = [f"{entry.category}/{entry.key}" for entry, path in found if path is None]
@@ -76,14 +91,13 @@ def check_images(root: str | Path, entries: list[Entry], allow_partial: bool = F
     files = (p for p in Path(root).rglob("*") if p.suffix.lower() in SUFFIXES)
     strangers = sorted(str(p.relative_to(root)) for p in files if p not in known)
     if strangers:
-        raise ArragError(
-            f"{root}: {len(strangers)} images that no entry names: {', '.join(strangers[:NAMED])}; "
-            "take them away"
+        raise MismatchError(
+            f"images that no entry names: {listed(strangers)}", path=root, hint="remove them"
         )
     if missing and not allow_partial:
-        raise ArragError(
-            f"{root}: {len(missing)} of {len(entries)} images are missing: "
-            f"{', '.join(missing[:NAMED])}; unpack them again, or pass --allow-partial, which "
-            "states it in the statistics"
+        raise MismatchError(
+            f"images are missing: {listed(missing)}",
+            path=root,
+            hint="unpack them again, or pass --allow-partial, which the statistics then state",
         )
     return len(missing)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from arrag.config.benchmarks import Benchmark
 from arrag.data.questions import read_rows
-from arrag.utils.errors import ArragError, FormatError
+from arrag.utils.errors import FormatError
 from arrag.utils.files import write_text
 from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import numbered_lines, parse_json, read_text, short_message
@@ -189,7 +189,8 @@ def write_subset(source: str | Path, out: str | Path, every: int) -> int:
     """
     source, out = Path(source), Path(out)
     if source.suffix == ".csv":
-        return _write_items(read_rows(source, ("item_id",)), out, every)
+        rows = _not_empty(read_rows(source, ("item_id",)), source, "give another table")
+        return _write_items(rows, out, every)
     text = read_text(source, "the prompt file", "fetch it first")
     if source.suffix == ".json":
         try:
@@ -207,8 +208,6 @@ def write_subset(source: str | Path, out: str | Path, every: int) -> int:
 
 def _write_items(rows: list[dict[str, str]], out: Path, every: int) -> int:
     items = list(dict.fromkeys(row["item_id"] for row in rows))[::every]
-    if not items:
-        raise ArragError("the question table has no row", path=out, hint="give another table")
     with atomic_path(out) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()

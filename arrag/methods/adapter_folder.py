@@ -23,7 +23,8 @@ from arrag.methods.generator import TokenGenerator
 from arrag.methods.registry import MethodContext
 from arrag.utils.checkpoint import read_file
 from arrag.utils.errors import FormatError, MismatchError, MissingError
-from arrag.utils.files import read_json, tree_digest, write_json
+from arrag.utils.files import read_model, write_json
+from arrag.utils.hashing import tree_digest
 
 FORMAT = 1
 CONFIG, DELTA, MODULES = "config.json", "delta.safetensors", "adapter.safetensors"
@@ -72,7 +73,7 @@ def read_adapter(folder: str | Path, kind: str, backbone_digest: str) -> dict[st
             hint="the micro adapters come with the repository, others are made by `arrag train` "
             "or `arrag faid import`",
         )
-    config = read_json(path, {})
+    config = read_model(path, dict[str, Any])
     for field, ours in {"format": FORMAT, "kind": kind, "backbone": backbone_digest}.items():
         if config.get(field) != ours:
             raise MismatchError(

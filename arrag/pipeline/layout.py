@@ -15,6 +15,7 @@ from typing import Any
 
 from arrag.config.assets import identity_of
 from arrag.config.base import Model
+from arrag.config.benchmarks import OwnMetric
 from arrag.config.database import Database
 from arrag.config.methods import CEILING_LABELS
 from arrag.config.root import Config
@@ -29,6 +30,7 @@ from arrag.utils.hashing import sha256_json
 
 RESULTS = Path("results")
 MICRO_ASSETS = Path("data/micro")
+FEATURE_NETWORK = Path("data/weights/mobilenetv2")  # as arrag.metrics.mobilenet has it
 MICRO = "micro"  # a database source
 MICRO_REFERENCE = "micro:reference"  # a reference: the scenes that the prompts describe
 KEY_LENGTH = 10  # hexadecimal digits: enough for a folder of a few thousand
@@ -261,7 +263,9 @@ class Layout:
 
     def statistics(self, benchmark: str, metric: str) -> Path | None:
         """Statistics of a reference that is the hub's, computed once; None for other references."""
-        if self.made_digest(self.config.benchmark(benchmark).reference) is None:
+        drawn = self.config.benchmark(benchmark)
+        own = isinstance(drawn.metrics.wanted[metric], OwnMetric)
+        if own or self.made_digest(drawn.reference) is None:
             return None
         judge = self.judges(benchmark)[metric]
         return self.results / "reference-statistics" / benchmark / f"{judge}.npz"

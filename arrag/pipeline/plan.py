@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
+from arrag.pipeline.artifact import Artifact
 from arrag.pipeline.layout import LAST_FILES, MICRO_REFERENCE, RESULTS, RETRIEVES
-from arrag.pipeline.plan_results import Artifact, ResultPlan
+from arrag.pipeline.plan_results import ResultPlan
 from arrag.pipeline.reports import (
     FIGURES,
     TABLES,

@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from arrag.config.assets import asset_path, paths_in
+from arrag.config.benchmarks import OwnMetric
 from arrag.config.methods import CEILING_LABELS
 from arrag.config.resolve import ResolvedMethod
 from arrag.config.root import Config
-from arrag.metrics.mobilenet import FOLDER as FEATURE_NETWORK
+from arrag.pipeline.artifact import Artifact, Inputs, options
 from arrag.pipeline.layout import (
+    FEATURE_NETWORK,
     LAST_FILES,
     MICRO,
     MICRO_ASSETS,
@@ -34,33 +35,6 @@ ASSETS = str(MICRO_ASSETS / "assets.npz")
 # The names of the authors' two files, those of arrag.retrieval.faiss_index, which needs FAISS.
 PUBLISHED = ("faiss_ivf_pq_opq.index", "next_codes.npy")
 INDEX_KEY = ("published", "context", "key_hop", "border", "masked_distance")
-Inputs = dict[str, "str | list[str]"]
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A file that one job makes, or the last file of a folder.
-
-    Attributes:
-        kind: What it is: ``codes``, ``samples``, ``table``.
-        inputs: What the job reads, by name. A newer input makes the artifact again.
-        given: Likewise, but only its presence counts: its digest is in the artifact's name.
-        arguments: Arguments of the command, by name.
-        method: The first method that needs it, for a command that reads the configuration.
-        parts: Files of the jobs that share the work before this one completes it.
-    """
-
-    kind: str
-    inputs: Inputs = field(default_factory=dict)
-    given: Inputs = field(default_factory=dict)
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    method: str | None = None
-    parts: list[str] = field(default_factory=list)
-
-    def paths(self, given: bool) -> list[str]:
-        """All paths of ``inputs``, or of ``given``."""
-        found = (self.given if given else self.inputs).values()
-        return [p for value in found for p in (value if isinstance(value, list) else [value])]
 
 
 class ResultPlan:
@@ -306,10 +280,15 @@ class ResultPlan:
             extractor and not asset_path(extractor, self.config.assets) and Path(extractor).exists()
         ):
             given["network"] = extractor
-        compared = {"reference": str(statistics or reference)}
-        return Artifact(
-            "scores", inputs, given, compared | {"settings": options(settings.model_dump())}
-        )
+        own = isinstance(settings, OwnMetric)
+        if own:  # there are no statistics of the reference
+            given |= self.fetched({"": drawn.reference})
+        arguments = {
+            "metric": f"distance {metric}" if own else metric,
+            "reference": str(statistics or reference),
+            "settings": options(settings.options if own else settings.model_dump()),
+        }
+        return Artifact("scores", inputs, given, arguments)
 
     def _add_references(self, benchmark: str) -> None:
         """Add the images that a distribution is compared with, or their statistics."""
@@ -326,22 +305,6 @@ class ResultPlan:
                 shown = options(settings.model_dump(exclude={"allow_rank_deficient"}))
                 arguments = {"reference": str(reference), "settings": shown}
                 self.add(path, Artifact("reference-statistics", {}, given, arguments))
-
-
-def options(settings: Mapping[str, Any]) -> str:
-    """Write settings as options of the command line: ``{"level": 4}`` is ``--level 4``.
-
-    What is None or False is left out, True has no value, a tuple is an option of several values, a
-    list repeats its option.
-    """
-    words = []
-    for name, value in settings.items():
-        option = f"--{name.replace('_', '-')}"
-        for one in value if isinstance(value, list) else [value]:
-            if one is not None and one is not False:
-                values = one if isinstance(one, tuple) else () if one is True else (one,)
-                words += [option, *map(str, values)]
-    return shlex.join(words)
 
 
 def _marks(folder: Path, count: int) -> list[str]:

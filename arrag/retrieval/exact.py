@@ -17,26 +17,14 @@ from arrag.data.token_store import TokenStore
 from arrag.retrieval._avx512 import WIDE
 from arrag.retrieval.base import Fields, PatchIndex
 from arrag.retrieval.device import GridScan
-from arrag.retrieval.distances import (
-    MAX_BOUND,
-    Heap,
-    empty_candidates,
-    empty_heap,
-    rerank_exact,
-)
-from arrag.retrieval.exact_scan import (
-    BLOCK,
-    GROUPS,
-    balanced_clusters,
-    group_bounds,
-    scan_grids,
-)
+from arrag.retrieval.distances import MAX_BOUND, Heap, empty_candidates, empty_heap, rerank_exact
+from arrag.retrieval.exact_scan import BLOCK, GROUPS, balanced_clusters, group_bounds, scan_grids
 from arrag.retrieval.keys import release
 from arrag.retrieval.sign_scan import SignScan, has_signs_only
 from arrag.utils.errors import UsageError
 
 CACHE_BYTES = 2**32
-"""Of laid-out grids kept in memory; those of a larger store are laid out anew at each search."""
+"""Of laid-out grids kept in memory; those beyond are laid out again at each search."""
 IMAGES = 4096
 """Laid out together."""
 ROOM = 2 * BLOCK

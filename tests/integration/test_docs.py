@@ -11,65 +11,58 @@ import torch
 import yaml
 from PIL import Image
 from pydantic import ValidationError
-from transformers import ImageGPTConfig, ImageGPTForCausalImageModeling
 
+from arrag.backbones.registry import load_backbone
 from arrag.cli.main import main
 from arrag.config.benchmarks import Distribution, Metrics
+from arrag.config.root import load_config
 from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.methods.daid import DAiD
 from arrag.methods.decoding import decode_raster, seeded_uniforms
+from arrag.pipeline.plan import Plan
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
+from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.files import read_json
 
-SIDE, COLOURS = 6, 20
+# -- docs/add-your-own-backbone.md ---------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def example(root):
-    """The names that docs/add-your-own-backbone.md defines."""
+def backbone_test(root, tmp_path_factory):
+    """The names of the page's test, its backbone being a module that Python finds."""
     page = (root / "docs" / "add-your-own-backbone.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(code.splitlines()) < 60
+    code, test = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    folder = tmp_path_factory.mktemp("backbone")
+    (folder / "imagegpt.py").write_text(code, encoding="utf-8")
+    sys.path.insert(0, str(folder))
     names = {}
-    exec(compile(code, "add-your-own-backbone.md", "exec"), names)
-    return names
+    exec(compile(test, "add-your-own-backbone.md", "exec"), names)
+    yield names
+    sys.path.remove(str(folder))
 
 
-@pytest.fixture(scope="module")
-def backbone(example):
-    torch.manual_seed(0)
-    config = ImageGPTConfig(
-        vocab_size=COLOURS + 1, n_positions=SIDE * SIDE, n_embd=32, n_layer=2, n_head=2,
-        embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0,
-    )  # fmt: skip
-    model = ImageGPTForCausalImageModeling(config).double()
-    with torch.no_grad():
-        model.lm_head.weight.mul_(20)
-    return example["ImageGptBackbone"](model)
+def test_the_backbone_of_the_page_passes_the_tests_of_the_page(backbone_test, tmp_path):
+    tests = [name for name in backbone_test if name.startswith("test_")]
+    for name in tests:
+        (tmp_path / name).mkdir()
+        backbone_test[name](tmp_path / name)
+    assert len(tests) == 2
 
 
-def test_greedy_equals_transformers_token_for_token(backbone):
-    mine = decode_raster(backbone, [""], None, guidance_scale=1.0).flatten(1)
-    start = torch.full((1, 1), COLOURS)
-    theirs = backbone.model.generate(
-        input_ids=start, max_new_tokens=SIDE * SIDE, do_sample=False, eos_token_id=None
-    )
-    assert torch.equal(mine, theirs[:, 1:])
-    assert len(mine.unique()) > 2
-
-
-def test_images_are_their_own_and_retrieval_plugs_in(example, backbone, tmp_path):
-    colours = torch.rand(COLOURS, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    tokenizer = example["ColourTokenizer"](colours, SIDE, "by hand")
-    draws = np.stack([seeded_uniforms(0, "", i, SIDE * SIDE) for i in range(3)])
-    images = decode_raster(backbone, [""] * 3, draws, guidance_scale=1.0)
-    assert torch.equal(tokenizer.encode(tokenizer.decode(images)), images)
-    alone = decode_raster(backbone, [""], draws[2:], guidance_scale=1.0)
+def test_retrieval_works_with_the_backbone_of_the_page(backbone_test, tmp_path):
+    side = backbone_test["SIDE"]
+    (tmp_path / "checkpoint").mkdir()
+    backbone_test["write_checkpoint"](tmp_path / "checkpoint")
+    backbone = load_backbone("imagegpt", tmp_path / "checkpoint", "float64")
+    tokenizer = load_tokenizer(tmp_path / "checkpoint")
+    noise = np.stack([seeded_uniforms(0, "", i, side * side) for i in range(3)])
+    images = decode_raster(backbone, [""] * 3, noise, guidance_scale=1.0)
+    alone = decode_raster(backbone, [""], noise[2:], guidance_scale=1.0)
     assert torch.equal(alone[0], images[2])
     with StoreWriter(
         tmp_path / "codes", tokenizer_digest=tokenizer.digest, grid=tokenizer.grid,
-        codebook=colours.numpy(), source="drawn", shard_size=9,
+        codebook=tokenizer.codebook.numpy(), source="generated", shard_size=9,
     ) as writer:  # fmt: skip
         writer.add(["a", "b"], images[:2].numpy().astype(np.uint16))
     store = TokenStore.open(tmp_path / "codes")
@@ -77,10 +70,10 @@ def test_images_are_their_own_and_retrieval_plugs_in(example, backbone, tmp_path
     index = open_index(tmp_path / "index", store, tokenizer.digest)
     for lam, same in ((0.0, True), (1.0, False)):
         daid = DAiD(index, k=2, lam=lam, tau=0.1)
-        got = decode_raster(backbone, [""] * 3, draws, guidance_scale=1.0, augmentation=daid)
+        got = decode_raster(backbone, [""] * 3, noise, guidance_scale=1.0, augmentation=daid)
         assert torch.equal(got[2], images[2]) == same
     known = torch.ones_like(images, dtype=torch.bool)
-    inside = Neighborhood("causal").valid_positions(SIDE, SIDE).flatten().nonzero()[:, 0]
+    inside = Neighborhood("causal").valid_positions(side, side).flatten().nonzero()[:, 0]
     found = index.search(images[:2], known[:2], inside, 1)
     assert (found.distances == 0).all()
 
@@ -133,3 +126,18 @@ def test_a_configuration_may_name_the_metric_of_the_page(metric_page):
     assert benchmark.metrics.wanted["mean_color"].scale == 2
     with pytest.raises(ValidationError, match="fdi.module"):
         Metrics.model_validate({"fdi": {"extractor": "inception"}})
+
+
+def test_the_workflow_scores_the_metric_of_the_page(root):
+    config = load_config(root / "config" / "micro.yaml")
+    name = next(k for k, b in config.benchmarks.items() if b.kind == "distribution")
+    drawn = config.benchmarks[name]
+    own = {"mean_color": {"module": "page_metric", "scale": 2}}
+    metrics = Metrics.model_validate(drawn.metrics.model_dump(exclude_none=True) | own)
+    drawn = drawn.model_copy(update={"metrics": metrics})
+    config = config.model_copy(update={"benchmarks": config.benchmarks | {name: drawn}})
+    plan = Plan(config)
+    path = plan.layout.scores(next(iter(config.methods)), name)["mean_color"]
+    arguments = plan[str(path)].arguments
+    assert arguments["metric"] == "distance mean_color"
+    assert "page_metric" in arguments["settings"] and '"scale": 2' in arguments["settings"]

@@ -147,7 +147,9 @@ def test_generators_and_databases_of_methods_make_only_what_is_new(finished):
 def test_parts_are_jobs_of_their_own_and_follow_the_configuration(workflow_project):
     parts = ("  threads: 1\n", "  threads: 1\n  sample_parts: {geneval: 3}\n")
     workflow_project.edit(*parts)
-    assert workflow_project.plan() == WHOLE_PLAN | {"sample_part": 6 * 3}
+    assert workflow_project.plan(*TARGETS, "-p") == WHOLE_PLAN | {"sample_part": 6 * 3}
+    (command,) = re.findall(r"arrag sample .* --method daid .* --part 1/3", workflow_project.said)
+    assert re.search(r"--out results/samples/geneval/daid-[0-9a-f]+ ", command)
     workflow_project.finish(*TARGETS)
     assert workflow_project.plan() == {}
     path = workflow_project.path

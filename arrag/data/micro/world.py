@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from arrag.data.micro.assets import CODE_POINTS, load_assets
-from arrag.data.micro.recolor import recolor
+from arrag.data.micro.assets import CODE_POINTS, load_assets, recolor
 from arrag.data.prompts import COLORS, RELATIONS, TASKS
 
 PATCH = 4

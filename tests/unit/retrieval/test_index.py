@@ -33,13 +33,7 @@ from arrag.retrieval.faiss_index import in_threads
 from arrag.retrieval.index import MODES, build_index, extend_index, open_index
 from arrag.retrieval.keys import KeyExtractor, release
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.utils.errors import (
-    ArragError,
-    FormatError,
-    MismatchError,
-    UnknownNameError,
-    UsageError,
-)
+from arrag.utils.errors import ArragError, FormatError, MismatchError, UnknownNameError, UsageError
 from arrag.utils.hashing import digest_of
 
 CAUSAL = Neighborhood("causal")
@@ -317,19 +311,6 @@ def test_extended_lists_are_those_of_assigning_everything_at_once(
     assert {name for name in once if new[name] != once[name]} == {"meta.json"}
     assert {field for field in meta if meta[field] != at_once[field]} == {"trained_images"}
     assert (meta["trained_images"], meta["images"]) == (50, 87)
-
-
-def test_growing_copies_what_is_there_and_assigns_only_what_is_new(parts, tmp_path):
-    make_index(parts[0], tmp_path / "old", CAUSAL, mode="ivf", nlist=8)
-    held = np.load(tmp_path / "old" / "lists.npy", mmap_mode="r+")
-    held[::50, 1] = 63  # which no building would write there
-    held.flush()
-    offsets = np.load(tmp_path / "old" / "offsets.npy")
-    both = merge_stores(parts[:2], tmp_path / "both")
-    extend_index(tmp_path / "old", parts[0], both, tmp_path / "new", progress=False)
-    lists, starts = (np.load(tmp_path / "new" / f"{name}.npy") for name in ("lists", "offsets"))
-    for old, end, new in zip(offsets, offsets[1:], starts, strict=False):
-        assert np.array_equal(lists[new : new + end - old], held[old:end])
 
 
 def test_extended_in_steps_or_in_place_is_the_same(parts, tmp_path):

@@ -1,10 +1,11 @@
-"""FWD: the packets of ptwt and PyWavelets, the upstream figure, constants, streaming."""
+"""Wavelet packets and FWD against ptwt, PyWavelets and the upstream figure; streaming."""
 
 import numpy as np
 import ptwt
 import pytest
 import pywt
 import torch
+from refusals import refused
 from scipy.linalg import sqrtm
 
 from arrag.metrics import pixel_buffer as module
@@ -18,7 +19,7 @@ from arrag.metrics.wavelet_packets import (
     fwd,
     natural_order,
 )
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import FormatError, MismatchError, UnknownNameError, UsageError
 
 
 def pictures(seed, n, height=32, width=32):
@@ -123,9 +124,9 @@ def test_stored_moments_stand_in_upstreams_order():
     ours = ImagePackets(spooled(images), packets)
     direct, _ = fwd(ours, ImagePackets(spooled(others), packets))
     assert fwd(ours, stored)[0] == pytest.approx(direct, rel=1e-9)
-    with pytest.raises(ArragError):
+    with refused(FormatError):
         StoredPackets(x.mean(1)[:15], stored.covariances[:15], 70)
-    with pytest.raises(ArragError):
+    with refused(MismatchError):
         fwd(ImagePackets(spooled(images), PacketTransform("haar", 1, 16, 16)), stored)
 
 
@@ -153,14 +154,14 @@ def test_one_packet_is_a_plain_frechet_distance():
 
 
 def test_bad_input():
-    spool = spooled(pictures(0, 1, 16, 16))
-    with pytest.raises(ArragError):
-        spool.add("odd.png", pictures(0, 1, 16, 20)[0])
-    with pytest.raises(ArragError):
-        ImagePackets(spool, PacketTransform("haar", 2, 16, 16))
-    with pytest.raises(ArragError):
+    pixels = spooled(pictures(0, 1, 16, 16))
+    with refused(MismatchError, path="odd.png"):
+        pixels.add("odd.png", pictures(0, 1, 16, 20)[0])
+    with refused(UsageError):  # one image has no covariance
+        ImagePackets(pixels, PacketTransform("haar", 2, 16, 16))
+    with refused(UnknownNameError, field="wavelet"):
         PacketTransform("hair", 2, 16, 16)
-    with pytest.raises(ArragError):
+    with refused(UsageError, field="level"):
         PacketTransform("haar", 5, 16, 16)
-    with pytest.raises(ArragError):
+    with refused(FormatError):
         PixelArray(np.full((2, 8, 8, 3), 2.0))

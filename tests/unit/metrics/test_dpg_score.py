@@ -1,10 +1,12 @@
-"""DPG-Bench and DSG from recorded answers: beside plain loops over the protocol, and bad input."""
+"""DPG-Bench and DSG from recorded answers: against plain loops over the protocol; bad input."""
 
 import csv
 import json
 import random
 
+import numpy as np
 import pytest
+from refusals import refused
 
 from arrag.cli.main import main
 from arrag.data.questions import problems, read_questions
@@ -13,32 +15,34 @@ from arrag.metrics.bootstrap import bootstrap_shares, mcnemar, paired_difference
 from arrag.metrics.dpg.answers import read_answers
 from arrag.metrics.dpg.questions import choose_rules
 from arrag.metrics.dpg.score import DPGBench
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ArragError, FormatError, MismatchError, UsageError
 
 HEADER = (
     "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,"
     "question_natural_language"
 )
+ENTITY, COLOR, SPATIAL = "entity - whole", "attribute - color", "relation - spatial"
+
+
+def write_csv(path, header, rows):
+    with open(path, "w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows([header, *rows])
+    return path
 
 
 def write_table(path, rows):
     """Rows are (item, proposition, dependency, category)."""
-    with open(path, "w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(HEADER.split(","))
-        for item, number, dependency, category in rows:
-            tail = [category, "", f"{category} (a, b)", f"Question {number}?"]
-            writer.writerow([item, f"text, of {item}", "k", number, dependency, *tail])
-    return path
+    lines = [
+        (item, f"text, of {item}", "k", n, needs, category, "", f"{category} (a, b)", f"{n}?")
+        for item, n, needs, category in rows
+    ]
+    return write_csv(path, HEADER.split(","), lines)
 
 
-def write_answers(path, answers, header=("item_id", "proposition_id", "image", "answer")):
+def write_answers(path, answers):
     """Answers are {(item, proposition, image): text}."""
-    with open(path, "w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(header)
-        writer.writerows([*key, text] for key, text in answers.items())
-    return path
+    header = ("item_id", "proposition_id", "image", "answer")
+    return write_csv(path, header, [(*key, text) for key, text in answers.items()])
 
 
 def score(tmp_path, rows, answers, compat="official", dependency=None, **options):
@@ -120,7 +124,7 @@ def random_case(rng, missing_parents):
     return rows, answers
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(20))
 def test_official_equals_the_published_steps(seed, tmp_path):
     rng = random.Random(seed)
     rows, answers = random_case(rng, missing_parents=True)
@@ -128,7 +132,7 @@ def test_official_equals_the_published_steps(seed, tmp_path):
         rng.shuffle(rows)  # a prompt's rows apart: only the last run of them counts
     means, shares, dropped = plain_official(rows, answers)
     if not means:
-        with pytest.raises(ArragError):
+        with refused(MismatchError):
             score(tmp_path, rows, answers)
         return
     found = score(tmp_path, rows, answers)
@@ -145,7 +149,7 @@ def test_official_equals_the_published_steps(seed, tmp_path):
         assert found["l1"][broad]["n"] == len(values)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(10))
 def test_dsg_equals_the_plain_rule(seed, tmp_path):
     rows, answers = random_case(random.Random(seed), missing_parents=False)
     found = score(tmp_path, rows, answers, "corrected")
@@ -157,7 +161,6 @@ def test_dsg_equals_the_plain_rule(seed, tmp_path):
 
 # -- one defect at a time ----------------------------------------------------------------------
 
-ENTITY, COLOR, SPATIAL = "entity - whole", "attribute - color", "relation - spatial"
 CHAIN = [
     ("first", 1, "0", ENTITY),
     ("dogs", 1, "0", ENTITY),
@@ -231,8 +234,6 @@ def test_each_rule_implies_the_other():
 
 
 def test_category_intervals_are_a_ratio_over_the_same_prompts():
-    import numpy as np
-
     totals, counts = np.array([[3.0, 0.0, 1.0, 2.0]]), np.array([[4.0, 0.0, 1.0, 5.0]])
     estimate = bootstrap_shares(totals, counts, resamples=300, seed=3)[0]
     spread = []
@@ -251,17 +252,15 @@ def test_two_scores_pair_by_prompt(tmp_path):
     half["judge"] = good["judge"]  # recorded answers of two methods have two files
     difference = paired_difference(good, half)["overall"]
     assert difference.value == 50 and 0 < difference.low < 50 < difference.high
-    with pytest.raises(ArragError):
+    with refused(UsageError):  # there are no verdicts
         mcnemar(good, half)
-    other = good | {"dependency": "none"}
-    with pytest.raises(ArragError):
-        paired_difference(good, other)
-    fewer = half | {"per_prompt": half["per_prompt"][1:]}
-    with pytest.raises(ArragError):
-        paired_difference(good, fewer)
+    with refused(MismatchError, field="dependency"):
+        paired_difference(good, good | {"dependency": "none"})
+    with refused(MismatchError, field="per_prompt"):
+        paired_difference(good, half | {"per_prompt": half["per_prompt"][1:]})
 
 
-# -- files that are not as they should be ------------------------------------------------------
+# -- malformed files -----------------------------------------------------------------------------
 
 
 def test_malformed_dependencies_are_counted_and_refused(tmp_path):
@@ -277,52 +276,42 @@ def test_malformed_dependencies_are_counted_and_refused(tmp_path):
         ("e", 1, "0", ENTITY),
     ]
     table = write_table(tmp_path / "q.csv", rows)
-    assert problems(read_questions(table)) == {
-        "dependency is not a list of whole numbers": ["a/2"],
-        "a proposition depends on itself": ["b/1"],
-        "propositions depend on each other in a circle": ["c/1", "c/2"],
-        "a dependency names a proposition that the item lacks": ["d/1"],
-        "a proposition stands more than once": ["e/1"],
-    }
+    found = problems(read_questions(table))
+    assert list(found.values()) == [["a/2"], ["b/1"], ["c/1", "c/2"], ["d/1"], ["e/1"]]
     answers = {(row[0], row[1], 0): "yes" for row in rows}
     for compat in ("official", "corrected"):
-        with pytest.raises(ArragError):
+        with refused(FormatError, path=table) as caught:
             score(tmp_path, rows, answers, compat)
+        assert "1 (a/2)" in str(caught.value)
     clean = [row for row in rows if row[2] != "1, right"]
-    with pytest.raises(ArragError):
-        score(tmp_path, clean, answers, "corrected", allow_partial=False)
+    with refused(FormatError, path=table) as caught:
+        score(tmp_path, clean, answers, "corrected")
+    assert "1 (d/1)" in str(caught.value)
     # The official script lives with the rest: it drops d, and the score says what is malformed.
     answers.pop(("a", 2, 0))
     found = score(tmp_path, clean, answers, "official")
     assert set(found["dropped"]) == {"z", "d"} and found["overall"] == 100
-    assert found["table_problems"]["a proposition depends on itself"] == {
-        "count": 1,
-        "first": ["b/1"],
-    }
+    assert {"count": 1, "first": ["b/1"]} in found["table_problems"].values()
     partial = score(tmp_path, rows, answers | {("a", 2, 0): "no"}, "corrected", allow_partial=True)
     assert partial["n_items"] == 6 and partial["overall"] == pytest.approx(100 * 5.5 / 6)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("absent", "extra", "named"),
     [
-        (lambda a: a.pop(("dogs", 2, 1)), r"unanswered questions: 1 \(dogs, image 1: 2\)"),
-        (
-            lambda a: [a.pop(("dogs", n, 1)) for n in (1, 2, 3)],
-            r"items with fewer than 2 images: 1 \(dogs\)",
-        ),
-        (
-            lambda a: [a.pop(("dogs", n, i)) for n in (1, 2, 3) for i in (0, 1)],
-            r"items without an answer: 1 \(dogs\)",
-        ),
-        (lambda a: a.update({("cats", 1, 0): "no"}), r"no question of the table: 1 \(cats/1\)"),
+        ([(2, 1)], {}, "dogs, image 1: 2"),
+        ([(n, 1) for n in (1, 2, 3)], {}, "(dogs)"),
+        ([(n, i) for n in (1, 2, 3) for i in (0, 1)], {}, "(dogs)"),
+        ([], {("cats", 1, 0): "no"}, "cats/1"),
     ],
 )
-def test_gaps_in_the_answers_are_refused_or_stated(change, message, tmp_path):
-    answers = all_answers(CHAIN, ["yes"] * 4, images=2)
-    change(answers)
-    with pytest.raises(ArragError):
+def test_gaps_in_the_answers_are_refused_or_stated(absent, extra, named, tmp_path):
+    answers = all_answers(CHAIN, ["yes"] * 4, images=2) | extra
+    for number, image in absent:
+        del answers["dogs", number, image]
+    with refused(MismatchError, path=tmp_path / "q.csv") as caught:
         score(tmp_path, CHAIN, answers, "corrected")
+    assert named in str(caught.value)
     found = score(tmp_path, CHAIN, answers, "corrected", allow_partial=True)
     assert sum(gap["count"] for gap in found["partial"].values()) == 1
     assert found["overall"] == 100
@@ -331,53 +320,49 @@ def test_gaps_in_the_answers_are_refused_or_stated(change, message, tmp_path):
 def test_repeated_answers_are_refused_unless_one_model_is_chosen(tmp_path):
     """The columns of DSG's released answers: several models in one file."""
     table = write_table(tmp_path / "q.csv", CHAIN)
-    path = tmp_path / "a.csv"
-    header = "dsg_prompt_split,qg_model,t2i_model,item_id,question,question_id,dependency_id,answer"
+    header = ("t2i_model", "item_id", "question_id", "dependency_id", "answer")
     lines = [
-        f"s,dsg,{model},{item},Q?,{number},{dependency},{'yes' if model == 'new' else 'no'}"
+        (model, item, number, dependency, "yes" if model == "new" else "no")
         for model in ("new", "old")
         for item, number, dependency, _ in CHAIN
     ]
-    path.write_text("\n".join([header, *lines]) + "\n")
-    with pytest.raises(ArragError):
+    path = write_csv(tmp_path / "a.csv", header, lines)
+    with refused(FormatError, path=path):
         read_answers(path)
     metric = DPGBench(dependency="dsg")
-    assert metric.score_recorded(path, table, {"t2i_model": "new"}).value == 100
-    assert metric.score_recorded(path, table, {"t2i_model": "old"}).value == 0
-    with pytest.raises(ArragError):
-        read_answers(path, {"model": "new"})
-    with pytest.raises(ArragError):
-        read_answers(path, {"t2i_model": "none"})
+    for model, value in (("new", 100), ("old", 0)):
+        assert metric.score_recorded(path, table, {"t2i_model": model}).value == value
+    for where in ({"model": "new"}, {"t2i_model": "none"}):
+        with refused(ArragError):
+            read_answers(path, where)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "field"),
     [
-        ("item_id,answer\na,yes\n", "no column for the proposition"),
-        ("item_id,proposition_id,answer\na,one,yes\n", "field proposition_id is 'one'"),
-        ("item_id,proposition_id,answer\na,1\n", "data row 1: expected 3 fields"),
-        ("item_id,proposition_id,answer\n", "no column for the item|holds no answer"),
+        ("item_id,answer\na,yes\n", "proposition"),
+        ("item_id,proposition_id,answer\na,one,yes\n", "data row 1: proposition_id"),
+        ("item_id,proposition_id,answer\na,1\n", None),
+        ("item_id,proposition_id,answer\n", None),
     ],
 )
-def test_a_bad_answers_file(text, message, tmp_path):
+def test_a_bad_answers_file(text, field, tmp_path):
     (tmp_path / "a.csv").write_text(text)
-    with pytest.raises(ArragError):
+    with refused(ArragError, field=field) as caught:
         read_answers(tmp_path / "a.csv")
+    assert str(tmp_path / "a.csv") in str(caught.value)
 
 
-def test_a_bad_table(tmp_path):
+@pytest.mark.parametrize(
+    "text", ["item_id,tuple\na,b\n", HEADER + "\n", HEADER + "\na,,,x,0,,,t,q\n", None]
+)
+def test_a_bad_table(text, tmp_path):
     path = tmp_path / "q.csv"
-    path.write_text("item_id,tuple\na,b\n")
-    with pytest.raises(ArragError):
+    if text is not None:
+        path.write_text(text)
+    with refused(ArragError) as caught:
         read_questions(path)
-    path.write_text(HEADER + "\n")
-    with pytest.raises(ArragError):
-        read_questions(path)
-    write_table(path, [("a", "x", "0", ENTITY)])
-    with pytest.raises(ArragError):
-        read_questions(path)
-    with pytest.raises(ArragError):
-        read_questions(tmp_path / "absent.csv")
+    assert str(path) in str(caught.value)
 
 
 def test_images_come_in_the_order_of_their_numbers(tmp_path):
