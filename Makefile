@@ -23,6 +23,7 @@ lint: environment  ## check style
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/snakefmt --check Snakefile workflow
+	PYTHONPATH=. $(VENV)/bin/lint-imports
 
 environment: $(INSTALLED)  ## build the environment in $(VENV)
 

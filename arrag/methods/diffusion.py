@@ -18,7 +18,7 @@ from arrag.methods.generator import ImageGenerator
 from arrag.methods.pipeline_folder import load_pipeline, read_class
 from arrag.methods.registry import MethodContext
 from arrag.utils.errors import ConfigError, FormatError
-from arrag.utils.files import tree_digest
+from arrag.utils.hashing import tree_digest
 
 
 class PipelineSpec(NamedTuple):

@@ -30,7 +30,7 @@ from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
 from arrag.utils.checkpoint import loading
 from arrag.utils.device import default_device
 from arrag.utils.errors import ConfigError, MismatchError
-from arrag.utils.files import sha256_file, tree_digest
+from arrag.utils.hashing import sha256_file, tree_digest
 
 NAME = "StableDiffusionXLPipeline"
 # One at a time: diffusers would show all references of a batch to each of its images.

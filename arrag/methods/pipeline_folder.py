@@ -23,7 +23,9 @@ from safetensors.torch import save_file
 from arrag.utils.checkpoint import SHOWN, loading, read_file
 from arrag.utils.device import default_device
 from arrag.utils.errors import FormatError, MissingError, OutputError
-from arrag.utils.files import atomic_path, disk_space, read_json, remove_output
+from arrag.utils.files import read_json
+from arrag.utils.outputs import atomic_path, remove_output
+from arrag.utils.resource_errors import disk_space
 
 INDEX = "model_index.json"
 HINT = "download that folder again"
