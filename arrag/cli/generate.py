@@ -147,28 +147,29 @@ def paths_of(config: Config, args: argparse.Namespace) -> ArtifactPaths:
     Raises ArragError with the command that makes them when they are not there.
     """
     from arrag.methods.registry import ArtifactPaths
-    from arrag.pipeline.layout import LAST_FILES, RETRIEVES, Layout
-    from arrag.utils.errors import ArragError
+    from arrag.pipeline.layout import INFERENCE_INPUTS, SENTINEL_FILES, Layout
+    from arrag.utils.errors import MissingError
 
     retriever = config.resolved(args.method).retrieval_settings
     layout, found = Layout(config), {}
     given = {"codes": args.codes, "index": args.index, "image_index": args.image_index}
     wanted = {
         part: lambda part=part: getattr(layout, part)(args.method)
-        for part in RETRIEVES.get(getattr(retriever, "kind", None), ())
+        for part in INFERENCE_INPUTS.get(getattr(retriever, "kind", None), ())
     }
     if hasattr(retriever, "adapter"):
         given["trained_adapter"] = args.adapter
         wanted["trained_adapter"] = lambda: layout.adapter(args.method)
     for part, usual in wanted.items():
         found[part] = path = given[part] or usual()
-        if not (path / LAST_FILES[part]).is_file():
-            target = usual() / LAST_FILES[part]
+        if not (path / SENTINEL_FILES[part]).is_file():
+            target = usual() / SENTINEL_FILES[part]
             option = {"trained_adapter": "adapter"}.get(part, part).replace("_", "-")
-            raise ArragError(
-                f"{path / LAST_FILES[part]}: method '{args.method}' needs it and it is not there; "
-                f"make it with `snakemake --cores all {target} --configfile {args.config}`, or "
-                f"name another with --{option}"
+            raise MissingError(
+                f"method '{args.method}' needs it and it is not there",
+                path=path / SENTINEL_FILES[part],
+                hint=f"make it with `snakemake --cores all {target} --configfile {args.config}`, "
+                f"or name another with --{option}",
             )
     return ArtifactPaths(
         store=found.get("codes"),

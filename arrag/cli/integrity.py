@@ -87,20 +87,20 @@ def run_verify(args: argparse.Namespace) -> Report:
 
         found = Verifier(args.results, full=not args.quick, tick=tick).run()
     if args.config:
-        found.findings += missing_scores(args.config, args.results)
+        found.issues += missing_scores(args.config, args.results)
     report = Report(
-        findings=[vars(finding) for finding in found.findings],
+        findings=[vars(finding) for finding in found.issues],
         notes=[vars(note) for note in found.notes],
         recorded=[str(path) for path in recorded],
         records=found.records,
         files=found.files,
         bytes=found.bytes,
     )
-    report.status = 1 if found.findings else 0
-    lines = [*map(str, found.findings), *(f"note: {note}" for note in found.notes)]
+    report.status = 1 if found.issues else 0
+    lines = [*map(str, found.issues), *(f"note: {note}" for note in found.notes)]
     lines.append(
         f"{found.records} records, {found.files} files, {found.bytes} bytes: "
-        + (f"{len(found.findings)} findings" if found.findings else "all as recorded")
+        + (f"{len(found.issues)} findings" if found.issues else "all as recorded")
     )
     report.text = "\n".join(lines)
     return report
@@ -110,7 +110,7 @@ def missing_scores(path: Path, results: Path) -> list[Any]:
     """Findings: the scores that the tables of a configuration need and that are not there."""
     from arrag.config.root import load_config
     from arrag.pipeline.layout import Layout
-    from arrag.pipeline.verify import Finding
+    from arrag.pipeline.verify import Issue
 
     config = load_config(path)
     layout = Layout(config, results)
@@ -121,7 +121,7 @@ def missing_scores(path: Path, results: Path) -> list[Any]:
         for score in layout.scores(row, benchmark).values()
     ]
     make = f"make it: snakemake --cores all all --configfile {path}"
-    return [Finding(str(score), "missing", make) for score in wanted if not score.is_file()]
+    return [Issue(str(score), "missing", make) for score in wanted if not score.is_file()]
 
 
 def run_trace(args: argparse.Namespace) -> Report:

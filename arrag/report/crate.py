@@ -19,7 +19,7 @@ from rocrate.model.contextentity import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from arrag.config.loader import BASE, read_yaml
-from arrag.pipeline.layout import LAST_FILES
+from arrag.pipeline.layout import SENTINEL_FILES
 from arrag.pipeline.records import Record, read_record, record_of, write_record
 from arrag.utils.errors import FormatError, MismatchError, MissingError
 from arrag.utils.files import read_json
@@ -35,7 +35,7 @@ APACHE = "https://spdx.org/licenses/Apache-2.0"
 SHA256 = {"sha256": "https://w3id.org/ro/terms/workflow-run#sha256"}
 WORKFLOW = ("workflow/rules/*.smk", "profiles/default/*.yaml", "requirements/*.txt")
 ABOUT = ("README.md", "LICENSE", "data/micro/LICENSES.md", "data/weights/*/LICENSES.md")
-LAST = {*LAST_FILES.values(), "run.json", "meta_data.json"}
+LAST = {*SENTINEL_FILES.values(), "run.json", "meta_data.json"}
 
 
 def write_crate(config: str | Path, reports: list[Path], out: str | Path) -> ROCrate:

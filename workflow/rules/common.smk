@@ -16,7 +16,7 @@ from arrag.config.hub import reference_of
 from arrag.config.methods import CEILING_LABELS
 from arrag.config.root import load_config
 from arrag.data.micro.assets import WHEELS
-from arrag.pipeline.layout import RESULTS, TRAINS_ON
+from arrag.pipeline.layout import RESULTS, TRAINING_INPUTS
 from arrag.pipeline.plan import Plan
 from arrag.pipeline.artifact import options
 from arrag.pipeline.reports import TABLES, tables_of

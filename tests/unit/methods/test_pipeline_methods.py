@@ -141,7 +141,7 @@ def test_what_is_missing_is_reported_before_anything_is_generated(
 def test_names_follow_what_shapes_an_image(document, models, in_repository):
     def names():
         layout = Layout(Config.model_validate(document))
-        parts = {f"{m} {part}": p for m in rows for part, p in layout.made_for(m).items()}
+        parts = {f"{m} {part}": p for m in rows for part, p in layout.artifacts_for(m).items()}
         return {m: layout.run(m) for m in rows} | parts
 
     rows = ("racm3", "pixart", "rdm", "imagerag")

@@ -8,8 +8,8 @@ import yaml
 from arrag.cli.main import main
 from arrag.config.assets import asset_path, identity_of
 from arrag.config.root import load_config
+from arrag.pipeline.corpora import corpus_parts
 from arrag.pipeline.layout import Layout
-from arrag.pipeline.layout_parts import parts_of
 from arrag.utils.errors import ConfigError
 
 HUB = "data/hub/acme~janus@main"
@@ -45,7 +45,7 @@ def names(config):
                 str(layout.samples(method, benchmark)),
                 {metric: str(p) for metric, p in layout.scores(method, benchmark).items()},
             )
-        found[method] = {part: str(path) for part, path in layout.made_for(method).items()}
+        found[method] = {part: str(path) for part, path in layout.artifacts_for(method).items()}
     return found
 
 
@@ -156,7 +156,7 @@ def two_corpora(place, **changes):
 def test_a_database_of_corpora_is_cut_into_jobs_of_whole_files(place):
     config = two_corpora(place)
     layout = Layout(config)
-    parts = parts_of(layout, "daid")
+    parts = corpus_parts(layout, "daid")
     assert [(p.number, p.of) for p in parts] == [(i, 3) for i in range(3)] + [
         (i, 10) for i in range(10)
     ]
@@ -170,13 +170,13 @@ def test_a_database_of_corpora_is_cut_into_jobs_of_whole_files(place):
     # How many jobs there are shapes neither the database nor what is made of it.
     more = Layout(two_corpora(place, images_per_job=50))
     assert more.codes("daid") == layout.codes("daid")
-    assert len(parts_of(more, "daid")) == 15
+    assert len(corpus_parts(more, "daid")) == 15
 
 
 def test_databases_that_share_a_corpus_share_its_parts(place):
     config = two_corpora(place)
     alone = two_corpora(place, sources=[{"source": "a/{00..05}.tar", "images": 250}])
-    stores = [{p.store for p in parts_of(Layout(c), "daid")} for c in (config, alone)]
+    stores = [{p.store for p in corpus_parts(Layout(c), "daid")} for c in (config, alone)]
     assert stores[1] < stores[0]
     assert Layout(config).codes("daid") != Layout(alone).codes("daid")
 

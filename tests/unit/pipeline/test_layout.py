@@ -131,7 +131,7 @@ def folders(document):
     layout = Layout(Config.model_validate(document))
     augments = {name: method.augment for name, method in layout.config.methods.items()}
     daid = [name for name, augment in augments.items() if augment and augment.kind == "daid"]
-    return {name: layout.made_for(name) for name in daid}
+    return {name: layout.artifacts_for(name) for name in daid}
 
 
 def test_methods_of_equal_settings_share_their_folders(place):
@@ -173,13 +173,13 @@ def test_an_adapter_is_shared_by_all_methods_that_train_it_alike(place, tmp_path
         "hops": faid | {"training": {"faid": {"hops": [1, 2]}}},
     }
     layout = Layout(Config.model_validate(place))
-    assert layout.made_for("fewer") == layout.made_for("faid")
-    made, other = layout.made_for("faid"), layout.made_for("hops")
+    assert layout.artifacts_for("fewer") == layout.artifacts_for("faid")
+    made, other = layout.artifacts_for("faid"), layout.artifacts_for("hops")
     assert {part for part in made if made[part] != other[part]} == {"trained_adapter"}
     assert layout.adapter("hops") == other["trained_adapter"]
     trains = ("codes", "image_index", "pairs", "references", "trained_adapter")
-    assert set(layout.made_for("racm3")) == set(trains)
-    assert set(layout.made_for("finetune")) == {"pairs", "trained_adapter"}
+    assert set(layout.artifacts_for("racm3")) == set(trains)
+    assert set(layout.artifacts_for("finetune")) == {"pairs", "trained_adapter"}
 
 
 def test_batches_and_shards_change_nothing(place):

@@ -111,7 +111,7 @@ def test_generators_that_are_trained_here_are_those_that_training_knows():
 
 
 def test_what_the_workflow_plans(made):
-    plan = {name: made.layout.made_for(name) for name in METHODS}
+    plan = {name: made.layout.artifacts_for(name) for name in METHODS}
     assert not plan["showo"] and set(plan["showo-finetune"]) == {"pairs", "trained_adapter"}
     parts = {"codes", "index", "pairs", "neighbours", "trained_adapter"}
     assert set(plan["showo-faid"]) == parts and "-full-" in plan["showo-faid"]["index"].name
@@ -282,7 +282,7 @@ def test_adapters_change_what_is_drawn(made, trained):
         kind = method.removeprefix("showo-")
         sources = ArtifactPaths(adapter=trained.get(kind))
         if kind == "faid":
-            parts = made.layout.made_for(method)
+            parts = made.layout.artifacts_for(method)
             store, index = (made.folder / parts[part] for part in ("codes", "index"))
             sources = ArtifactPaths(store, index, adapter=trained[kind])
         sampler = open_method(made.config, method, sources)
