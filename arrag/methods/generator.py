@@ -18,6 +18,10 @@ from arrag.methods.retrieved_images import RetrievedImages
 from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
 from arrag.utils.device import default_device
 from arrag.utils.hashing import tree_digest
+from arrag.utils.registry import import_registering
+
+LOADING = {"kind", "checkpoint", "dtype", "name", "module", "decoding"}
+"""Fields of a generator that say what to load; the others are arguments of its decoding loop."""
 
 
 class ImageGenerator(ABC):
@@ -90,7 +94,11 @@ class TokenGenerator(ImageGenerator):
             ArragError: The checkpoint is missing or damaged.
         """
         device = default_device()
-        backbone = load_backbone(settings.kind, settings.checkpoint, settings.dtype, device)
+        kind, module = settings.kind, getattr(settings, "module", None)
+        if module is not None:
+            import_registering(module)
+            kind = settings.name
+        backbone = load_backbone(kind, settings.checkpoint, settings.dtype, device)
         image_tokenizer = load_tokenizer(settings.checkpoint, device)
         weights = {
             "backbone": tree_digest(settings.checkpoint),
@@ -130,5 +138,5 @@ class TokenGenerator(ImageGenerator):
             prompts,
             np.stack(noise).reshape(-1, *shape),
             augmentation=self.augmentation,
-            **self.settings.model_dump(exclude={"kind", "checkpoint", "dtype"}),
+            **self.settings.model_dump(exclude=LOADING),
         )
