@@ -34,7 +34,7 @@ def read_adapter(folder: str | Path, kind: str, backbone_digest: str) -> dict[st
     if not path.is_file():
         raise ArragError(
             f"{folder}: no {CONFIG} there; the micro adapters come with the repository, others are "
-            "made by `arrag train` or `arrag faid import`"
+            "made by `arrag train` or `arrag convert faid`"
         )
     config = read_json(path, {})
     for field, ours in {"format": FORMAT, "kind": kind, "backbone": backbone_digest}.items():

@@ -79,7 +79,7 @@ def write_reference(prompts: str | Path, out: str | Path, assets: str | Path) ->
     if missing := [line for line in lines if not {"id", "category", "scene"} <= line.keys()]:
         raise ArragError(
             f"{prompts}: {len(missing)} lines lack id, category or scene, first {missing[0]}; "
-            "only captions of `arrag micro prompts` have scenes, name a folder of images instead"
+            "only captions of `workflow/scripts/micro/prompts.py` have scenes, name a folder of images instead"
         )
     world = World(assets, "reference")
     with atomic_path(out) as folder:
@@ -88,7 +88,7 @@ def write_reference(prompts: str | Path, out: str | Path, assets: str | Path) ->
             if scene.caption != line["prompt"]:
                 raise ArragError(
                     f"{prompts}: {line['id']} is {line['prompt']!r}, but scene {line['scene']} "
-                    f"shows {scene.caption!r}; write the file again with `arrag micro prompts`"
+                    f"shows {scene.caption!r}; write the file again with `workflow/scripts/micro/prompts.py`"
                 )
             path = folder / line["category"] / f"{line['id']}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,17 @@ def test_an_encoding_without_room_goes_on_once_there_is_some(tiny_janus, tmp_pat
         pixels = rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / f"{i:03d}.png")
     out, images = tmp_path / "codes", tmp_path / "images"
-    arguments = ["encode", images, "--tokenizer", tiny_janus, "--out", out, "--shard-size", "130"]
+    arguments = [
+        "db",
+        "encode",
+        images,
+        "--tokenizer",
+        tiny_janus,
+        "--out",
+        out,
+        "--shard-size",
+        "130",
+    ]
     assert refused(capsys, out, *arguments)
     with pytest.raises(MissingError):
         TokenStore.open(out)

@@ -93,7 +93,19 @@ def config(tmp_path_factory, tiny_janus, root):
 
 
 def sampling(config, out):
-    return ["sample", "--config", config, "--method", "vanilla", "--out", out, "--batch-size", "2"]
+    return [
+        "generate",
+        "--benchmark",
+        "geneval",
+        "--config",
+        config,
+        "--method",
+        "vanilla",
+        "--out",
+        out,
+        "--batch-size",
+        "2",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +290,7 @@ def test_a_truncated_score_is_named_and_no_table_is_written(
     layout = Layout(load_config(config))
     for name in layout.config.row_labels("geneval"):
         write_text(layout.scores(name)["geneval"], '{"value": 0.5, "tas')
-    line = refused(capsys, "report", "table1", "--config", config, "--out", "table1.md")
+    line = refused(capsys, "report", "table", 1, "--config", config, "--out", "table1.md")
     assert ".json: not valid JSON" in line and "delete it and make it again" in line
     assert not list(tmp_path.glob("table1*"))
 
@@ -308,7 +320,17 @@ def test_a_lost_worker_is_one_line_and_the_same_command_goes_on(
     images, tiny_janus, encoded, tmp_path, capsys
 ):
     out = tmp_path / "codes"
-    command = ["encode", images, "--tokenizer", tiny_janus, "--out", out, "--shard-size", "15"]
+    command = [
+        "db",
+        "encode",
+        images,
+        "--tokenizer",
+        tiny_janus,
+        "--out",
+        out,
+        "--shard-size",
+        "15",
+    ]
     killer = Thread(target=kill_a_worker, daemon=True)
     killer.start()
     line = refused(capsys, *command, "--workers", 2)
@@ -322,7 +344,7 @@ def test_two_commands_with_the_same_output_take_turns(
     images, tiny_janus, encoded, root, tmp_path, capfd
 ):
     out = tmp_path / "codes"
-    command = [sys.executable, "-m", "arrag.cli.main", "encode", images, "--tokenizer", tiny_janus]
+    command = [sys.executable, "-m", "arrag", "db", "encode", images, "--tokenizer", tiny_janus]
     command += ["--out", out, "--shard-size", "15", "--batch-size", "10"]
     environment = os.environ | {"PYTHONPATH": str(root)}
     both = [

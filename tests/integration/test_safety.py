@@ -13,7 +13,7 @@ import bad_files
 import bad_texts
 import pytest
 
-from arrag.cli.main import main, plain
+from arrag.cli.main import escape, main
 from arrag.config.root import load_config
 from arrag.data.download import fetch_file
 from arrag.report import render
@@ -122,10 +122,10 @@ def test_a_label_stays_in_its_cell(harm):
 
 
 def test_controls_do_not_reach_a_terminal(tmp_path, monkeypatch, capsys):
-    assert plain("a\x1b[31m\n\x9b\u202eb\udc80 é") == "a\\u001b[31m\n\\u009b\\u202eb\\udc80 é"
+    assert escape("a\x1b[31m\n\x9b\u202eb\udc80 é") == "a\\u001b[31m\n\\u009b\\u202eb\\udc80 é"
     monkeypatch.chdir(tmp_path)
     Path("x.tar").write_bytes(bad_files.packed(("\x1b[31m.png", b"no image", {})))
-    assert main(["corpus", "prints", "x.tar", "--out", "x.prints.npz"]) == 2
+    assert main(["db", "fingerprint", "x.tar", "--out", "x.prints.npz"]) == 2
     assert "\x1b" not in capsys.readouterr().err
     Path("r.jsonl").write_bytes(bad_texts.lines({**bad_texts.RESULT, "tag": "\x1b]0;x\x07"}))
     assert main(["score", "geneval", "--results", "r.jsonl"]) == 2
@@ -153,7 +153,7 @@ def test_no_secret_of_an_address_is_told(tmp_path, monkeypatch, capfd, url):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # a port where nobody answers
         url = url.format(s=SECRET, p=unused.getsockname()[1])
-        words = ["download", "file", url, "--sha256", "0" * 64, "--out", "x"]
+        words = ["assets", "get", url, "--sha256", "0" * 64, "--out", "x"]
         assert main(words) == 2
     told = capfd.readouterr()
     assert SECRET not in told.out + told.err and "arrag: error: " in told.err
@@ -171,7 +171,7 @@ def test_a_file_of_another_digest_is_refused_and_not_left(tmp_path, monkeypatch,
         url = f"http://127.0.0.1:{server.server_port}/x"
         wanted = hashlib.sha256(b"wanted").hexdigest()
         for pin in (wanted, "", "0", "x" * 64, "A" * 64):
-            assert main(["download", "file", url, "--sha256", pin, "--out", "out/x"]) == 2
+            assert main(["assets", "get", url, "--sha256", pin, "--out", "out/x"]) == 2
             assert "sha" in capsys.readouterr().err.lower() and not list(Path().glob("out/*"))
         with pytest.raises(ArragError, match="no digest is given"):
             fetch_file(url, "out/x")
