@@ -23,6 +23,7 @@ lint: environment  ## check style
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/snakefmt --check Snakefile workflow
+	PYTHONPATH=. $(VENV)/bin/lint-imports
 
 docs: environment  ## build the documentation into docs/_build/html; warnings are errors
 	$(VENV)/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html

@@ -5,8 +5,8 @@
 Takes the configured generator, database and method `daid`, and builds both indexes over the store
 that the workflow made (or --codes) in a temporary folder. At every step of the run with the exact
 index, the same state and the same random number are also given to the inverted lists; what they
-would draw is compared, then the run goes on with the exact index's token. Two minutes on one core
-at micro scale.
+would draw is compared, and the run continues with the exact index's token. It takes two minutes on
+one core at micro scale.
 """
 
 from __future__ import annotations
@@ -34,18 +34,25 @@ from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 
 
-class Beside(Augmentation):
-    """Augments with one method and notes what another would have drawn.
+class DrawComparison(Augmentation):
+    """Augment with one method, and compare with what another would have drawn.
 
-    uniforms: float64 [B, H * W] of the run. After it, ``same`` is bool [steps * B] and ``apart``
-    float [steps * B], half the sum of the differences between the two distributions; only steps
-    at which something is retrieved are in them.
+    Only the steps at which something is retrieved count.
+
+    Args:
+        leading: The method whose tokens are drawn.
+        other: The method that it is compared with.
+        draws: float64 [B, H * W], the random numbers of the run.
+
+    Attributes:
+        same_token: bool [steps * B], whether both draw the same token.
+        total_variation: float [steps * B], between the two distributions.
     """
 
     def __init__(self, leading: DAiD, other: DAiD, draws: np.ndarray) -> None:
         self.leading, self.other, self.draws = leading, other, torch.from_numpy(draws)
-        self._same: list[torch.Tensor] = []
-        self._apart: list[torch.Tensor] = []
+        self._same_token: list[torch.Tensor] = []
+        self._total_variation: list[torch.Tensor] = []
 
     def on_probs(
         self,
@@ -58,17 +65,17 @@ class Beside(Augmentation):
         theirs = self.other.on_probs(probs, codes, known, positions)
         if not torch.equal(ours, probs):
             u = self.draws[:, int(positions[0])]
-            self._same.append(sample_codes(ours[:, 0], u) == sample_codes(theirs[:, 0], u))
-            self._apart.append((ours - theirs).abs().sum(-1)[:, 0] / 2)
+            self._same_token.append(sample_codes(ours[:, 0], u) == sample_codes(theirs[:, 0], u))
+            self._total_variation.append((ours - theirs).abs().sum(-1)[:, 0] / 2)
         return ours
 
     @property
-    def same(self) -> torch.Tensor:
-        return torch.cat(self._same)
+    def same_token(self) -> torch.Tensor:
+        return torch.cat(self._same_token)
 
     @property
-    def apart(self) -> torch.Tensor:
-        return torch.cat(self._apart)
+    def total_variation(self) -> torch.Tensor:
+        return torch.cat(self._total_variation)
 
 
 def agreement(
@@ -86,7 +93,7 @@ def agreement(
     """Share of the steps with the same token, and the mean distance of the distributions."""
     count = backbone.grid[0] * backbone.grid[1]
     methods = [DAiD(index, k=k, lam=lam, tau=tau) for index in (exact, lists)]
-    same, apart = [], []
+    same_token, total_variation = [], []
     for start in range(0, len(prompts), batch_size):
         some = list(prompts[start : start + batch_size])
         draws = np.stack(
@@ -95,23 +102,23 @@ def agreement(
                 for i, prompt in enumerate(some)
             ]
         )
-        beside = Beside(*methods, draws)
+        comparison = DrawComparison(*methods, draws)
         decode_raster(
             backbone,
             some,
             draws,
             guidance_scale=config.generators["janus"].guidance_scale,
             temperature=config.generators["janus"].temperature,
-            augmentation=beside,
+            augmentation=comparison,
         )
-        same.append(beside.same)
-        apart.append(beside.apart)
-    together = torch.cat(same)
+        same_token.append(comparison.same_token)
+        total_variation.append(comparison.total_variation)
+    together = torch.cat(same_token)
     return {
         "images": len(prompts),
         "steps": len(together),
         "same_token": together.double().mean().item(),
-        "mean_total_variation": torch.cat(apart).double().mean().item(),
+        "mean_total_variation": torch.cat(total_variation).double().mean().item(),
     }
 
 

@@ -1,8 +1,8 @@
-"""A decoding step of transformers' Llama by compiled kernels: one token a row, in float64 on a CPU.
+"""A decoding step of transformers' Llama by compiled kernels: one token a row, float64 on a CPU.
 
-The weights are the model's own, the cache is the one that the prompt's forward filled, and forward
-hooks of layers and their attention are called as transformers' own forward would. Everything else
-(other models, arithmetic, devices, layers that fine-tuning wrapped) is transformers' business.
+The weights are the model's, the cache is the one that the prompt's forward filled, and forward
+hooks of layers and their attention are called as by transformers' forward. Other models, dtypes and
+devices, and layers that fine-tuning wrapped, run in transformers.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from transformers import Cache, LlamaModel
 from arrag.backbones._cpu_kernels import attention, feed_forward, multiply
 
 
-def has_steps(model: nn.Module) -> bool:
-    """Whether :class:`LlamaSteps` computes what the model would."""
+def supports_steps(model: nn.Module) -> bool:
+    """Whether :class:`LlamaSteps` supports the model."""
     if type(model) is not LlamaModel or model.device.type != "cpu":
         return False
     config, modules = model.config, [m for layer in model.layers for m in layer.modules()]
@@ -33,18 +33,21 @@ def has_steps(model: nn.Module) -> bool:
 
 
 def _plain(layer: nn.Module) -> bool:
-    """Whether its products are linear layers without a bias, and nothing that wraps them."""
-    attends, feeds = layer.self_attn, layer.mlp
-    products = [attends.q_proj, attends.k_proj, attends.v_proj, attends.o_proj]
-    products += [feeds.gate_proj, feeds.up_proj, feeds.down_proj]
+    """Whether its projections are linear layers without a bias, and not wrapped."""
+    attn, mlp = layer.self_attn, layer.mlp
+    products = [attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj]
+    products += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
     return all(type(product) is nn.Linear and product.bias is None for product in products)
 
 
 class LlamaSteps:
-    """The tokens after a prompt of R rows, R even.
+    """Forwards of the tokens after a prompt.
 
-    head: the modules, one after the other, that make logits of hidden states. cache: filled by the
-    prompt; mask: [R, T], where it has tokens.
+    Args:
+        model: A model that ``supports_steps``.
+        head: The modules from hidden states to logits, in order.
+        cache: Filled by the prompt.
+        mask: Of the prompt, [R, T], R even; 0 at padding.
     """
 
     def __init__(
@@ -52,21 +55,21 @@ class LlamaSteps:
     ) -> None:
         self.stop, self._norm = mask.shape[1], model.norm
         pairs = zip(model.layers, cache.layers, strict=True)
-        self._layers = [_Layer(layer, held) for layer, held in pairs]
+        self._layers = [_Layer(layer, cached) for layer, cached in pairs]
         self._head = [_Linear(m) if isinstance(m, nn.Linear) else m for m in head]
-        room = cache.layers[0].room
-        self._seen = np.ones((len(mask), room), bool)
-        self._seen[:, : self.stop] = mask.numpy()
-        self._places = mask.sum(1).numpy()  # padding takes no position
-        like, every = torch.empty(0, dtype=torch.float64), torch.arange(room)[None]
-        self._turns = [turns[0].numpy() for turns in model.rotary_emb(like, every)]  # [room, d]
+        capacity = cache.layers[0].capacity
+        self._mask = np.ones((len(mask), capacity), bool)
+        self._mask[:, : self.stop] = mask.numpy()
+        self._positions = mask.sum(1).numpy()  # padding takes no position
+        like, every = torch.empty(0, dtype=torch.float64), torch.arange(capacity)[None]
+        self._rotary = [rotary[0].numpy() for rotary in model.rotary_emb(like, every)]  # [room, d]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits [R, V] that follow the next token, whose inputs are [R, 1, D]."""
-        turns = tuple(turns[self._places] for turns in self._turns)
+        """Logits [R, V] after the next token, whose inputs are [R, 1, D]."""
+        rotary = tuple(rotary[self._positions] for rotary in self._rotary)
         for layer in self._layers:
-            x = layer(x, turns, self._seen, self.stop)
-        self.stop, self._places = self.stop + 1, self._places + 1
+            x = layer(x, rotary, self._mask, self.stop)
+        self.stop, self._positions = self.stop + 1, self._positions + 1
         x = self._norm(x)[:, 0]
         for module in self._head:
             x = module(x)
@@ -74,7 +77,7 @@ class LlamaSteps:
 
 
 class _Linear:
-    """A linear layer as the kernel takes it."""
+    """A linear layer by the kernel."""
 
     def __init__(self, layer: nn.Linear) -> None:
         (self.weight,), self.bias = _arrays(layer), layer.bias
@@ -86,49 +89,49 @@ class _Linear:
 
 
 class _Layer:
-    """A decoder layer's weights and cache as the kernels take them."""
+    """A decoder layer by the kernels."""
 
-    def __init__(self, layer: nn.Module, held: Any) -> None:
-        attends, feeds = layer.self_attn, layer.mlp
-        self.layer, self.scale = layer, float(attends.scaling)
-        self.attends = _arrays(attends.q_proj, attends.k_proj, attends.v_proj, attends.o_proj)
-        self.feeds = _arrays(feeds.gate_proj, feeds.up_proj, feeds.down_proj)
+    def __init__(self, layer: nn.Module, cached: Any) -> None:
+        attn, mlp = layer.self_attn, layer.mlp
+        self.layer, self.scale = layer, float(attn.scaling)
+        self.attn = _arrays(attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj)
+        self.mlp = _arrays(mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         norms = layer.input_layernorm, layer.post_attention_layernorm
         self.norms = [(norm.weight.detach().numpy(), norm.variance_epsilon) for norm in norms]
-        self.keys, self.values = held.reserved.numpy()
+        self.keys, self.values = cached.buffer.numpy()
 
-    def __call__(self, x: torch.Tensor, turns: tuple, seen: np.ndarray, stop: int) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, rotary: tuple, mask: np.ndarray, stop: int) -> torch.Tensor:
         normed, out = torch.empty_like(x), torch.empty_like(x)
         attention(
-            _rows(x), _squares(x), self.norms[0], self.attends, turns, self.keys, self.values,
-            seen, stop, self.scale, _rows(normed), _rows(out),
+            _rows(x), _mean_squares(x), self.norms[0], self.attn, rotary, self.keys, self.values,
+            mask, stop, self.scale, _rows(normed), _rows(out),
         )  # fmt: skip
         out, _ = _hooked(self.layer.self_attn, {"hidden_states": normed}, (out, None))
         x = x + out
         out = torch.empty_like(x)
-        feed_forward(_rows(x), _squares(x), self.norms[1], self.feeds, _rows(out))
+        feed_forward(_rows(x), _mean_squares(x), self.norms[1], self.mlp, _rows(out))
         return _hooked(self.layer, {"hidden_states": x}, out)
 
 
-def _hooked(module: nn.Module, given: dict[str, Any], output: Any) -> Any:
-    """What a call with keywords ``given`` returns after the module's forward hooks."""
+def _hooked(module: nn.Module, kwargs: dict[str, Any], output: Any) -> Any:
+    """What a call with keywords ``kwargs`` returns after the module's forward hooks."""
     for number, hook in module._forward_hooks.items():
-        more = (given,) if number in module._forward_hooks_with_kwargs else ()
+        more = (kwargs,) if number in module._forward_hooks_with_kwargs else ()
         result = hook(module, (), *more, output)
         output = output if result is None else result
     return output
 
 
 def _arrays(*layers: nn.Module) -> tuple[np.ndarray, ...]:
-    """Weights, in float32 if that holds all of them exactly, as published ones: half to read."""
+    """Weights, in float32 if that is exact (as of published ones): half the memory traffic."""
     weights = [layer.weight.detach() for layer in layers]
     narrow = [weight.float() for weight in weights]
     exact = all(torch.equal(a, b.double()) for a, b in zip(weights, narrow, strict=True))
     return tuple(weight.numpy() for weight in (narrow if exact else weights))
 
 
-def _squares(x: torch.Tensor) -> np.ndarray:
-    """Means of squares as transformers' Llama takes them: float32 [R] of [R, 1, D]."""
+def _mean_squares(x: torch.Tensor) -> np.ndarray:
+    """Means of squares as transformers' Llama computes them: [R, 1, D] -> float32 [R]."""
     return x.float().pow(2).mean(-1)[:, 0].numpy()
 
 

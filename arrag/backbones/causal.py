@@ -89,8 +89,9 @@ class CausalBackbone(Backbone):
 
     def _begin(self, inputs: torch.Tensor, mask: torch.Tensor, guidance_scale: float) -> State:
         """The state of guidance pairs whose prompts are inputs [2B, T, D], mask [2B, T]."""
-        room = inputs.shape[1] + self.image_tokens
-        return State(reserved_cache(len(self.decoder_layers), room), mask, inputs, guidance_scale)
+        capacity = inputs.shape[1] + self.image_tokens
+        cache = preallocated_cache(len(self.decoder_layers), capacity)
+        return State(cache, mask, inputs, guidance_scale)
 
     def _steps(self, state: State) -> LlamaSteps | None:
         """The compiled forward of the tokens after the prompt, if there is one."""
@@ -187,16 +188,16 @@ def causal_rows(mask: torch.Tensor, count: int | None = None) -> torch.Tensor:
     return (((own <= rows) & mask[:, None]) | (own == rows))[:, None]
 
 
-class ReservedLayer(DynamicLayer):
-    """Keys and values [B, heads, t, head size] of one layer, with memory for ``room`` tokens.
+class PreallocatedLayer(DynamicLayer):
+    """Keys and values [B, heads, t, head size] of one layer, with memory for ``capacity`` tokens.
 
     transformers' dynamic cache copies all keys and values of a layer for every new token; on a CPU
     that took three quarters of the decoding time.
     """
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, capacity: int) -> None:
         super().__init__()
-        self.room = room
+        self.capacity = capacity
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
@@ -206,17 +207,17 @@ class ReservedLayer(DynamicLayer):
         if start == 0:
             self.dtype, self.device = key_states.dtype, key_states.device
             batch, heads, _, size = key_states.shape
-            self.reserved = key_states.new_empty(2, batch, heads, self.room, size)
+            self.buffer = key_states.new_empty(2, batch, heads, self.capacity, size)
             self.is_initialized = True
         stop = start + key_states.shape[-2]
-        if stop > self.room:
-            raise ValueError(f"room for {self.room} tokens was reserved, {stop} are needed")
-        self.reserved[0, :, :, start:stop] = key_states
-        self.reserved[1, :, :, start:stop] = value_states
-        self.keys, self.values = self.reserved[:, :, :, :stop]
+        if stop > self.capacity:
+            raise ValueError(f"the cache has room for {self.capacity} tokens, not {stop}")
+        self.buffer[0, :, :, start:stop] = key_states
+        self.buffer[1, :, :, start:stop] = value_states
+        self.keys, self.values = self.buffer[:, :, :, :stop]
         return self.keys, self.values
 
 
-def reserved_cache(layers: int, room: int) -> Cache:
-    """An empty cache for ``layers`` decoder layers and ``room`` tokens."""
-    return Cache(layers=[ReservedLayer(room) for _ in range(layers)])
+def preallocated_cache(layers: int, capacity: int) -> Cache:
+    """An empty cache for ``layers`` decoder layers and ``capacity`` tokens."""
+    return Cache(layers=[PreallocatedLayer(capacity) for _ in range(layers)])

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, Cache, JanusForConditionalGeneration
 
-from arrag.backbones._cpu_decode import LlamaSteps, has_steps
+from arrag.backbones._cpu_decode import LlamaSteps, supports_steps
 from arrag.backbones.causal import CausalBackbone, State, run_decoder
 from arrag.backbones.prompt_checks import check_ids, check_lengths, check_prompts
 from arrag.backbones.registry import register_backbone
@@ -143,7 +143,7 @@ class JanusBackbone(CausalBackbone):
 
     def _steps(self, state: State) -> LlamaSteps | None:
         model, head = self.model.model.language_model, self.model.model.generation_head
-        if not has_steps(model):
+        if not supports_steps(model):
             return None
         parts = [head.proj_out, head.activation_fn, head.vision_head]
         return LlamaSteps(model, parts, state.cache, state.mask)

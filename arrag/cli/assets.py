@@ -94,10 +94,10 @@ def _from_address(
 
 def _from_config(name: str, config: Path) -> tuple[Path, dict[str, Any]]:
     from arrag.config.root import load_config
-    from arrag.pipeline.assets import make
+    from arrag.pipeline.assets import make_asset
     from arrag.utils.registry import unknown_name
 
     entries = load_config(config).assets
     if name not in entries:
         raise unknown_name("asset", name, list(entries))
-    return Path(name), make(Path(name), entries[name])
+    return Path(name), make_asset(Path(name), entries[name])

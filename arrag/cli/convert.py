@@ -69,7 +69,7 @@ def pipeline(folder: Path, /, *, out: Path) -> dict[str, Any]:
         folder: Folder with model_index.json.
         out: Folder to write.
     """
-    from arrag.methods.pipeline_convert import convert_pipeline
+    from arrag.methods.pipeline_folder import convert_pipeline
 
     return convert_pipeline(folder, out)
 

@@ -35,9 +35,9 @@ def verify(
             again. ROW is a method's key or the row's label, COLUMN as the CSV names it.
     """
     if trace:
-        from arrag.report.trace import explain
+        from arrag.report.trace import trace_cell
 
-        traced = explain(*trace)
+        traced = trace_cell(*trace)
         return _result(traced.as_json(), traced.as_text(), not traced.holds)
     from tqdm import tqdm
 
@@ -50,7 +50,7 @@ def verify(
             bar.update(size)
 
         found = verify_results(results, full=not quick, record=record, config=config, tick=tick)
-    return _result(found.as_json(), found.as_text(), bool(found.findings))
+    return _result(found.as_json(), found.as_text(), bool(found.issues))
 
 
 def _result(about: dict, text: str, failed: bool) -> Result:

@@ -7,12 +7,13 @@ it (``arrag.cli.options``), and records hold its ``model_dump()``.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from arrag.config.base import FilePath, Model, Name, Place
+from arrag.config.base import FilePath, Model, Place
 
 KINDS = ("geneval", "dpg", "distribution")  # of Tables 1, 2, 3
 MPLUG = "mplug"  # the judge of DPG-Bench's published numbers, which modelscope downloads
@@ -87,6 +88,9 @@ class FwdSettings(Model):
     )
 
 
+MetricName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
 class OwnMetric(Model):
     """A distance that another module defines; its further keys are the metric's settings."""
 
@@ -97,6 +101,12 @@ class OwnMetric(Model):
         description="dotted name of the module that registers the metric",
     )
 
+    @property
+    def options(self) -> dict[str, str]:
+        """The options of ``arrag score distance``."""
+        settings = json.dumps(self.__pydantic_extra__, sort_keys=True)
+        return {"module": self.module, "settings": settings}
+
 
 class Metrics(Model):
     """Which distances are measured; each is a column.
@@ -105,7 +115,7 @@ class Metrics(Model):
     """
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[Name, OwnMetric]
+    __pydantic_extra__: dict[MetricName, OwnMetric]
 
     cmmd: CmmdSettings | None = Field(default=None, description="CMMD; null = not measured")
     fid: FidSettings | None = Field(default=None, description="FID; null = not measured")

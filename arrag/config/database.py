@@ -45,8 +45,8 @@ class Database(Model):
 
     source: Place | None = Field(
         default=None,
-        description="`micro`, or a source of `arrag db encode`: a folder of images, tars by a brace "
-        "pattern, a folder of Hugging Face datasets, Parquet files",
+        description="`micro`, or a source of `arrag db encode`: a folder of images, tars by a "
+        "brace pattern, a folder of Hugging Face datasets, Parquet files",
     )
     images: int | None = Field(default=None, ge=1, description="take the first N; null = all")
     sources: list[Sample] | None = Field(

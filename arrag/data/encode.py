@@ -13,13 +13,13 @@ from tqdm import tqdm
 from arrag.data.decontamination import Decontaminator
 from arrag.data.images import Decoded, decode_all
 from arrag.data.sources import ADVICE, Items, open_source
-from arrag.data.store_format import EXCLUDED, SKIPPED
+from arrag.data.store_format import EXCLUDED, SKIPPED, read_omitted
 from arrag.data.subsample import SubsampleSpec
 from arrag.data.token_store import StoreWriter
 from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
 from arrag.utils.device import default_device
 from arrag.utils.errors import MismatchError, MissingError
-from arrag.utils.files import read_json, write_json
+from arrag.utils.files import write_json
 from arrag.utils.globs import is_tars
 from arrag.utils.hashing import sha256_json
 from arrag.utils.resource_errors import disk_space
@@ -162,7 +162,7 @@ class _Omitted:
 
     def _read(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name
-        return read_json(path, [{"key": str}]) if path.exists() else []
+        return read_omitted(path) if path.exists() else []
 
 
 def _after(items: Items, writer: StoreWriter, omitted: _Omitted) -> Items:

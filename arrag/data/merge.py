@@ -18,10 +18,11 @@ from arrag.data.store_format import (
     SKIPPED,
     DuplicateFilter,
     content_digests,
+    read_omitted,
 )
 from arrag.data.token_store import TokenStore, shard_files
 from arrag.utils.errors import MismatchError, OutputError
-from arrag.utils.files import read_json, write_json
+from arrag.utils.files import read_model, write_json
 from arrag.utils.outputs import atomic_path
 from arrag.utils.resource_errors import disk_space
 
@@ -103,7 +104,7 @@ def join_stores(stores: Sequence[str | Path], out: str | Path) -> dict[str, Any]
     for name in (SKIPPED, EXCLUDED):
         files = [part.path / name for part in parts if (part.path / name).is_file()]
         if files:
-            lists[name] = [entry for file in files for entry in read_json(file, [{"key": str}])]
+            lists[name] = [entry for file in files for entry in read_omitted(file)]
     merged = merge_stores(parts, out, lists)
     omitted = {n.partition(".")[0]: len(lists.get(n, [])) for n in (SKIPPED, EXCLUDED)}
     return {"images": len(merged), **omitted}
@@ -112,9 +113,9 @@ def join_stores(stores: Sequence[str | Path], out: str | Path) -> dict[str, Any]
 def _refuse_repeats(files: list[Path]) -> None:
     seen = DuplicateFilter()
     for number, file in enumerate(tqdm(files, desc="names", unit="shard")):
-        suspects = set(seen.add(read_json(file, [str])))  # two names may share a hash
+        suspects = set(seen.add(read_model(file, list[str])))  # two names may share a hash
         for earlier in files[:number] if suspects else ():
-            if repeated := suspects.intersection(read_json(earlier, [str])):
+            if repeated := suspects.intersection(read_model(earlier, list[str])):
                 raise MismatchError(
                     f"{sorted(repeated)[0]!r} is also the name of an image of {earlier.parent}",
                     path=file.parent,

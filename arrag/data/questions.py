@@ -1,8 +1,7 @@
 """Question tables of DPG-Bench and DSG: one yes/no proposition a row, grouped by prompt.
 
-Columns of TencentQQGYLab/ELLA's dpg_bench.csv and j-min/DSG's dsg-1k-anns.csv: ``item_id, text,
-keywords, proposition_id, dependency, category_broad, category_detailed, tuple,
-question_natural_language``. ``dependency`` lists the propositions that must hold first; 0 is none.
+The tables are TencentQQGYLab/ELLA's dpg_bench.csv and j-min/DSG's dsg-1k-anns.csv. Their column
+``dependency`` lists the propositions that must hold first; 0 is none.
 """
 
 from __future__ import annotations
@@ -16,6 +15,10 @@ from pathlib import Path
 from arrag.utils.errors import FormatError
 from arrag.utils.readers import short_message
 
+COLUMNS = (
+    *("item_id", "text", "keywords", "proposition_id", "dependency"),
+    *("category_broad", "category_detailed", "tuple", "question_natural_language"),
+)
 REQUIRED = ("item_id", "proposition_id", "dependency", "tuple", "question_natural_language")
 NO_PARENT = 0
 NAMED = 5  # offenders that a message or a report names

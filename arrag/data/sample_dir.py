@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 from arrag.data.prompts import MAX_COUNT, prompt_problem
 from arrag.data.questions import NAMED
 from arrag.utils.errors import FormatError, MismatchError, MissingError
-from arrag.utils.files import read_json
+from arrag.utils.files import read_model
 from arrag.utils.readers import UNREADABLE, open_picture, parse_json, short_message
 
 NUMBERED = re.compile(r"[0-9]{1,9}\.png")
@@ -44,7 +44,7 @@ def read_run(images_dir: str | Path) -> dict[str, Any] | None:
     path = Path(images_dir) / "run.json"
     if not path.exists():
         return None
-    run = read_json(path, {})
+    run = read_model(path, dict[str, Any])
     for field in ("images_per_prompt", "prompts"):
         count = run.get(field, 1)
         if type(count) is not int or not 1 <= count <= MAX_COUNT:

@@ -19,11 +19,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, JsonValue, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, JsonValue, NonNegativeInt, PositiveInt, model_validator
 from safetensors.numpy import load_file
 
 from arrag.utils.errors import FormatError, MismatchError
-from arrag.utils.files import read_json
+from arrag.utils.files import read_model
 from arrag.utils.hashing import check_file
 from arrag.utils.readers import read_npy, short_message
 from arrag.utils.shards import FINAL, PARTIAL, FileName, ShardFile
@@ -48,6 +48,18 @@ class StoreShard(ShardFile):
         super().check(folder, hint, full=full)
         if full:
             check_file(folder / self.keys, says=MANIFEST, remedy=hint, sha256=self.keys_sha256)
+
+
+class OmittedImage(BaseModel):
+    """An image of the source that is not in the store; its other fields say why."""
+
+    model_config = ConfigDict(extra="allow")
+    key: str
+
+
+def read_omitted(path: Path) -> list[dict[str, Any]]:
+    """The entries of ``skipped.json`` or ``excluded.json``."""
+    return [image.model_dump() for image in read_model(path, list[OmittedImage])]
 
 
 class CodebookInfo(BaseModel):
@@ -116,7 +128,7 @@ def content_digests(shards: Iterable[tuple[Path, Path]]) -> dict[str, str]:
     codes, names = hashlib.sha256(), hashlib.sha256()
     for file, keys in shards:
         codes.update(read_npy(file, AGAIN, "u", 3))
-        for key in read_json(keys, [str]):
+        for key in read_model(keys, list[str]):
             names.update(json.dumps(key).encode() + b"\n")
     return {"codes_sha256": codes.hexdigest(), "keys_sha256": names.hexdigest()}
 
@@ -127,7 +139,7 @@ def read_names(path: Path, shard: Mapping[str, Any]) -> list[str]:
     Raises:
         MismatchError: There are not as many names as images.
     """
-    names = read_json(path / shard["keys"], [str])
+    names = read_model(path / shard["keys"], list[str])
     if len(names) != shard["images"]:
         raise MismatchError(
             f"{len(names)} names for {shard['images']} images",

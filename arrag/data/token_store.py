@@ -31,7 +31,7 @@ from arrag.data.store_format import (
     read_names,
 )
 from arrag.utils.errors import MismatchError, MissingError, OutputError
-from arrag.utils.files import read_json, read_model, write_json
+from arrag.utils.files import read_model, write_json
 from arrag.utils.hashing import sha256_file, store_digest
 from arrag.utils.shards import ShardWriter
 
@@ -98,7 +98,7 @@ class StoreWriter:
             file, keys = shard_files(self.path, number)
             if not file.is_file():
                 return
-            names = read_json(keys, [str])
+            names = read_model(keys, list[str])
             shard = {"file": file.name, "keys": keys.name, "images": len(names)}
             open_shard(self.path, shard, self._grid)
             self._shards.append(shard)

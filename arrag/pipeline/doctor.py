@@ -116,7 +116,7 @@ def repositories(config: Config) -> dict[Reference, list[str]]:
     return found
 
 
-def own_paths(config: Config) -> dict[str, Path]:
+def user_provided_paths(config: Config) -> dict[str, Path]:
     """Files and folders that no rule makes, so that the user puts them there; by field."""
     return {
         field: path
@@ -204,7 +204,7 @@ def _hub(config: Config, network: bool) -> Iterator[Finding]:
 
 
 def _files(config: Config) -> Iterator[Finding]:
-    for field, path in own_paths(config).items():
+    for field, path in user_provided_paths(config).items():
         if path.exists():
             yield Finding("file", field, FINE, str(path))
         else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from arrag.config.methods import CEILING_LABELS
 from arrag.config.root import Config, load_config
-from arrag.pipeline.layout import LAST_FILES, RETRIEVES, Layout
+from arrag.pipeline.layout import INFERENCE_INPUTS, SENTINEL_FILES, Layout
 from arrag.pipeline.provenance import sample_inputs, with_known_digests
 from arrag.pipeline.records import write_record
 from arrag.pipeline.reports import timed_methods
@@ -50,18 +50,18 @@ def find_artifacts(
     layout, found = Layout(config), {}
     wanted = {
         part: lambda part=part: getattr(layout, part)(method)
-        for part in RETRIEVES.get(getattr(retriever, "kind", None), ())
+        for part in INFERENCE_INPUTS.get(getattr(retriever, "kind", None), ())
     }
     if hasattr(retriever, "adapter"):
         wanted["trained_adapter"] = lambda: layout.adapter(method)
     for part, usual in wanted.items():
         found[part] = folder = given.get(part) or usual()
-        if not (folder / LAST_FILES[part]).is_file():
+        if not (folder / SENTINEL_FILES[part]).is_file():
             option = {"trained_adapter": "adapter"}.get(part, part).replace("_", "-")
             raise MissingError(
                 f"method '{method}' needs it and it does not exist",
-                path=folder / LAST_FILES[part],
-                hint=f"make it with `snakemake --cores all {usual() / LAST_FILES[part]} "
+                path=folder / SENTINEL_FILES[part],
+                hint=f"make it with `snakemake --cores all {usual() / SENTINEL_FILES[part]} "
                 f"--configfile {path}`, or name another with --{option}",
             )
     return ArtifactPaths(

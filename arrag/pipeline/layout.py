@@ -1,4 +1,4 @@
-"""Where every stage's result lies: names that change when, and only when, the contents would.
+"""Paths of every stage's results: names that change when, and only when, the contents would.
 
 A folder's name ends in a digest of what shapes its contents: the settings, the weights' bytes,
 the prompts. Two configurations therefore never overwrite each other, a half-made folder is never
@@ -15,10 +15,11 @@ from typing import Any
 
 from arrag.config.assets import identity_of
 from arrag.config.base import Model
+from arrag.config.benchmarks import OwnMetric
 from arrag.config.database import Database
 from arrag.config.methods import CEILING_LABELS
 from arrag.config.root import Config
-from arrag.pipeline.layout_digests import (
+from arrag.pipeline.file_digests import (
     checkpoint_digest,
     extractor_digest,
     listing_digest,
@@ -35,7 +36,7 @@ MICRO_REFERENCE = "micro:reference"  # a reference: the scenes that the prompts 
 KEY_LENGTH = 10  # hexadecimal digits: enough for a folder of a few thousand
 
 # The file of a stage's folder that is written last.
-LAST_FILES = {
+SENTINEL_FILES = {
     "codes": "manifest.json",
     "index": "meta.json",
     "image_index": "meta.json",
@@ -45,14 +46,14 @@ LAST_FILES = {
     "trained_adapter": "config.json",
 }
 # What sampling reads of them, and what training reads, by the kind of augmentation or generator.
-RETRIEVES = {
+INFERENCE_INPUTS = {
     "daid": ("codes", "index"),
     "faid": ("codes", "index"),
     "racm3": ("codes", "image_index"),
     "rdm": ("codes", "image_index"),
     "imagerag": ("codes", "image_index"),
 }
-TRAINS_ON = {
+TRAINING_INPUTS = {
     "finetune": ("pairs",),
     "faid": ("pairs", "index", "neighbours"),
     "racm3": ("pairs", "image_index", "references"),
@@ -67,7 +68,7 @@ class Layout:
         self.results = results
         self._digests: dict[tuple, str] = {}
 
-    def _once(self, key: tuple, digest: Any, *args: Any) -> str:
+    def _cached(self, key: tuple, digest: Any, *args: Any) -> str:
         """``digest(*args)``, which reads files, computed once."""
         if key not in self._digests:
             self._digests[key] = digest(*args)
@@ -79,7 +80,7 @@ class Layout:
         return self._checkpoint_digest(settings.checkpoint, f"generators.{name}.checkpoint")
 
     def _checkpoint_digest(self, folder: Path, field: str) -> str:
-        return self.made_digest(folder) or self._once(
+        return self.made_digest(folder) or self._cached(
             ("checkpoint", folder), checkpoint_digest, folder, field
         )
 
@@ -102,12 +103,12 @@ class Layout:
         name = self._name(benchmark)
         drawn = self.config.benchmark(name)
         made = self.made_digest(drawn.prompts)
-        return made or self._once(("prompts", name), prompts_digest, drawn, name)
+        return made or self._cached(("prompts", name), prompts_digest, drawn, name)
 
     def _name(self, benchmark: str | None) -> str:
         return self.config.main_benchmark if benchmark is None else benchmark
 
-    def made_for(self, method: str) -> dict[str, Path]:
+    def artifacts_for(self, method: str) -> dict[str, Path]:
         """The folders that stages make for a method's samples or its adapter, by their names here.
 
         The adapter and what it is trained on are among them even if the method names the folder of
@@ -115,9 +116,9 @@ class Layout:
         """
         resolved = self.config.resolved(method)
         kind = getattr(resolved.retrieval_settings, "kind", None)
-        parts = RETRIEVES.get(kind, ())
-        if resolved.training and resolved.generator.trainable and kind in TRAINS_ON:
-            parts += (*TRAINS_ON[kind], "trained_adapter")
+        parts = INFERENCE_INPUTS.get(kind, ())
+        if resolved.training and resolved.generator.trainable and kind in TRAINING_INPUTS:
+            parts += (*TRAINING_INPUTS[kind], "trained_adapter")
         return {part: getattr(self, part)(method) for part in parts}
 
     def codes(self, method: str) -> Path:
@@ -137,13 +138,13 @@ class Layout:
         field = "tokenizer" if hasattr(resolved.generator, "tokenizer") else "checkpoint"
         at = f"generators.{resolved.generator_name}.{field}"
         digest = self._checkpoint_digest(resolved.tokenizer, at)[:KEY_LENGTH]
-        return f"{_plain(resolved.tokenizer.name)}-{digest}"
+        return f"{slugify(resolved.tokenizer.name)}-{digest}"
 
     def excluded_digest(self, database: Database) -> str:
         """Digest of the test images that a database is kept free of."""
         made = [self.made_digest(source) for source in database.exclude]
         listed = [s for s, digest in zip(database.exclude, made, strict=True) if digest is None]
-        found = self._once(("listing", *listed), listing_digest, listed)
+        found = self._cached(("listing", *listed), listing_digest, listed)
         return sha256_json([found, made]) if any(made) else found
 
     def index(self, method: str) -> Path:
@@ -183,7 +184,7 @@ class Layout:
         ]
 
     def _named_digests(self, method: str) -> list[str]:
-        """Digests of the files and folders that a method's generator names beside its own."""
+        """Digests of what a method's generator names in addition to its checkpoint."""
         name, generator = self.config.generator_of(method)
         paths = getattr(generator, "named_paths", {})
         return [
@@ -262,7 +263,9 @@ class Layout:
 
     def statistics(self, benchmark: str, metric: str) -> Path | None:
         """Statistics of a reference that is the hub's, computed once; None for other references."""
-        if self.made_digest(self.config.benchmark(benchmark).reference) is None:
+        drawn = self.config.benchmark(benchmark)
+        own = isinstance(drawn.metrics.wanted[metric], OwnMetric)
+        if own or self.made_digest(drawn.reference) is None:
             return None
         judge = self.judges(benchmark)[metric]
         return self.results / "reference-statistics" / benchmark / f"{judge}.npz"
@@ -296,9 +299,9 @@ class Layout:
 
 
 def _key(name: str, identity: object) -> str:
-    return f"{_plain(name)}-{sha256_json(identity)[:KEY_LENGTH]}"
+    return f"{slugify(name)}-{sha256_json(identity)[:KEY_LENGTH]}"
 
 
-def _plain(name: str) -> str:
+def slugify(name: str) -> str:
     """A name without what shells and Snakemake read as their own, as a brace pattern has it."""
     return re.sub(r"[^\w.+@~-]+", "_", name)

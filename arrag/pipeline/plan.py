@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from arrag.pipeline.artifact import Artifact
-from arrag.pipeline.layout import LAST_FILES, MICRO_REFERENCE, RESULTS, RETRIEVES
+from arrag.pipeline.layout import INFERENCE_INPUTS, MICRO_REFERENCE, RESULTS, SENTINEL_FILES
 from arrag.pipeline.plan_results import ResultPlan
 from arrag.pipeline.reports import (
     FIGURES,
@@ -171,10 +171,10 @@ class Plan(ResultPlan, Mapping[str, Artifact]):
     def _page(self) -> Artifact:
         """The page, and the databases of the methods whose retrieved patches it shows."""
         databases = {
-            self.last_file(part, name): None
+            self.sentinel(part, name): None
             for name, method in self.config.methods_in().items()
-            for part in RETRIEVES.get(getattr(method.augment, "kind", None), ())
-            if "index" in RETRIEVES[method.augment.kind]
+            for part in INFERENCE_INPUTS.get(getattr(method.augment, "kind", None), ())
+            if "index" in INFERENCE_INPUTS[method.augment.kind]
         }
         inputs = {"tables": self._tables(), "runs": self._runs(self._shown())}
         return Artifact(
@@ -186,9 +186,9 @@ class Plan(ResultPlan, Mapping[str, Artifact]):
 
     def _adapters(self) -> Artifact:
         """Every adapter that can be trained for a method of the configuration."""
-        made = [self.layout.made_for(method) for method in self.config.methods]
+        made = [self.layout.artifacts_for(method) for method in self.config.methods]
         folders = {parts["trained_adapter"] for parts in made if "trained_adapter" in parts}
-        files = sorted(str(folder / LAST_FILES["trained_adapter"]) for folder in folders)
+        files = sorted(str(folder / SENTINEL_FILES["trained_adapter"]) for folder in folders)
         return Artifact("target", {"adapters": files})
 
     # Figures
@@ -228,8 +228,8 @@ class Plan(ResultPlan, Mapping[str, Artifact]):
         config, method = self.config, find_method(self.config, "daid")
         benchmark = config.benchmark_of_kind("distribution")
         inputs = {
-            "codes": self.last_file("codes", method),
-            "index": self.last_file("index", method),
+            "codes": self.sentinel("codes", method),
+            "index": self.sentinel("index", method),
         }
         if config.benchmarks[benchmark].reference == MICRO_REFERENCE:
             inputs["reference"] = str(Path(self.layout.reference(benchmark), "meta_data.json"))

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +16,17 @@ from arrag.config.methods import CEILING_LABELS
 from arrag.config.resolve import ResolvedMethod
 from arrag.config.root import Config
 from arrag.pipeline.artifact import Artifact, Inputs, options
+from arrag.pipeline.corpora import corpus_parts, fingerprints_path
 from arrag.pipeline.layout import (
     FEATURE_NETWORK,
-    LAST_FILES,
+    INFERENCE_INPUTS,
     MICRO,
     MICRO_ASSETS,
     MICRO_REFERENCE,
-    RETRIEVES,
-    TRAINS_ON,
+    SENTINEL_FILES,
+    TRAINING_INPUTS,
     Layout,
 )
-from arrag.pipeline.layout_parts import parts_of, prints_of
 from arrag.pipeline.reports import grid_methods
 from arrag.utils.errors import ArragError
 
@@ -88,9 +87,9 @@ class ResultPlan:
         found = [str(made) for path in paths if (made := asset_path(path, assets))]
         return {"fetched": list(dict.fromkeys(found))} if found else {}
 
-    def last_file(self, part: str, method: str) -> str:
+    def sentinel(self, part: str, method: str) -> str:
         """The file that completes a part of the layout that a method needs."""
-        return str(getattr(self.layout, part)(method) / LAST_FILES[part])
+        return str(getattr(self.layout, part)(method) / SENTINEL_FILES[part])
 
     def drawing_inputs(self, method: str) -> tuple[Inputs, Inputs]:
         """What a method needs to draw: inputs, and what is given."""
@@ -100,10 +99,10 @@ class ResultPlan:
         given |= self.fetched(generator, resolved.method)
         if named := getattr(generator, "named_paths", None):
             given["named"] = [self.made(path) for path in named.values()]
-        parts = RETRIEVES.get(getattr(retriever, "kind", None), ())
-        inputs: Inputs = {part: self.last_file(part, method) for part in parts}
+        parts = INFERENCE_INPUTS.get(getattr(retriever, "kind", None), ())
+        inputs: Inputs = {part: self.sentinel(part, method) for part in parts}
         if resolved.method.is_trained_here:
-            inputs["adapter"] = self.last_file("trained_adapter", method)
+            inputs["adapter"] = self.sentinel("trained_adapter", method)
         elif hasattr(retriever, "adapter") and not asset_path(
             retriever.adapter, self.config.assets
         ):
@@ -124,8 +123,8 @@ class ResultPlan:
             "references": self._trained_on("references", "pairs", "image_index"),
             "trained_adapter": self._adapter,
         }
-        for part, folder in self.layout.made_for(method).items():
-            path = str(folder / LAST_FILES[part])
+        for part, folder in self.layout.artifacts_for(method).items():
+            path = str(folder / SENTINEL_FILES[part])
             if path not in self.artifacts:
                 self.add(path, builders[part](method, resolved), method)
 
@@ -151,18 +150,18 @@ class ResultPlan:
         database, tokenizer = resolved.database, resolved.tokenizer
         prints: Inputs = {}
         if database.exclude:
-            prints = {"exclude": str(prints_of(self.layout, database))}
+            prints = {"exclude": str(fingerprints_path(self.layout, database))}
             sources = [self.made(source) for source in database.exclude]
             about = {"sources": list(database.exclude)}
             self.add(prints["exclude"], Artifact("test-images", {}, {"sources": sources}, about))
-        parts = parts_of(self.layout, method)
+        parts = corpus_parts(self.layout, method)
         choices = {str(part.choice): (part.sample, []) for part in parts}
         stores = []
         for part in parts:
             source = {"source": part.source, "seed": part.sample.seed}
             self.add(part.listed, Artifact("corpora", arguments=source))
             choices[str(part.choice)][1].append(str(part.listed))
-            stores.append(str(part.store / LAST_FILES["codes"]))
+            stores.append(str(part.store / SENTINEL_FILES["codes"]))
             arguments = {
                 "source": part.source,
                 "tokenizer": str(tokenizer),
@@ -179,7 +178,7 @@ class ResultPlan:
 
     def _index(self, method: str, resolved: ResolvedMethod) -> Artifact:
         settings = resolved.index
-        inputs: Inputs = {"codes": self.last_file("codes", method)}
+        inputs: Inputs = {"codes": self.sentinel("codes", method)}
         if settings.published:
             inputs["published"] = [str(settings.published / name) for name in PUBLISHED]
         arguments = {
@@ -194,7 +193,7 @@ class ResultPlan:
         database = resolved.database
         return Artifact(
             "image-index",
-            {"codes": self.last_file("codes", method)} | _assets(database),
+            {"codes": self.sentinel("codes", method)} | _assets(database),
             self.fetched(resolved.generator, resolved.method),
             {
                 "codes": str(self.layout.codes(method)),
@@ -210,7 +209,7 @@ class ResultPlan:
 
     def _trained_on(self, part: str, *needs: str) -> Callable[[str, ResolvedMethod], Artifact]:
         def build(method: str, resolved: ResolvedMethod) -> Artifact:
-            inputs: Inputs = {need: self.last_file(need, method) for need in needs}
+            inputs: Inputs = {need: self.sentinel(need, method) for need in needs}
             count = self.config.resources.retrieve_parts if part == "neighbours" else 1
             folder = getattr(self.layout, part)(method)
             arguments = {"out": str(folder)}
@@ -219,8 +218,8 @@ class ResultPlan:
         return build
 
     def _adapter(self, method: str, resolved: ResolvedMethod) -> Artifact:
-        needs = TRAINS_ON[resolved.method.augment.kind]
-        inputs: Inputs = {need: self.last_file(need, method) for need in needs}
+        needs = TRAINING_INPUTS[resolved.method.augment.kind]
+        inputs: Inputs = {need: self.sentinel(need, method) for need in needs}
         given: Inputs = {"checkpoint": self.made(resolved.generator.checkpoint)}
         return Artifact("adapters", inputs, given)
 
@@ -281,12 +280,14 @@ class ResultPlan:
             extractor and not asset_path(extractor, self.config.assets) and Path(extractor).exists()
         ):
             given["network"] = extractor
-        arguments = {"command": metric, "reference": str(statistics or reference)}
-        if isinstance(settings, OwnMetric):
-            own = {"module": settings.module, "settings": json.dumps(settings.model_extra)}
-            arguments |= {"command": f"distance {metric}", "settings": options(own)}
-        else:
-            arguments["settings"] = options(settings.model_dump())
+        own = isinstance(settings, OwnMetric)
+        if own:  # there are no statistics of the reference
+            given |= self.fetched({"": drawn.reference})
+        arguments = {
+            "metric": f"distance {metric}" if own else metric,
+            "reference": str(statistics or reference),
+            "settings": options(settings.options if own else settings.model_dump()),
+        }
         return Artifact("scores", inputs, given, arguments)
 
     def _add_references(self, benchmark: str) -> None:

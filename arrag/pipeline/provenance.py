@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arrag.config.methods import CEILING_LABELS
-from arrag.pipeline.layout import MICRO_ASSETS, RETRIEVES, Layout
+from arrag.pipeline.layout import INFERENCE_INPUTS, MICRO_ASSETS, Layout
 from arrag.pipeline.records import Source, write_record
 
 RECORDED_WEIGHTS = ("backbone", "adapter", "clip")
@@ -44,7 +44,7 @@ def sample_inputs(
     found |= getattr(resolved.generator, "named_paths", None) or {}
     if clip := getattr(retrieval, "clip", None):
         found["clip"] = clip
-    wanted = list(RETRIEVES.get(getattr(retrieval, "kind", None), ()))
+    wanted = list(INFERENCE_INPUTS.get(getattr(retrieval, "kind", None), ()))
     wanted += ["adapter"] if hasattr(retrieval, "adapter") else []
     return found | {part: given.get(part) or getattr(layout, part)(method) for part in wanted}
 

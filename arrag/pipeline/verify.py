@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from arrag.config.root import load_config
-from arrag.pipeline.layout import LAST_FILES, Layout
+from arrag.pipeline.layout import SENTINEL_FILES, Layout
 from arrag.pipeline.records import SUFFIX, Record, files_of, read_record, write_record
 from arrag.utils.errors import ArragError, MissingError
 from arrag.utils.hashing import digest_of, sha256_file
 
 OTHER_ROOTS = ("data", "reports")
-AGAIN = "delete it with its record and make it again with snakemake"
+REMEDY = "delete it with its record and make it again with snakemake"
 COMPLETED_BY = {
     "begun.json": "run.json",
     "manifest.partial.json": "manifest.json",
@@ -28,7 +28,7 @@ COMPLETED_BY = {
 }
 """The file of a folder that is being made, and the one that replaces it in the end."""
 OWN_FILES = {
-    *COMPLETED_BY, *LAST_FILES.values(), "run.json", "meta_data.json", "open_clip_config.json",
+    *COMPLETED_BY, *SENTINEL_FILES.values(), "run.json", "meta_data.json", "open_clip_config.json",
 }  # fmt: skip
 """Files that only a result's own folder has."""
 WORK = (".work", ".partial", ".parts")
@@ -36,7 +36,7 @@ WORK = (".work", ".partial", ".parts")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Issue:
     """Something that is not as recorded: where, what, and what to do."""
 
     path: str
@@ -48,11 +48,11 @@ class Finding:
 
 
 @dataclass
-class Checked:
-    """What was found. notes: what cannot be compared, and is no fault."""
+class VerifyReport:
+    """What was found: issues, notes on what cannot be compared, and what was looked at."""
 
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[Finding] = field(default_factory=list)
+    issues: list[Issue] = field(default_factory=list)
+    notes: list[Issue] = field(default_factory=list)
     recorded: list[Path] = field(default_factory=list)
     records: int = 0
     files: int = 0
@@ -61,7 +61,7 @@ class Checked:
     def as_json(self) -> dict[str, Any]:
         """The findings and counts as JSON."""
         return {
-            "findings": [vars(finding) for finding in self.findings],
+            "issues": [vars(issue) for issue in self.issues],
             "notes": [vars(note) for note in self.notes],
             "recorded": [str(path) for path in self.recorded],
             "records": self.records,
@@ -71,8 +71,8 @@ class Checked:
 
     def as_text(self) -> str:
         """One line per finding and note, and a summary."""
-        summary = f"{len(self.findings)} findings" if self.findings else "all as recorded"
-        lines = [*map(str, self.findings), *(f"note: {note}" for note in self.notes)]
+        summary = f"{len(self.issues)} issues" if self.issues else "all as recorded"
+        lines = [*map(str, self.issues), *(f"note: {note}" for note in self.notes)]
         counts = f"{self.records} records, {self.files} files, {self.bytes} bytes"
         return "\n".join([*lines, f"{counts}: {summary}"])
 
@@ -84,14 +84,14 @@ def verify_results(
     record: bool = False,
     config: Path | None = None,
     tick: Callable[[int, int], object] = lambda *_: None,
-) -> Checked:
+) -> VerifyReport:
     """Compare results, downloads and reports with their records.
 
     Args:
         results: Folder of results; downloads and reports are next to it.
         full: Read every byte, instead of comparing sizes.
         record: First write records of results that have none.
-        config: A configuration; missing scores of its tables are findings too.
+        config: A configuration; missing scores of its tables are issues too.
         tick: See ``Verifier``.
     """
     recorded = record_unrecorded(results) if record else []
@@ -110,7 +110,7 @@ def verify_results(
             for score in layout.scores(row, benchmark).values()
         )
         missing = (score for score in wanted if not score.is_file())
-        found.findings += [Finding(str(score), "missing", make) for score in missing]
+        found.issues += [Issue(str(score), "missing", make) for score in missing]
     return found
 
 
@@ -134,23 +134,23 @@ class Verifier:
         self.base, self.full, self.tick = results.parent, full, tick
         roots = [results, *(self.base / name for name in OTHER_ROOTS)]
         self.seen = [path for root in roots if root.is_dir() for path in files_of(root)]
-        self.found = Checked()
+        self.report = VerifyReport()
         self.records = self._read_records()
         self._digests: dict[Path, str] = {}
 
-    def run(self) -> Checked:
+    def run(self) -> VerifyReport:
         """Check everything, whatever is found."""
         total = sum(f.bytes for record in self.records.values() for f in record.files.values())
         for path, record in self.records.items():
             self._check_files(path, record, total)
         self._check_unrecorded()
-        damaged = {folder for f in self.found.findings for folder in Path(f.path).parents}
+        damaged = {folder for f in self.report.issues for folder in Path(f.path).parents}
         for path, record in self.records.items():
             self._check_sources(_result(path), record, damaged)
-        return self.found
+        return self.report
 
     def _read_records(self) -> dict[Path, Record]:
-        """All records that are whole; one that is not is a finding.
+        """All records that are whole; one that is not is an issue.
 
         A record in the folder of a result, such as a crate, is a copy, and a file like any other.
         """
@@ -160,21 +160,21 @@ class Verifier:
         self._recorded: dict[Path, str] = {}  # SHA-256 as recorded
         found = {}
         for path in sorted(self._record_files):
-            self.found.records += 1
+            self.report.records += 1
             try:
                 found[path] = record = read_record(path)
             except ArragError as error:
-                self._wrong(path, error.message, error.hint or AGAIN)
+                self._wrong(path, error.message, error.hint or REMEDY)
                 continue
             for name, entry in record.files.items():
                 self._recorded[path.parent / name] = entry.sha256
         return found
 
-    def _wrong(self, path: Path, what: str, advice: str = AGAIN) -> None:
-        self.found.findings.append(Finding(str(path), what, advice))
+    def _wrong(self, path: Path, what: str, advice: str = REMEDY) -> None:
+        self.report.issues.append(Issue(str(path), what, advice))
 
     def _note(self, path: Path, what: str, advice: str) -> None:
-        self.found.notes.append(Finding(str(path), what, advice))
+        self.report.notes.append(Issue(str(path), what, advice))
 
     def _check_files(self, path: Path, record: Record, total: int) -> None:
         if record.files and not any((path.parent / name).exists() for name in record.files):
@@ -183,9 +183,9 @@ class Verifier:
             )
         else:
             changed = changed_files(path, record, self.full, lambda size: self.tick(size, total))
-            self.found.findings += changed
-        self.found.files += len(record.files)
-        self.found.bytes += sum(entry.bytes for entry in record.files.values())
+            self.report.issues += changed
+        self.report.files += len(record.files)
+        self.report.bytes += sum(entry.bytes for entry in record.files.values())
 
     def _check_unrecorded(self) -> None:
         folders: dict[Path, list[Path]] = {}
@@ -200,7 +200,7 @@ class Verifier:
             self._wrong(result, f"unrecorded: {count}, such as {files[0].name}", advice)
 
     def unrecorded(self) -> dict[Path, list[Path]]:
-        """{result: its files} without a record; an extra file in a recorded folder is a finding."""
+        """{result: its files} without a record; an extra file in a recorded folder is an issue."""
         found: dict[Path, list[Path]] = {}
         for path in self.seen:
             if path in self._recorded or path in self._record_files:
@@ -214,7 +214,7 @@ class Verifier:
         return found
 
     def _check_sources(self, result: Path, record: Record, damaged: set[Path]) -> None:
-        """Compare what a result was made of. damaged: folders that have a finding already."""
+        """Compare what a result was made of. damaged: folders that have an issue already."""
         for role, source in record.made_of.items():
             where = self.base / source.path
             what = f"was made of {role} {source.path} ({source.digest[:12]}...)"
@@ -246,7 +246,7 @@ def changed_files(
     record: Record,
     full: bool = True,
     tick: Callable[[int], object] = lambda size: None,
-) -> Iterator[Finding]:
+) -> Iterator[Issue]:
     """The files of the record at ``path`` that are not as it says; arguments as of ``Verifier``."""
     for name, entry in record.files.items():
         file, what = path.parent / name, None
@@ -259,7 +259,7 @@ def changed_files(
             was = entry.sha256[:12]
             what = f"changed: its SHA-256 is {digest[:12]}..., recorded {was}..."
         if what:
-            yield Finding(str(file), what, AGAIN)
+            yield Issue(str(file), what, REMEDY)
         tick(entry.bytes)
 
 

@@ -17,7 +17,7 @@ _PUBLIC = {
     "write_gallery": "gallery",
     "write_page": "page.build",
     "write_crate": "crate",
-    "trace": "trace",
+    "trace_cell": "trace",
 }
 __all__ = list(_PUBLIC)
 

@@ -1,8 +1,8 @@
-"""A finished run as an RO-Crate 1.1: a folder that says what it holds to whoever knows the format.
+"""Pack a finished run as an RO-Crate 1.1, by the profile Workflow Run Crate 0.5.
 
-Follows the profile Workflow Run Crate 0.5. Copied are the workflow, its configuration, the tables,
-the scores, and of each stage the file that describes it with its record, which has the SHA-256 of
-every image and shard. Images, shards and weights themselves are named by path and digest alone.
+The crate holds copies of the workflow, its configuration, the tables, the scores, and of each stage
+the file that describes it with its record, which has the SHA-256 of every image and shard. Images,
+shards and weights are named by path and digest alone.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from rocrate.model.contextentity import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from arrag.config.loader import BASE, read_yaml
-from arrag.pipeline.layout import LAST_FILES
-from arrag.pipeline.records import Record, read_record, record_of
-from arrag.utils.errors import ArragError
+from arrag.pipeline.layout import SENTINEL_FILES
+from arrag.pipeline.records import Record, read_record, record_of, write_record
+from arrag.utils.errors import FormatError, MismatchError, MissingError
 from arrag.utils.files import read_json
 from arrag.utils.hashing import sha256_file
 from arrag.utils.outputs import atomic_path
@@ -35,15 +35,21 @@ APACHE = "https://spdx.org/licenses/Apache-2.0"
 SHA256 = {"sha256": "https://w3id.org/ro/terms/workflow-run#sha256"}
 WORKFLOW = ("workflow/rules/*.smk", "profiles/default/*.yaml", "requirements/*.txt")
 ABOUT = ("README.md", "LICENSE", "data/micro/LICENSES.md", "data/weights/*/LICENSES.md")
-LAST = {*LAST_FILES.values(), "run.json", "meta_data.json"}
+LAST = {*SENTINEL_FILES.values(), "run.json", "meta_data.json"}
 
 
 def write_crate(config: str | Path, reports: list[Path], out: str | Path) -> ROCrate:
-    """Write the crate of some reports to the folder ``out``, and read it back.
+    """Write the crate of some reports, with its record, and read it back.
 
-    config: the run's configuration file; reports: the Markdown of tables or ablations, each with
-    its record. Called in the project's folder, whose paths the crate keeps. Raises ArragError for
-    a report without a record, or a file that is not there.
+    Called in the project's folder, whose paths the crate keeps.
+
+    Args:
+        config: The run's configuration file.
+        reports: The Markdown of tables or ablations, each with its record.
+        out: The folder to write.
+
+    Raises:
+        MissingError: A report has no record, or a file of the run is missing.
     """
     tables = {report: _record(report) for report in reports}
     crate = ROCrate(version="1.1")
@@ -54,7 +60,7 @@ def write_crate(config: str | Path, reports: list[Path], out: str | Path) -> ROC
         f"A run of the workflow of arrag (AR-RAG, arXiv 2506.06962) with {config}: {names}. The "
         "records beside the files hold the SHA-256 of every image, shard and weight."
     )
-    license = crate.add(_thing(crate, APACHE, "CreativeWork", name="Apache License 2.0"))
+    license = crate.add(_entity(crate, APACHE, "CreativeWork", name="Apache License 2.0"))
     crate.license = license
     workflow = crate.add_workflow(
         "Snakefile",
@@ -68,9 +74,17 @@ def write_crate(config: str | Path, reports: list[Path], out: str | Path) -> ROC
     files = {path: _add(crate, path) for path in others}
     workflow["hasPart"] = [f for path, f in files.items() if path.suffix == ".smk"]
     settings = [_add(crate, path) for path in _with_bases(Path(config))]
-    results = [_add(crate, path) for report in tables for path in _forms(report)]
+    results = []
+    for report, record in tables.items():
+        forms = [report.parent / name for name in record.files]
+        results += [_add(crate, path) for path in (*forms, record_of(report))]
     made, used, versions = _rows(crate, tables)
-    workflow["softwareRequirements"] = [_software(crate, *v) for v in sorted(versions)]
+    workflow["softwareRequirements"] = [
+        crate.add(
+            _entity(crate, f"#{name}-{v}", "SoftwareApplication", name=name, softwareVersion=v)
+        )
+        for name, v in sorted(versions)
+    ]
     action = crate.add_action(
         workflow,
         identifier="#run",
@@ -82,50 +96,52 @@ def write_crate(config: str | Path, reports: list[Path], out: str | Path) -> ROC
     _parameters(crate, workflow, settings[0], tables)
     crate.root_dataset["datePublished"] = action["endTime"]
     crate.root_dataset["conformsTo"] = [
-        crate.add(_thing(crate, url, "CreativeWork", name=name, version=url.rsplit("/")[-1]))
+        crate.add(_entity(crate, url, "CreativeWork", name=name, version=url.rsplit("/")[-1]))
         for url, name in PROFILES.items()
     ]
     with atomic_path(out) as folder:
         crate.write(folder)
+    write_record(out)
     return check_crate(out)
 
 
 def check_crate(folder: str | Path) -> ROCrate:
-    """Read a crate; ArragError unless all its files are there with the SHA-256 it states."""
+    """Read a crate and compare its files with the SHA-256 that it states.
+
+    Raises:
+        FormatError: It cannot be read.
+        MismatchError: A file is missing or another.
+    """
     try:
         crate = ROCrate(folder)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise ArragError(f"{folder}: is no RO-Crate that can be read ({error})") from None
+        raise FormatError(f"not a readable RO-Crate ({error})", path=folder) from None
     for entity in crate.data_entities:
         stated, path = entity.get("sha256"), Path(folder, unquote(entity.id))
         if stated and not (path.is_file() and sha256_file(path) == stated):
-            raise ArragError(
-                f"{path}: missing, or not the file that the crate states; make it again"
-            )
+            message = "missing, or not the file that the crate states"
+            raise MismatchError(message, path=path, hint="make the crate again")
     return crate
 
 
 def _record(report: Path) -> Record:
     path = record_of(report)
     if not path.is_file() or (record := read_record(path)).table is None:
-        raise ArragError(f"{path}: no such record of a table; make {report} again")
+        hint = f"make {report} again"
+        raise MissingError("no such record of a table", path=path, hint=hint)
     return record
 
 
-def _forms(report: Path) -> list[Path]:
-    """A report in all its forms, and its record."""
-    names = read_record(record_of(report)).files
-    return [*(report.parent / name for name in names), record_of(report)]
-
-
 def _rows(crate: ROCrate, tables: dict[Path, Record]) -> tuple[list, list, set]:
-    """What was made of the rows, what was used for them, and (library, version) of both."""
+    """Results of the rows, inputs from outside the workflow, and (library, version) of both."""
     made, used, versions = {}, {}, set()
     for record in tables.values():
         for row in record.table["rows"].values():
             for path in map(Path, row["scores"].values()):
                 made |= {p: _add(crate, p) for p in _described(path)}
-                versions |= _versions(read_json(path))
+                score = read_json(path)
+                for found in (score, score.get("run") or {}):
+                    versions |= {*found.get("versions", {}).items()}
             for role, path in row["parts"].items():
                 for file in _described(Path(path)):
                     made[file] = _add(crate, file)
@@ -135,7 +151,7 @@ def _rows(crate: ROCrate, tables: dict[Path, Record]) -> tuple[list, list, set]:
 
 
 def _described(path: Path) -> Iterator[Path]:
-    """A score, or the file that describes a stage's folder; each with its record."""
+    """A score, or the file that describes a stage's folder, with its record."""
     if path.is_file() and record_of(path).is_file():
         yield path
     elif path.is_dir() and record_of(path).is_file():
@@ -145,7 +161,7 @@ def _described(path: Path) -> Iterator[Path]:
 
 
 def _outside(crate: ROCrate, role: str, path: Path, row: dict[str, Any]) -> Any:
-    """Weights or prompts that the crate only names, with the digest that the samples have."""
+    """Weights or prompts, which the crate only names, with the digest in the samples' record."""
     sources: dict[str, Any] = {}
     for result in (row["parts"]["samples"], *row["scores"].values()):
         if record_of(result).is_file():
@@ -154,16 +170,17 @@ def _outside(crate: ROCrate, role: str, path: Path, row: dict[str, Any]) -> Any:
     if digest is None:
         return None
     return crate.add(
-        _thing(crate, f"#{path}", "CreativeWork", name=f"{role}: {path}", sha256=digest)
+        _entity(crate, f"#{path}", "CreativeWork", name=f"{role}: {path}", sha256=digest)
     )
 
 
 def _add(crate: ROCrate, path: Path) -> Any:
-    """A file of the project under its own name; one from elsewhere under ``elsewhere/``."""
+    """Add a file of the project under its own path; one from outside under ``elsewhere/``."""
     inside = not path.is_absolute() and ".." not in path.parts
     name = path.as_posix() if inside else f"elsewhere/{path.name}"
     if not path.is_file():
-        raise ArragError(f"{path}: no such file, but the run was made with it; restore it")
+        message = "no such file, although the run was made with it"
+        raise MissingError(message, path=path, hint="restore it")
     return crate.get(name) or crate.add_file(path, name, properties=_of_file(path))
 
 
@@ -176,25 +193,14 @@ def _of_file(path: Path) -> dict[str, str]:
 
 
 def _with_bases(config: Path) -> Iterator[Path]:
-    """A configuration, and those it is based on."""
+    """A configuration and those it is based on."""
     yield config
     if base := read_yaml(config).get(BASE):
         yield from _with_bases(config.parent / base)
 
 
-def _versions(score: dict[str, Any]) -> set[tuple[str, str]]:
-    run = score.get("run") or {}
-    return {*score.get("versions", {}).items(), *run.get("versions", {}).items()}
-
-
-def _software(crate: ROCrate, name: str, version: str) -> Any:
-    thing = _thing(crate, f"#{name}-{version}", "SoftwareApplication", name=name)
-    thing["softwareVersion"] = version
-    return crate.add(thing)
-
-
 def _parameters(crate: ROCrate, workflow: Any, config: Any, tables: dict[Path, Any]) -> None:
-    """The workflow's input and outputs, of which the run's files are examples."""
+    """Declare the workflow's input and outputs, of which the run's files are examples."""
     wanted = {"configuration": config} | {r.stem: crate.get(r.as_posix()) for r in tables}
     found = []
     for name, example in wanted.items():
@@ -206,7 +212,7 @@ def _parameters(crate: ROCrate, workflow: Any, config: Any, tables: dict[Path, A
 
 
 def _times(reports: list[Path]) -> dict[str, str]:
-    """When the run began, as the workflow noted it, and when its last report was written."""
+    """Start of the run, as the workflow recorded it, and time of its last report."""
     since = Path("results/.since")
     end = max(os.path.getmtime(report) for report in reports)
     times = {"endTime": end}
@@ -218,5 +224,5 @@ def _times(reports: list[Path]) -> dict[str, str]:
     }
 
 
-def _thing(crate: ROCrate, identifier: str, type: str, **properties: Any) -> ContextEntity:
+def _entity(crate: ROCrate, identifier: str, type: str, **properties: Any) -> ContextEntity:
     return ContextEntity(crate, identifier, properties={"@type": type, **properties})

@@ -212,7 +212,7 @@ def parts_of(layout: Layout, key: str, benchmark: str | None) -> dict[str, Path]
     """Path of everything that a row was made of and judged by, by role."""
     found = sample_inputs(layout, key, benchmark) | {"samples": layout.samples(key, benchmark)}
     if key not in CEILING_LABELS:
-        made = layout.made_for(key)
+        made = layout.artifacts_for(key)
         if "adapter" in found and found["adapter"] == made.get("trained_adapter"):
             found["pairs"] = made["pairs"]  # an adapter that was not trained here has other pairs
     drawn, judge = layout.config.benchmark(benchmark), layout.config.scorers

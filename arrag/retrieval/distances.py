@@ -82,13 +82,13 @@ def bound_rows(vectors, points, codes, unit, rows):
 
 
 @njit(cache=True, nogil=True)
-def _distance(points, scale, asked, held):
+def _distance(points, scale, query_code, held):
     """Fixed-point squared L2 between two codes: one order of summation, rounded once."""
-    if asked >= len(points):
+    if query_code >= len(points):
         return np.int64(0)
     total = 0.0
     for axis in range(points.shape[1]):
-        step = np.float64(points[held, axis]) - np.float64(points[asked, axis])
+        step = np.float64(points[held, axis]) - np.float64(points[query_code, axis])
         total += step * step
     return np.int64(np.rint(total * scale))
 

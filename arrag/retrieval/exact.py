@@ -24,7 +24,7 @@ from arrag.retrieval.sign_scan import SignScan, has_signs_only
 from arrag.utils.errors import UsageError
 
 CACHE_BYTES = 2**32
-"""Of laid-out grids kept in memory; those of a larger store are laid out anew at each search."""
+"""Of laid-out grids kept in memory; those beyond are laid out again at each search."""
 IMAGES = 4096
 """Laid out together."""
 ROOM = 2 * BLOCK

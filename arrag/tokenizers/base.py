@@ -17,7 +17,7 @@ import torch
 
 from arrag.utils.checkpoint import loading
 from arrag.utils.errors import FormatError, MismatchError
-from arrag.utils.files import read_json
+from arrag.utils.files import read_model
 from arrag.utils.registry import Registry
 
 TOKENIZERS: Registry[Callable[[Path, dict[str, Any], str], ImageTokenizer]] = Registry(
@@ -101,7 +101,7 @@ def load_tokenizer(checkpoint: str | Path, device: str = "cpu") -> ImageTokenize
     checkpoint = Path(checkpoint)
     index = checkpoint / "model_index.json"
     path = index if index.is_file() else checkpoint / "config.json"
-    raw = read_json(path, {})
+    raw = read_model(path, dict[str, Any])
     kind = raw.get("model_type") or raw.get("_class_name")
     if not isinstance(kind, str) or kind not in TOKENIZERS:
         raise FormatError(

@@ -140,9 +140,20 @@ def load_pretrained(
 ) -> nn.Module:
     """``model_class.from_pretrained`` of transformers, which only warns of keys that do not fit.
 
-    leave_out: how keys of a checkpoint begin that are of no part of the model. Raises ArragError
-    for other keys and shapes, naming them; what else transformers raises goes through.
+    Args:
+        model_class: A model class of transformers.
+        checkpoint: The folder.
+        dtype: Name of the dtype.
+        leave_out: Prefixes of keys in the checkpoint that the model does not have.
+
+    Raises:
+        MissingError: The folder has no config.json.
+        MismatchError: Keys or shapes differ from the model's; they are named.
     """
+    config = Path(checkpoint) / "config.json"
+    if not config.is_file():
+        hint = "download the checkpoint, or correct the path"
+        raise MissingError("no such file", path=config, hint=hint)
     model, report = model_class.from_pretrained(
         checkpoint,
         dtype=getattr(torch, dtype),

@@ -8,7 +8,7 @@ from typing import Any
 
 from arrag.utils.errors import FormatError, MissingError
 from arrag.utils.outputs import atomic_path
-from arrag.utils.readers import misfit, parse_json
+from arrag.utils.readers import parse_json
 
 REMAKE = "restore it, or delete it and make it again"
 
@@ -24,13 +24,11 @@ def write_json(path: str | Path, obj: Any) -> None:
     write_text(path, json.dumps(obj, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | Path, form: Any = None, *, hint: str = REMAKE) -> Any:
-    """Read a JSON file.
+def read_json(path: str | Path, *, hint: str = REMAKE) -> Any:
+    """Read a JSON file whose form does not matter; see ``read_model``.
 
     Args:
         path: A UTF-8 JSON file.
-        form: What it must hold, as ``arrag.utils.readers.misfit`` has it. Use ``read_model``
-            instead.
         hint: What the user should do about a bad file.
 
     Raises:
@@ -44,8 +42,6 @@ def read_json(path: str | Path, form: Any = None, *, hint: str = REMAKE) -> Any:
         raise MissingError("no such file", path=path, hint="make it, or correct the path") from None
     except (OSError, ValueError) as error:
         raise FormatError(f"not valid JSON ({error})", path=path, hint=hint) from None
-    if problem := misfit(found, form):
-        raise FormatError(problem, path=path, hint=hint)
     return found
 
 
@@ -74,19 +70,3 @@ def read_model(path: str | Path, model: Any, hint: str = REMAKE) -> Any:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or None
         raise FormatError(first["msg"], path=path, field=field, hint=hint) from None
-
-
-_MOVED = {
-    **dict.fromkeys(("sha256_file", "sha256_json", "tree_digest", "check_file"), "hashing"),
-    **dict.fromkeys(("atomic_path", "check_replaceable", "clear_leftovers", "link"), "outputs"),
-    **dict.fromkeys(("remove_output", "OWNER"), "outputs"),
-    "disk_space": "resource_errors",
-}
-
-
-def __getattr__(name: str) -> Any:  # until no module imports these names from here
-    from importlib import import_module
-
-    if name not in _MOVED:
-        raise AttributeError(name)
-    return getattr(import_module(f"arrag.utils.{_MOVED[name]}"), name)

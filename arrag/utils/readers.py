@@ -41,13 +41,6 @@ BOMB_BYTES, BOMB_RATIO = 2**28, 200
 SHOWN = 200  # characters of a library's own words
 
 
-class FileName(str):
-    """The form of a file's name without a folder, for :func:`misfit`."""
-
-
-WORDS = {None: "null", FileName: "the name of a file", int: "a whole number from 0", str: "a text"}
-
-
 def short_message(error: Exception) -> str:
     """A library's own words on one line, or the error's kind where it has none."""
     return " ".join(str(error).split())[:SHOWN] or type(error).__name__
@@ -82,55 +75,6 @@ def parse_json(text: str) -> Any:
     except UnicodeEncodeError:
         raise ValueError("holds half a character (a lone surrogate), which is no text") from None
     return found
-
-
-def misfit(found: Any, wanted: Any, at: str = "") -> str | None:
-    """What is not of the form ``wanted``, by its place; None when all is.
-
-    wanted: a type; a tuple of types; None for anything; a list with the form of every item; a dict
-    with the forms of the fields that must be there. An ``int`` is one from 0 on.
-    """
-    if isinstance(wanted, dict):
-        if not isinstance(found, dict):
-            return f"{at or 'the file'} is {_short(found)}, wanted fields"
-        for name, form in wanted.items():
-            place = f"{at}.{name}" if at else name
-            if name not in found:
-                return f"no field '{place}'"
-            if problem := misfit(found[name], form, place):
-                return problem
-        return None
-    if isinstance(wanted, list):
-        if not isinstance(found, list):
-            return f"{at} is {_short(found)}, wanted a list"
-        places = (misfit(item, wanted[0], f"{at}[{i}]") for i, item in enumerate(found))
-        return next(filter(None, places), None)
-    if wanted is None or any(_is(found, kind) for kind in _kinds(wanted)):
-        return None
-    names = " or ".join(WORDS.get(kind) or kind.__name__ for kind in _kinds(wanted))
-    return f"{at} is {_short(found)}, wanted {names}"
-
-
-def _kinds(wanted: Any) -> tuple:
-    return wanted if isinstance(wanted, tuple) else (wanted,)
-
-
-def _is(found: Any, kind: Any) -> bool:
-    if kind is None:
-        return found is None
-    if kind is FileName:
-        plain = isinstance(found, str) and found not in ("", ".", "..") and "\0" not in found
-        return plain and Path(found).name == found
-    if kind is int:
-        return type(found) is int and found >= 0
-    return isinstance(found, kind)
-
-
-def _short(found: Any) -> str:
-    if isinstance(found, dict | list):
-        return f"a {type(found).__name__}"
-    text = repr(found)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def open_picture(source: Path | str | bytes) -> Image:
@@ -197,6 +141,11 @@ def npz_names(path: str | Path, remedy: str) -> list[str]:
             return list(archive.files)
     except Exception as error:  # as in read_npz
         raise ArragError(f"{path}: cannot be read ({short_message(error)}); {remedy}") from None
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a text is the name of a file, without a folder."""
+    return text not in ("", ".", "..") and "\0" not in text and Path(text).name == text
 
 
 def escapes_folder(name: str) -> bool:

@@ -29,6 +29,7 @@ from arrag.utils.files import read_model, write_json
 from arrag.utils.hashing import check_file, sha256_file
 from arrag.utils.locks import output_lock
 from arrag.utils.outputs import atomic_path, clear_leftovers, is_temporary
+from arrag.utils.readers import is_file_name
 from arrag.utils.resource_errors import disk_space
 
 Items = TypeVar("Items", bound=Sequence)
@@ -51,7 +52,7 @@ class JobPart(NamedTuple):
 
 
 def _plain_name(name: str) -> str:
-    if name in ("", ".", "..") or "\0" in name or Path(name).name != name:
+    if not is_file_name(name):
         raise ValueError("must be the name of a file without a folder")
     return name
 

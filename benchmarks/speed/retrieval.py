@@ -1,4 +1,4 @@
-"""Search and build, beside FAISS in the same run: one core, CPU time, medians.
+"""Search and build, compared with FAISS in the same run: one core, CPU time, medians.
 
     python benchmarks/speed/retrieval.py --json
 
@@ -75,12 +75,12 @@ def main() -> None:
     one_thread()
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    store, asked = make_store(args.work, args.patches, args.codes, args.assets)
+    store, query_grids = make_store(args.work, args.patches, args.codes, args.assets)
     result: dict[str, Any] = {"patches": len(store) * 506, "codes": args.codes, "k": K, "tau": TAU}
-    exact = opened(store, args.work, "exact")
-    ivf = opened(store, args.work, "ivf")
+    exact = open_or_build(store, args.work, "exact")
+    ivf = open_or_build(store, args.work, "ivf")
     result |= {"nlist": ivf.meta.nlist, "nprobe": ivf.nprobe}
-    figures = compare(store, asked, exact, ivf, args.repeats, result)
+    figures = compare(store, query_grids, exact, ivf, args.repeats, result)
     figures["layout, million entries a second"] = layout_speed(store, ivf, args.work)
     result["build"], ratio = build_memory(store, args.work)
     figures["build peak memory above the libraries', all patches over a quarter"] = ratio
@@ -91,14 +91,14 @@ def main() -> None:
 
 
 def one_thread() -> None:
-    """Start anew with libraries that use one thread: they read this when they are loaded."""
+    """Restart with libraries that use one thread: they read this when they are loaded."""
     names = [f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS", "NUMBA")]
     if any(os.environ.get(name) != "1" for name in names):
         os.environ |= dict.fromkeys(names, "1")
         os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
-def opened(store: TokenStore, work: Path, mode: str) -> PatchIndex:
+def open_or_build(store: TokenStore, work: Path, mode: str) -> PatchIndex:
     """The index, built at the first run."""
     path = work / f"{mode}-{store.digest[:10]}"
     if not path.exists():
@@ -109,21 +109,21 @@ def opened(store: TokenStore, work: Path, mode: str) -> PatchIndex:
 
 def compare(
     store: TokenStore,
-    asked: np.ndarray,
+    query_grids: np.ndarray,
     exact: PatchIndex,
     ivf: IvfIndex,
     repeats: int,
     result: dict[str, Any],
 ) -> dict[str, float]:
     """Time and quality of all methods, into ``result["rows"]``; the figures that have a bar."""
-    keys = query_keys(store, asked)
+    keys = query_keys(store, query_grids)
     flat = Baseline(store, flat_index(store, NEIGHBORHOOD), "faiss Flat", 128)
     rivals = [
         inverted(store, ivf, "IVFFlat", 128 + 8),
         inverted(store, ivf, "IVFPQ 8x8", 8 + 8),
         official(store, NEIGHBORHOOD, ivf.meta.nlist),
     ]
-    micro = timed(all_runs(asked, keys, exact, ivf, flat, rivals), repeats)
+    micro = timed(all_runs(query_grids, keys, exact, ivf, flat, rivals), repeats)
     want = exact.search_keys(torch.from_numpy(keys), K)
     result["rows"] = []
     for method in (exact, ivf, flat, *rivals):
@@ -167,7 +167,7 @@ def store_codes(store: TokenStore) -> int:
     return len(store) * store.grid[0] * store.grid[1]
 
 
-def all_runs(asked, keys, exact, ivf, flat, rivals) -> Runs:
+def all_runs(query_grids, keys, exact, ivf, flat, rivals) -> Runs:
     """Everything to time; stages of a step are timed apart as well."""
     runs: Runs = {}
     size = len(ivf.store.codebook)
@@ -186,24 +186,24 @@ def all_runs(asked, keys, exact, ivf, flat, rivals) -> Runs:
         scans = [scan_lists(ivf, part) for part in parts]
         runs["arrag ivf", "scan", batch] = over(parts, scans)
         runs["arrag ivf", "step", batch] = steps(
-            asked,
+            query_grids,
             size,
             batch,
-            lambda codes, known, at: tuple_of(ivf.search(codes, known, at, K)),
+            lambda codes, known, at: distances_and_codes(ivf.search(codes, known, at, K)),
             ivf,
         )
         for rival in rivals:
             runs[rival.name, "search", batch] = over(parts, rival.search)
             runs[rival.name, "scan", batch] = over(parts, [rival.scan(part) for part in parts])
-            runs[rival.name, "step", batch] = steps(asked, size, batch, rival.step)
+            runs[rival.name, "step", batch] = steps(query_grids, size, batch, rival.step)
     return runs
 
 
 def over(parts: list, run: Any, index: PatchIndex | None = None) -> Callable[[], int]:
-    """Run something on every part, or one thing a part; see ``forget`` for the index."""
+    """Run something on every part, or one thing a part; see ``clear_row_cache`` for the index."""
 
     def go() -> int:
-        forget(index)
+        clear_row_cache(index)
         for i, part in enumerate(parts):
             run[i]() if isinstance(run, list) else run(part)
         return sum(len(part) for part in parts)
@@ -211,7 +211,7 @@ def over(parts: list, run: Any, index: PatchIndex | None = None) -> Callable[[],
     return go
 
 
-def forget(index: PatchIndex | None) -> None:
+def clear_row_cache(index: PatchIndex | None) -> None:
     """Rows of distances that the last repeat left would come for nothing."""
     if index is not None:
         index._row_of[:], index._cached = -1, 0
@@ -225,18 +225,18 @@ def scan_lists(ivf: IvfIndex, keys: np.ndarray) -> Callable[[], np.ndarray]:
 
 
 def steps(
-    asked: np.ndarray,
+    query_grids: np.ndarray,
     size: int,
     batch: int,
     search: Callable[..., Any],
     index: PatchIndex | None = None,
 ) -> Callable[[], int]:
     """Whole steps of a decoder: query, search, distribution, position by position."""
-    codes = torch.from_numpy(asked[:batch].astype(np.int64))
+    codes = torch.from_numpy(query_grids[:batch].astype(np.int64))
 
     def go() -> int:
         queries = 0
-        forget(index)
+        clear_row_cache(index)
         for row in ROWS[: 2 if batch > 1 else None]:
             for column in range(1, codes.shape[2] - 1):
                 at = row * codes.shape[2] + column
@@ -250,7 +250,7 @@ def steps(
     return go
 
 
-def tuple_of(found: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def distances_and_codes(found: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """What the distribution is made of."""
     return found.distances, found.codes
 
@@ -267,16 +267,21 @@ def timed(runs: Runs, repeats: int) -> dict[tuple[str, str, int], float]:
     return {key: round(1e6 * statistics.median(values), 1) for key, values in seconds.items()}
 
 
-def query_keys(store: TokenStore, asked: np.ndarray) -> np.ndarray:
+def query_keys(store: TokenStore, query_grids: np.ndarray) -> np.ndarray:
     """Codes around random patches of pictures that are not in the store: int64 [QUERIES, n]."""
     rng = np.random.default_rng(0)
     around = NEIGHBORHOOD.neighbor_index(*store.grid)[KeyExtractor(store, NEIGHBORHOOD).positions]
-    images, places = rng.integers(0, len(asked), QUERIES), rng.integers(0, len(around), QUERIES)
-    return asked.reshape(len(asked), -1)[images[:, None], around[places]].astype(np.int64)
+    images, places = (
+        rng.integers(0, len(query_grids), QUERIES),
+        rng.integers(0, len(around), QUERIES),
+    )
+    return query_grids.reshape(len(query_grids), -1)[images[:, None], around[places]].astype(
+        np.int64
+    )
 
 
 def quality(exact: PatchIndex, keys: np.ndarray, method: Any, want: Any) -> dict[str, float]:
-    """recall: share as near as the k nearest are, measured anew; TV: of the distributions."""
+    """recall: share as near as the k nearest are, measured again; TV: of the distributions."""
     if isinstance(method, Baseline):
         distances, entries = method.search(keys)
         codes = method.codes(entries)

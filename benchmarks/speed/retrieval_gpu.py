@@ -1,4 +1,4 @@
-"""Exact search of a database of the paper's size on a GPU, beside reading that database once.
+"""Exact search of a database of the paper's size on a GPU, against reading it once.
 
     python benchmarks/speed/retrieval_gpu.py --json
 

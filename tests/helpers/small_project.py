@@ -135,7 +135,7 @@ class SmallProject:
     def left_over(self) -> list[Path]:
         """Hidden files of writers among the results."""
         found = self.path.glob("results/**/.*")
-        return [path for path in found if path.name not in (".run", ".since")]
+        return [path for path in found if path.name not in (".run", ".run.lock", ".since")]
 
     def clean(self) -> None:
         """As it was before the first run."""

@@ -70,6 +70,6 @@ def test_the_leading_run_is_that_of_its_own_method(script, place):
     options = {"guidance_scale": 2.0, "temperature": 1.0}
     alone, beside = (
         decode_raster(backbone, prompts[:1], draws, augmentation=augment, **options)
-        for augment in (methods[0], script.Beside(*methods, draws))
+        for augment in (methods[0], script.DrawComparison(*methods, draws))
     )
     assert torch.equal(alone, beside)

@@ -6,7 +6,6 @@ import io
 import json
 import re
 import shlex
-import shutil
 import sys
 
 import numpy as np
@@ -19,10 +18,12 @@ from pydantic import ValidationError
 from arrag.backbones.registry import load_backbone
 from arrag.cli.main import build_app, main
 from arrag.config.benchmarks import Distribution, Metrics
+from arrag.config.root import load_config
 from arrag.data.micro.world import World
 from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.methods.daid import DAiD
 from arrag.methods.decoding import decode_raster, seeded_uniforms
+from arrag.pipeline.plan import Plan
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.tokenizers.base import load_tokenizer
@@ -211,3 +212,18 @@ def test_a_configuration_may_name_the_metric_of_the_page(root):
     assert benchmark.metrics.wanted["mean_color"].scale == 2
     with pytest.raises(ValidationError, match="fdi.module"):
         Metrics.model_validate({"fdi": {"extractor": "inception"}})
+
+
+def test_the_workflow_scores_the_metric_of_the_page(root):
+    config = load_config(root / "config" / "micro.yaml")
+    name = next(k for k, b in config.benchmarks.items() if b.kind == "distribution")
+    drawn = config.benchmarks[name]
+    own = {"mean_color": {"module": "page_metric", "scale": 2}}
+    metrics = Metrics.model_validate(drawn.metrics.model_dump(exclude_none=True) | own)
+    drawn = drawn.model_copy(update={"metrics": metrics})
+    config = config.model_copy(update={"benchmarks": config.benchmarks | {name: drawn}})
+    plan = Plan(config)
+    path = plan.layout.scores(next(iter(config.methods)), name)["mean_color"]
+    arguments = plan[str(path)].arguments
+    assert arguments["metric"] == "distance mean_color"
+    assert "page_metric" in arguments["settings"] and '"scale": 2' in arguments["settings"]

@@ -20,8 +20,9 @@ from arrag.metrics.image_set import read_images
 from arrag.pipeline.layout import Layout
 from arrag.pipeline.records import read_record, record_of, write_record
 from arrag.report.crate import check_crate
+from arrag.report.trace import trace_cell
 from arrag.tokenizers.base import load_tokenizer
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import MismatchError, UnknownNameError
 from arrag.utils.files import read_json, write_json
 from arrag.utils.hashing import images_digest, sha256_file
 
@@ -69,8 +70,8 @@ def project(tmp_path_factory, root, assets):
 def make(layout: Layout) -> None:
     codes, index = layout.codes("daid"), layout.index("daid")
     tokenizer = layout.config.generator_of("daid")[1].checkpoint
-    run("db", "encode", "micro:database", "--images", 40, "--shard-size", 20, "--tokenizer", tokenizer,
-        "--out", codes)  # fmt: skip
+    size = ("--images", 40, "--shard-size", 20)
+    run("db", "encode", "micro:database", *size, "--tokenizer", tokenizer, "--out", codes)
     run("index", "build", "--codes", codes, "--out", index, "--mode", "ivf", "--nlist", 8)
     judge = layout.config.scorers
     for row in ROWS:
@@ -372,17 +373,17 @@ def test_the_chain_of_a_cell_is_right(here, capsys):
         if (row["block"], row["key"], row["column"]) == ("method", "faid", "counting")
     )
     assert (found["row"], found["value"]) == ("faid", line["value"])
-    links = {link["what"]: link for link in found["links"] if link["what"] != "report"}
+    links = {link["what"]: link for link in found["steps"] if link["what"] != "report"}
     store = TokenStore.open(here.codes("faid"))
     checkpoint = here.config.generator_of("faid")[1].checkpoint
     images = [hashlib.sha256(data).hexdigest() for _, data in read_images(here.samples("faid"))]
     expected = {
         "geneval file": (score_of(here, "faid"), sha256_file(score_of(here, "faid"))),
-        "images": (here.samples("faid"), images_digest(images)),
+        "samples of geneval": (here.samples("faid"), images_digest(images)),
         "detector of geneval": ("checkpoints/micro-detector", None),
         "color of geneval": ("checkpoints/micro-clip", None),
         "settings": ("config.yaml", here.config.config_hash("faid", "geneval")),
-        "prompts": ("prompts.jsonl", sha256_file("prompts.jsonl")),
+        "prompts of geneval": ("prompts.jsonl", sha256_file("prompts.jsonl")),
         "backbone": (checkpoint, None),
         "adapter": ("checkpoints/micro-faid", None),
         "tokenizer": (here.codes("faid") / "manifest.json", load_tokenizer(checkpoint).digest),
@@ -399,22 +400,23 @@ def test_the_chain_of_a_cell_is_right(here, capsys):
 def test_a_difference_has_the_chains_of_both_rows(here, capsys):
     status, found = explained(capsys, "daid", "difference overall")
     assert status == 0
-    rows = {link["row"] for link in found["links"] if link["what"] == "images"}
+    rows = {link["row"] for link in found["steps"] if link["what"].startswith("samples of")}
     assert rows == {"daid", "vanilla"}
-    assert next(link for link in found["links"] if link["what"] == "value")["holds"] is True
+    assert next(link for link in found["steps"] if link["what"] == "value")["verified"] is True
 
 
 def test_the_chain_of_a_distance(here, capsys):
     status, found = explained(capsys, "vanilla", "CMMD-micro-clip", table="table3")
     assert status == 0
-    links = {link["what"]: link for link in found["links"] if link["what"] != "report"}
+    links = {link["what"]: link for link in found["steps"] if link["what"] != "report"}
     reference = here.reference("mjhq")
     digests = [hashlib.sha256(data).hexdigest() for _, data in read_images(reference)]
     identity = images_digest(digests)
-    assert (links["reference"]["path"], links["reference"]["found"]) == (str(reference), identity)
+    step = links["reference of cmmd"]
+    assert (step["path"], step["found"]) == (str(reference), identity)
     extractor = links["extractor of cmmd"]
     assert extractor["found"] == digest_of_tree(Path("checkpoints/micro-clip"))
-    assert links["value"]["holds"] and links["images"]["holds"]
+    assert links["value"]["verified"] and links["samples of cmmd"]["verified"]
 
 
 def test_the_chain_of_a_point_of_an_ablation(here, capsys):
@@ -423,7 +425,7 @@ def test_the_chain_of_a_point_of_an_ablation(here, capsys):
     for column in ("overall", "difference overall"):
         status, found = explained(capsys, point, column, table="ablation_one")
         assert (status, found["row"]) == (0, point)
-        paths = {link["path"] for link in found["links"] if link["what"] == "images"}
+        paths = {link["path"] for link in found["steps"] if link["what"].startswith("samples of")}
         assert str(here.samples("daid")) in paths  # of equal settings
         assert len(paths) == 1 + column.startswith("difference")
 
@@ -432,14 +434,18 @@ def test_the_chain_of_a_time(here, capsys):
     words = ("daid", "one seconds_per_image")
     status, found = explained(capsys, *words, table="table4")
     assert status == 0
-    links = {link["what"]: link for link in found["links"]}
-    assert links["value"]["holds"] and links["timing file"]["path"] == "results/timing/times.json"
-    assert links["files"]["holds"] and found["versions"]["timing"] == {"torch": "2.13.0"}
+    links = {link["what"]: link for link in found["steps"]}
+    assert (
+        links["value"]["verified"] and links["timing file"]["path"] == "results/timing/times.json"
+    )
+    assert links["files of samples"]["verified"] and found["versions"]["timing"] == {
+        "torch": "2.13.0"
+    }
 
 
 @pytest.mark.parametrize("kind, what", [
-    ("image", "images"), ("meta", "index"), ("manifest", "codes of index"),
-    ("codes", "files"), ("csv", "report"), ("run", "run"),
+    ("image", "samples of geneval"), ("meta", "index"), ("manifest", "codes of index"),
+    ("codes", "files of codes"), ("csv", "report"), ("run", "run"),
 ])  # fmt: skip
 def test_a_step_that_does_not_hold_is_marked(kind, what, damaged, capsys):
     path = one(KINDS[kind])
@@ -454,7 +460,7 @@ def test_a_step_that_does_not_hold_is_marked(kind, what, damaged, capsys):
         damaged(path, data[:-1] + bytes([data[-1] ^ 1]))
     status, found = explained(capsys, "daid", "overall")
     assert status == 1
-    assert what in {link["what"] for link in found["links"] if link["holds"] is False}
+    assert what in {link["what"] for link in found["steps"] if link["verified"] is False}
 
 
 def test_another_lambda_in_the_configuration_is_marked(damaged, capsys):
@@ -463,7 +469,7 @@ def test_another_lambda_in_the_configuration_is_marked(damaged, capsys):
     document["methods"]["daid"]["augment"]["lam"] = 0.123
     damaged(path, yaml.safe_dump(document).encode())
     _, found = explained(capsys, "daid", "overall")
-    assert [link["what"] for link in found["links"] if link["holds"] is False] == ["settings"]
+    assert [link["what"] for link in found["steps"] if link["verified"] is False] == ["settings"]
 
 
 def test_a_number_that_the_scores_do_not_give_is_marked(damaged, capsys):
@@ -474,8 +480,15 @@ def test_a_number_that_the_scores_do_not_give_is_marked(damaged, capsys):
     fields[6] = "0.123"
     damaged(path, "".join([*lines[:place], ",".join(fields), *lines[place + 1 :]]).encode())
     _, found = explained(capsys, "daid", fields[5])
-    wrong = {link["what"] for link in found["links"] if link["holds"] is False}
+    wrong = {link["what"] for link in found["steps"] if link["verified"] is False}
     assert wrong == {"value", "report"}
+
+
+def test_an_unknown_row_or_column_names_the_nearest(here):
+    for row, column, nearest in (("dai", "overall", "daid"), ("daid", "overal", "overall")):
+        with pytest.raises(UnknownNameError) as raised:
+            trace_cell("reports/table1.md", row, column)
+        assert nearest in raised.value.hint
 
 
 @pytest.fixture(scope="module")
@@ -547,8 +560,9 @@ def test_a_crate_of_the_results_is_verified_with_them(crate, here, damaged, caps
     path = damaged(Path("results/crate/config.yaml"), b"scale: paper")
     status, found = verified(capsys)
     assert (status, [f["path"] for f in found["findings"]]) == (1, [str(path)])
-    with pytest.raises(ArragError):
+    with pytest.raises(MismatchError) as raised:
         check_crate("results/crate")
+    assert raised.value.path == path
 
 
 def test_a_table_without_a_record_cannot_be_packed(here, damaged, capsys):

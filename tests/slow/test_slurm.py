@@ -45,7 +45,9 @@ def test_the_table_of_a_cluster_is_that_of_one_machine(project, slurm):
     assert sum(name.endswith(".png") for name in expected) == ROWS * 6
     project.clean()
 
-    profile = "--profile", "profiles/slurm"
+    # The profile's memory and time are for the paper's size.
+    small = "--default-resources", "mem_mb=2000*attempt", "runtime=60"
+    profile = "--profile", "profiles/slurm", *small
     run = project.start(
         *(*profile, "--slurm-init-seconds-before-status-checks", "3"),
         *("--set-resources", "encode_database:mem_mb=500*attempt"),  # too little for the first

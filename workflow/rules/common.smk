@@ -16,7 +16,7 @@ from arrag.config.hub import reference_of
 from arrag.config.methods import CEILING_LABELS
 from arrag.config.root import load_config
 from arrag.data.micro.assets import WHEELS
-from arrag.pipeline.layout import RESULTS, TRAINS_ON
+from arrag.pipeline.layout import RESULTS, TRAINING_INPUTS
 from arrag.pipeline.plan import Plan
 from arrag.pipeline.artifact import options
 from arrag.pipeline.reports import TABLES, tables_of
@@ -125,7 +125,7 @@ def prepare_inputs(wildcards):
 
 def found_reports(wildcards):
     """Names and digests of reports that the page shows if they are there; no input names them."""
-    patterns = ("table4.md", "ablation_*.md", "ablation_*.csv", "ablation_*.png", "figures/*.png")
+    patterns = ("table4.csv", "ablation_*.csv", "ablation_*.png", "figures/*.png")
     found = sorted(path for pattern in patterns for path in Path("reports").glob(pattern))
     return [[str(path), sha256_file(path)] for path in found]
 

@@ -90,7 +90,6 @@ rule ablation:
     params:
         grid=argument(ABLATION, "grid"),
         scale=CONFIG.scale,
-        number=lambda wildcards: wildcards.table.removeprefix("table"),
     shell:
         "arrag report ablation {wildcards.grid} --config {resources.config:q} --out {output.md:q}"
         " > {log:q} 2>&1"

@@ -5,6 +5,12 @@ GENEVAL = "results/scores/{benchmark}/geneval-{judge}/{run}.json"
 DPG = "results/scores/{benchmark}/dpg-{judge}/{run}.json"
 DISTANCE = "results/scores/{benchmark}/{metric}-{judge}/{run}.json"
 REFERENCE = "results/reference/{benchmark}-{key}/meta_data.json"
+DISTANCES = {*METRICS} | {
+    metric
+    for benchmark in CONFIG.benchmarks.values()
+    if benchmark.kind == "distribution"
+    for metric in benchmark.metrics.wanted
+}
 STATISTICS = "results/reference-statistics/{benchmark}/{metric}-{judge}.npz"
 
 
@@ -76,7 +82,7 @@ rule reference_statistics:
     log:
         "logs/reference_statistics/{benchmark}-{metric}-{judge}.log",
     wildcard_constraints:
-        metric="|".join(METRICS),
+        metric="|".join(sorted(DISTANCES)),
         judge="[0-9a-f]+",
     threads: THREADS
     resources:
@@ -97,16 +103,16 @@ rule score_distance:
     log:
         "logs/score_distance/{benchmark}-{metric}-{judge}-{run}.log",
     wildcard_constraints:
-        metric="(?!geneval-|dpg-)[a-z][a-z0-9_]*",
+        metric="|".join(sorted(DISTANCES)),
     priority: -1
     threads: THREADS
     resources:
         gpu=GPUS,
     params:
         images="results/samples/{benchmark}/{run}",
-        command=argument(DISTANCE, "command"),
+        metric=argument(DISTANCE, "metric"),
         reference=argument(DISTANCE, "reference"),
         settings=argument(DISTANCE, "settings"),
     shell:
-        "arrag score {params.command} {params.images:q} {params.reference:q} {params.settings}"
+        "arrag score {params.metric} {params.images:q} {params.reference:q} {params.settings}"
         " --out {output:q} > {log:q} 2>&1"

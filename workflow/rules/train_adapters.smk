@@ -104,7 +104,7 @@ rule train_adapter:
     log:
         "logs/train_adapter/{kind}-{key}.log",
     wildcard_constraints:
-        kind="|".join(TRAINS_ON),
+        kind="|".join(TRAINING_INPUTS),
         key="[0-9a-f]+",
     threads: THREADS
     resources:

@@ -24,14 +24,7 @@ PER_TASK = 40
 SINGLES = 16  # there are sixteen classes, so sixteen prompts of a single object
 # Captions of a distribution benchmark, all different: few single objects and counts exist, while
 # there are hundreds of pairs. 900 images are more than the 768 features of a wavelet packet.
-CAPTIONS = {
-    "single_object": 16,
-    "two_object": 200,
-    "counting": 44,
-    "colors": 140,
-    "position": 250,
-    "color_attr": 250,
-}
+CAPTIONS = dict(zip(TASKS, (16, 200, 44, 140, 250, 250), strict=True))
 
 
 def benchmark_prompts() -> list[dict]:
@@ -49,9 +42,8 @@ def benchmark_prompts() -> list[dict]:
 
 
 def write_prompts(path: str | Path) -> None:
-    """Write the prompts as JSON lines."""
-    lines = [json.dumps(prompt) for prompt in benchmark_prompts()]
-    write_text(path, "\n".join(lines) + "\n")
+    """Write ``benchmark_prompts`` as JSON lines."""
+    _write_lines(path, benchmark_prompts())
 
 
 def metadata_of(caption: str) -> dict:
@@ -64,7 +56,7 @@ def metadata_of(caption: str) -> dict:
     if objects is None or text == caption:
         raise FormatError(
             f"{caption!r} is no caption of the micro world",
-            hint="use its own classes, colours and relations, as `workflow/scripts/micro/prompts.py` does",
+            hint="use its own classes, colours and relations, as micro/prompts.py does",
         )
     tag, include = objects
     metadata = {"tag": tag, "include": include, "prompt": caption}
@@ -133,5 +125,8 @@ def caption_lines(assets: str | Path, per_task: int | None = None) -> list[dict]
 
 def write_captions(path: str | Path, assets: str | Path, per_task: int | None = None) -> None:
     """Write ``caption_lines`` as JSON lines."""
-    lines = [json.dumps(line) for line in caption_lines(assets, per_task)]
-    write_text(path, "\n".join(lines) + "\n")
+    _write_lines(path, caption_lines(assets, per_task))
+
+
+def _write_lines(path: str | Path, lines: list[dict]) -> None:
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))

@@ -23,19 +23,9 @@ from typing import Any
 
 from arrag.data.micro.prompts import benchmark_prompts
 from arrag.data.micro.world import NUMBERS, draw_metadata, plural
+from arrag.data.questions import COLUMNS
 from arrag.utils.files import write_text
 
-FIELDS = (
-    "item_id",
-    "text",
-    "keywords",
-    "proposition_id",
-    "dependency",
-    "category_broad",
-    "category_detailed",
-    "tuple",
-    "question_natural_language",
-)
 # Items of each task. Single objects are left out: all sixteen are prompts of the GenEval set.
 ITEMS = {"two_object": 10, "counting": 25, "colors": 15, "position": 30, "color_attr": 20}
 
@@ -62,10 +52,8 @@ def propositions(metadata: dict[str, Any]) -> Iterator[tuple[str, str, list[int]
     """(category, tuple's arguments, parents' numbers, question) of a prompt, numbered from 1."""
     include = metadata["include"]
     parents = {clause["class"]: number for number, clause in enumerate(include, 1)}
-    for clause in include:
-        label = clause["class"]
-        question = f"Is there at least one {label}?"
-        yield "entity - whole", label, [], question
+    for label in parents:
+        yield "entity - whole", label, [], f"Is there at least one {label}?"
     for clause in include:
         label = clause["class"]
         own = [parents[label]]
@@ -83,13 +71,12 @@ def propositions(metadata: dict[str, Any]) -> Iterator[tuple[str, str, list[int]
             question = f"Are there exactly {NUMBERS[count]} {plural(label)}?"
             yield "other - count", f"{label}, =={count}", own, question
     total = sum(clause["count"] for clause in include)
-    number = (
-        "Is there exactly one object"
-        if total == 1
-        else f"Are there exactly {NUMBERS[total]} objects"
+    exactly = (
+        f"Are there exactly {NUMBERS[total]} objects"
+        if total > 1
+        else "Is there exactly one object"
     )
-    question = f"{number} in the picture?"
-    yield "global - objects", f"=={total}", [], question
+    yield "global - objects", f"=={total}", [], f"{exactly} in the picture?"
 
 
 def question_rows(per_task: int | None = None) -> list[dict[str, Any]]:
@@ -98,26 +85,17 @@ def question_rows(per_task: int | None = None) -> list[dict[str, Any]]:
     for i, metadata in enumerate(items(per_task)):
         keywords = ", ".join(clause["class"] for clause in metadata["include"])
         for number, (kind, arguments, parents, question) in enumerate(propositions(metadata), 1):
-            broad, detailed = kind.split(" - ")
-            values = (
-                f"micro{i:04d}",
-                metadata["prompt"],
-                keywords,
-                number,
-                ",".join(map(str, parents)) or "0",
-                broad,
-                detailed,
-                f"{kind} ({arguments})",
-                question,
-            )
-            rows.append(dict(zip(FIELDS, values, strict=True)))
+            dependency = ",".join(map(str, parents)) or "0"
+            item = (f"micro{i:04d}", metadata["prompt"], keywords, number, dependency)
+            values = (*item, *kind.split(" - "), f"{kind} ({arguments})", question)
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 
 
 def write_questions(path: str | Path, per_task: int | None = None) -> None:
     """Write the question table as CSV."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(question_rows(per_task))
     write_text(path, out.getvalue())

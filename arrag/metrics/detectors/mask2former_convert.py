@@ -39,73 +39,44 @@ COCO = tuple(_COCO.split(","))  # COCO's 80 classes in its order
 _SWIN = "model.pixel_level_module.encoder.swin."
 _PIXEL = "model.pixel_level_module.decoder."
 _QUERY = "model.transformer_module."
+_BLOCK, _HEAD = r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.", r"panoptic_head\."
+_ENCODER = _HEAD + r"pixel_decoder\.encoder\.layers\.(\d+)\."
+_DECODER = _HEAD + r"transformer_decoder\.layers\.(\d+)\."
+_TO_BLOCK = _SWIN + r"encoder.layers.\1.blocks.\2."
+_TO_ENCODER, _TO_DECODER = _PIXEL + r"encoder.layers.\1.", _QUERY + r"decoder.layers.\1."
 # mmdetection's module (a pattern over the whole name but its last part) -> transformers'.
 RENAMED = {
     r"backbone\.patch_embed\.projection": _SWIN + r"embeddings.patch_embeddings.projection",
     r"backbone\.patch_embed\.norm": _SWIN + r"embeddings.norm",
-    r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.norm1": (
-        _SWIN + r"encoder.layers.\1.blocks.\2.layernorm_before"
-    ),
-    r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.norm2": (
-        _SWIN + r"encoder.layers.\1.blocks.\2.layernorm_after"
-    ),
-    r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.attn\.w_msa\.proj": (
-        _SWIN + r"encoder.layers.\1.blocks.\2.attention.o_proj"
-    ),
-    r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.ffn\.layers\.0\.0": (
-        _SWIN + r"encoder.layers.\1.blocks.\2.mlp.fc1"
-    ),
-    r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.ffn\.layers\.1": (
-        _SWIN + r"encoder.layers.\1.blocks.\2.mlp.fc2"
-    ),
-    r"panoptic_head\.pixel_decoder\.input_convs\.(\d)\.conv": _PIXEL + r"input_projections.\1.0",
-    r"panoptic_head\.pixel_decoder\.input_convs\.(\d)\.gn": _PIXEL + r"input_projections.\1.1",
-    r"panoptic_head\.pixel_decoder\.encoder\.layers\.(\d+)\.self_attn\.(\w+)": (
-        _PIXEL + r"encoder.layers.\1.self_attn.\2"
-    ),
-    r"panoptic_head\.pixel_decoder\.encoder\.layers\.(\d+)\.ffn\.layers\.0\.0": (
-        _PIXEL + r"encoder.layers.\1.fc1"
-    ),
-    r"panoptic_head\.pixel_decoder\.encoder\.layers\.(\d+)\.ffn\.layers\.1": (
-        _PIXEL + r"encoder.layers.\1.fc2"
-    ),
-    r"panoptic_head\.pixel_decoder\.encoder\.layers\.(\d+)\.norms\.0": (
-        _PIXEL + r"encoder.layers.\1.self_attn_layer_norm"
-    ),
-    r"panoptic_head\.pixel_decoder\.encoder\.layers\.(\d+)\.norms\.1": (
-        _PIXEL + r"encoder.layers.\1.final_layer_norm"
-    ),
-    r"panoptic_head\.pixel_decoder\.lateral_convs\.0\.conv": _PIXEL + r"adapter_1.0",
-    r"panoptic_head\.pixel_decoder\.lateral_convs\.0\.gn": _PIXEL + r"adapter_1.1",
-    r"panoptic_head\.pixel_decoder\.output_convs\.0\.conv": _PIXEL + r"layer_1.0",
-    r"panoptic_head\.pixel_decoder\.output_convs\.0\.gn": _PIXEL + r"layer_1.1",
-    r"panoptic_head\.pixel_decoder\.mask_feature": _PIXEL + r"mask_projection",
-    r"panoptic_head\.transformer_decoder\.layers\.(\d+)\.cross_attn\.attn\.out_proj": (
-        _QUERY + r"decoder.layers.\1.cross_attn.out_proj"
-    ),
-    r"panoptic_head\.transformer_decoder\.layers\.(\d+)\.self_attn\.attn\.out_proj": (
-        _QUERY + r"decoder.layers.\1.self_attn.out_proj"
-    ),
-    r"panoptic_head\.transformer_decoder\.layers\.(\d+)\.ffn\.layers\.0\.0": (
-        _QUERY + r"decoder.layers.\1.fc1"
-    ),
-    r"panoptic_head\.transformer_decoder\.layers\.(\d+)\.ffn\.layers\.1": (
-        _QUERY + r"decoder.layers.\1.fc2"
-    ),
-    r"panoptic_head\.transformer_decoder\.layers\.(\d+)\.norms\.0": (
-        _QUERY + r"decoder.layers.\1.cross_attn_layer_norm"
-    ),
-    r"panoptic_head\.transformer_decoder\.layers\.(\d+)\.norms\.1": (
-        _QUERY + r"decoder.layers.\1.self_attn_layer_norm"
-    ),
-    r"panoptic_head\.transformer_decoder\.layers\.(\d+)\.norms\.2": (
-        _QUERY + r"decoder.layers.\1.final_layer_norm"
-    ),
-    r"panoptic_head\.transformer_decoder\.post_norm": _QUERY + r"decoder.layernorm",
-    r"panoptic_head\.query_embed": _QUERY + r"queries_embedder",
-    r"panoptic_head\.query_feat": _QUERY + r"queries_features",
-    r"panoptic_head\.level_embed": _QUERY + r"level_embed",
-    r"panoptic_head\.cls_embed": r"class_predictor",
+    _BLOCK + r"norm1": _TO_BLOCK + "layernorm_before",
+    _BLOCK + r"norm2": _TO_BLOCK + "layernorm_after",
+    _BLOCK + r"attn\.w_msa\.proj": _TO_BLOCK + "attention.o_proj",
+    _BLOCK + r"ffn\.layers\.0\.0": _TO_BLOCK + "mlp.fc1",
+    _BLOCK + r"ffn\.layers\.1": _TO_BLOCK + "mlp.fc2",
+    _HEAD + r"pixel_decoder\.input_convs\.(\d)\.conv": _PIXEL + r"input_projections.\1.0",
+    _HEAD + r"pixel_decoder\.input_convs\.(\d)\.gn": _PIXEL + r"input_projections.\1.1",
+    _ENCODER + r"self_attn\.(\w+)": _TO_ENCODER + r"self_attn.\2",
+    _ENCODER + r"ffn\.layers\.0\.0": _TO_ENCODER + "fc1",
+    _ENCODER + r"ffn\.layers\.1": _TO_ENCODER + "fc2",
+    _ENCODER + r"norms\.0": _TO_ENCODER + "self_attn_layer_norm",
+    _ENCODER + r"norms\.1": _TO_ENCODER + "final_layer_norm",
+    _HEAD + r"pixel_decoder\.lateral_convs\.0\.conv": _PIXEL + "adapter_1.0",
+    _HEAD + r"pixel_decoder\.lateral_convs\.0\.gn": _PIXEL + "adapter_1.1",
+    _HEAD + r"pixel_decoder\.output_convs\.0\.conv": _PIXEL + "layer_1.0",
+    _HEAD + r"pixel_decoder\.output_convs\.0\.gn": _PIXEL + "layer_1.1",
+    _HEAD + r"pixel_decoder\.mask_feature": _PIXEL + "mask_projection",
+    _DECODER + r"cross_attn\.attn\.out_proj": _TO_DECODER + "cross_attn.out_proj",
+    _DECODER + r"self_attn\.attn\.out_proj": _TO_DECODER + "self_attn.out_proj",
+    _DECODER + r"ffn\.layers\.0\.0": _TO_DECODER + "fc1",
+    _DECODER + r"ffn\.layers\.1": _TO_DECODER + "fc2",
+    _DECODER + r"norms\.0": _TO_DECODER + "cross_attn_layer_norm",
+    _DECODER + r"norms\.1": _TO_DECODER + "self_attn_layer_norm",
+    _DECODER + r"norms\.2": _TO_DECODER + "final_layer_norm",
+    _HEAD + r"transformer_decoder\.post_norm": _QUERY + "decoder.layernorm",
+    _HEAD + r"query_embed": _QUERY + "queries_embedder",
+    _HEAD + r"query_feat": _QUERY + "queries_features",
+    _HEAD + r"level_embed": _QUERY + "level_embed",
+    _HEAD + r"cls_embed": "class_predictor",
 }
 OLD_NAMES = (  # mmdetection 2.x -> 3.x
     (r"(pixel_decoder\.encoder\.layers\.\d+)\.attentions\.0\.", r"\1.self_attn."),

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaModel
 
-from arrag.backbones._cpu_decode import LlamaSteps, has_steps
+from arrag.backbones._cpu_decode import LlamaSteps, supports_steps
 from arrag.backbones._cpu_kernels import multiply
-from arrag.backbones.causal import reserved_cache, run_decoder
+from arrag.backbones.causal import preallocated_cache, run_decoder
 
 ROWS, PROMPT, MORE = 4, 5, 6
 SIZES = {"hidden_size": 32, "intermediate_size": 44, "vocab_size": 8}
@@ -40,7 +40,7 @@ def test_steps_equal_the_whole_sequence(heads, groups, narrow):
     mask[3, 1:3] = 0  # a prefix, then padding
     expected = nn.Sequential(*head)(run_decoder(model, inputs, mask, None))[:, PROMPT:]
 
-    cache = reserved_cache(2, PROMPT + MORE)
+    cache = preallocated_cache(2, PROMPT + MORE)
     run_decoder(model, inputs[:, :PROMPT], mask[:, :PROMPT], cache)
     steps = LlamaSteps(model, head, cache, mask[:, :PROMPT])
     found = [steps(inputs[:, t : t + 1]) for t in range(PROMPT, PROMPT + MORE)]
@@ -60,7 +60,7 @@ def test_hooks_see_and_change_what_they_do_in_the_model():
     model.layers[0].self_attn.register_forward_hook(attended, with_kwargs=True)
     model.layers[1].register_forward_hook(lambda module, args, output: 2 * output)
     expected = run_decoder(model, inputs, mask, None)[:, -1]
-    cache = reserved_cache(2, PROMPT + 1)
+    cache = preallocated_cache(2, PROMPT + 1)
     run_decoder(model, inputs[:, :PROMPT], mask[:, :PROMPT], cache)
     found = LlamaSteps(model, [], cache, mask[:, :PROMPT])(inputs[:, PROMPT:])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
@@ -79,12 +79,12 @@ def test_a_product_does_not_depend_on_the_other_rows():
 
 
 def test_other_models_are_left_to_transformers():
-    assert has_steps(llama())
-    assert not has_steps(llama().float())
-    assert not has_steps(llama(attention_bias=True))
-    assert not has_steps(llama(hidden_act="gelu"))
+    assert supports_steps(llama())
+    assert not supports_steps(llama().float())
+    assert not supports_steps(llama(attention_bias=True))
+    assert not supports_steps(llama(hidden_act="gelu"))
     scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
-    assert not has_steps(llama(rope_parameters=scaled))
+    assert not supports_steps(llama(rope_parameters=scaled))
     wrapped = llama()  # as LoRA does
     wrapped.layers[1].mlp.up_proj = nn.Sequential(wrapped.layers[1].mlp.up_proj)
-    assert not has_steps(wrapped)
+    assert not supports_steps(wrapped)

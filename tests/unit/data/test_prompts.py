@@ -7,7 +7,7 @@ import random
 import pytest
 
 from arrag.data.micro.prompts import CAPTIONS, benchmark_prompts, caption_lines, metadata_of
-from arrag.data.micro.questions import FIELDS, ITEMS, propositions, question_rows
+from arrag.data.micro.questions import ITEMS, propositions, question_rows
 from arrag.data.micro.world import CLASSES, World, draw_metadata
 from arrag.data.prompts import (
     RELATIONS,
@@ -18,6 +18,7 @@ from arrag.data.prompts import (
     load_question_prompts,
     write_subset,
 )
+from arrag.data.questions import COLUMNS
 from arrag.utils.errors import ArragError, FormatError
 
 CUP = {"class": "cup", "count": 1}
@@ -143,7 +144,7 @@ def test_prompts_of_a_question_table(root, tmp_path):
 def test_micro_questions_have_the_official_columns_and_sound_dependencies(root):
     with open(root / "benchmarks/dpg_micro.csv", newline="") as handle:
         table = csv.DictReader(handle)
-        assert tuple(table.fieldnames) == FIELDS
+        assert tuple(table.fieldnames) == COLUMNS
         rows = list(table)
     assert rows == [{k: str(v) for k, v in row.items()} for row in question_rows()]
     by_item = {}

@@ -10,7 +10,16 @@ from arrag.cli.main import main
 from arrag.config.hub import Reference
 from arrag.config.root import load_config
 from arrag.pipeline import doctor
-from arrag.pipeline.doctor import BLOCK, FINE, WARN, ask, corpora, examine, own_paths, repositories
+from arrag.pipeline.doctor import (
+    BLOCK,
+    FINE,
+    WARN,
+    ask,
+    corpora,
+    examine,
+    repositories,
+    user_provided_paths,
+)
 from arrag.pipeline.estimates import constants, image_size, parameters_of
 from arrag.pipeline.machine import Machine
 
@@ -164,4 +173,4 @@ def test_the_paper_profile_names_what_the_docs_list(root):
         assert constants()["repositories"][name]["licence"], name
     for source in corpora(config):
         assert source.partition("::")[0].rpartition("/")[0] in docs
-    assert not own_paths(config)
+    assert not user_provided_paths(config)

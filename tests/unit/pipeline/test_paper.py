@@ -70,7 +70,7 @@ def test_naming_a_database_by_its_test_images_loads_no_torch(tmp_path):
     """Test images that lie in a folder are listed at every start of snakemake."""
     (tmp_path / "0.png").write_bytes(b"")
     code = (
-        "import sys\nfrom arrag.pipeline.layout_digests import listing_digest\n"
+        "import sys\nfrom arrag.pipeline.file_digests import listing_digest\n"
         f"print(listing_digest([{str(tmp_path)!r}]))\nassert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

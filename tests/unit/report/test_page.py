@@ -19,7 +19,7 @@ from report_data import a_map, a_timing, make_score
 
 from arrag.cli.main import main
 from arrag.data.sample_dir import read_codes
-from arrag.methods.build import ArtifactPaths
+from arrag.methods.registry import ArtifactPaths
 from arrag.methods.runner import generate_images
 from arrag.pipeline.generate import open_configured
 from arrag.report.ablation import write_grid

@@ -22,8 +22,7 @@ from arrag.config.training import LoraSettings
 from arrag.data.encode import encode_source
 from arrag.data.token_store import TokenStore
 from arrag.methods.adapter_folder import merge_delta, save_delta
-from arrag.methods.build import ArtifactPaths
-from arrag.methods.generator import TokenGenerator
+from arrag.methods.registry import ArtifactPaths, open_method
 from arrag.pipeline.layout import Layout
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
@@ -112,7 +111,7 @@ def test_generators_that_are_trained_here_are_those_that_training_knows():
 
 
 def test_what_the_workflow_plans(made):
-    plan = {name: made.layout.made_for(name) for name in METHODS}
+    plan = {name: made.layout.artifacts_for(name) for name in METHODS}
     assert not plan["showo"] and set(plan["showo-finetune"]) == {"pairs", "trained_adapter"}
     parts = {"codes", "index", "pairs", "neighbours", "trained_adapter"}
     assert set(plan["showo-faid"]) == parts and "-full-" in plan["showo-faid"]["index"].name
@@ -283,10 +282,10 @@ def test_adapters_change_what_is_drawn(made, trained):
         kind = method.removeprefix("showo-")
         sources = ArtifactPaths(adapter=trained.get(kind))
         if kind == "faid":
-            parts = made.layout.made_for(method)
+            parts = made.layout.artifacts_for(method)
             store, index = (made.folder / parts[part] for part in ("codes", "index"))
             sources = ArtifactPaths(store, index, adapter=trained[kind])
-        sampler = TokenGenerator(made.config, method, sources)
+        sampler = open_method(made.config, method, sources)
         drawn[method] = sampler.generate_codes(["a photo of a dog"], [0], 0)
         assert drawn[method].shape == (1, 12, 12)
     assert not torch.equal(drawn["showo"], drawn["showo-finetune"])

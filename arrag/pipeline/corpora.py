@@ -16,7 +16,7 @@ from arrag.utils.hashing import sha256_json
 
 
 @dataclass(frozen=True)
-class Part:
+class CorpusPart:
     """Part ``number`` of ``of`` of a corpus. source: its files; the others: what is made of it."""
 
     sample: Sample
@@ -28,7 +28,7 @@ class Part:
     store: Path
 
 
-def parts_of(layout: Layout, method: str) -> list[Part]:
+def corpus_parts(layout: Layout, method: str) -> list[CorpusPart]:
     """The parts of a method's database, in the order in which they are joined."""
     database = layout.config.resolved(method).database
     stores = layout.results / "code-parts" / layout.tokenizer(method)
@@ -40,7 +40,7 @@ def parts_of(layout: Layout, method: str) -> list[Part]:
         choice = corpus / f"choice-{sample.images or 'all'}.json"
         store = stores / f"{corpus.name}-{sha256_json([choice.name, excluded])[:KEY_LENGTH]}"
         found += [
-            Part(
+            CorpusPart(
                 sample,
                 source_part(sample.source, i, count),
                 i,
@@ -60,7 +60,7 @@ def corpus_of(layout: Layout, sample: Sample, parts: int) -> Path:
     return layout.results / "corpora" / f"{sample.name}-{key}"
 
 
-def prints_of(layout: Layout, database: Database) -> Path:
+def fingerprints_path(layout: Layout, database: Database) -> Path:
     """Fingerprints of the test images that a database is kept free of."""
     key = layout.excluded_digest(database)[:KEY_LENGTH]
     return layout.results / "test-images" / f"{key}.prints.npz"
