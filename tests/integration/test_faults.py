@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from bad_texts import PROMPT, lines
 from patch_indexes import UNIT, make_store
 from PIL import Image
 from safetensors.numpy import save_file
-from test_generate import PROMPT
 
 from arrag.cli.main import main
 from arrag.config.root import load_config
@@ -83,8 +83,8 @@ def encoded(images, tiny_janus, tmp_path_factory):
 def config(tmp_path_factory, tiny_janus, root):
     """A configuration of two prompts and four images over a random model."""
     folder = tmp_path_factory.mktemp("config")
-    prompts = PROMPT % "a photo of a dog" + PROMPT % "a photo of two cups"
-    write_text(folder / "prompts.jsonl", prompts)
+    prompts = [PROMPT | {"prompt": text} for text in ("a photo of a dog", "a photo of two cups")]
+    (folder / "prompts.jsonl").write_bytes(lines(*prompts))
     document = yaml.safe_load((root / "config/micro-ci.yaml").read_text())
     document["generators"]["janus"]["checkpoint"] = str(shutil.copytree(tiny_janus, folder / "m"))
     document["benchmarks"]["geneval"]["prompts"] = str(folder / "prompts.jsonl")
@@ -93,19 +93,8 @@ def config(tmp_path_factory, tiny_janus, root):
 
 
 def sampling(config, out):
-    return [
-        "generate",
-        "--benchmark",
-        "geneval",
-        "--config",
-        config,
-        "--method",
-        "vanilla",
-        "--out",
-        out,
-        "--batch-size",
-        "2",
-    ]
+    which = ["generate", "--benchmark", "geneval", "--method", "vanilla", "--config", config]
+    return [*which, "--out", out, "--batch-size", "2"]
 
 
 @pytest.fixture(scope="module")
