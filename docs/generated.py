@@ -51,7 +51,7 @@ def public_api() -> str:
             where = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', name)}"
             if isinstance(value, type):
                 lines += [f".. autoclass:: {where}", "   :members:", ""]
-            elif callable(value):
+            elif callable(value) and not hasattr(value, "__self__"):  # not a registry's decorator
                 lines += [f".. autofunction:: {where}", ""]
         lines += ["```", ""]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 # One job a method and benchmark, or `resources.sample_parts` jobs and one that completes what they
 # drew. The images are no output of Snakemake's, which would delete them with a killed job: they stay
-# in the folder, and the next job goes on from there. run.json, written last, says that the folder is
+# in the folder, and the next job resumes. run.json, written last, says that the folder is
 # complete.
 SAMPLES = "results/samples/{benchmark}/{run}/run.json"
 

@@ -1,7 +1,7 @@
 # Pairs -> their retrieval -> adapters. A method that names the folder of an adapter needs nothing of
 # this; one that names none is trained here, and `train_adapters` trains every adapter that there can
-# be for the configuration's methods into results/. A killed training goes on from the folder beside
-# its output, which is no output: Snakemake would delete it. Adapters are named by what they are
+# be for the configuration's methods into results/. A killed training resumes from the folder
+# OUTPUT.work, which is no output: Snakemake would delete it. Adapters are named by what they are
 # trained with, so that a change of λ, τ or prompts trains nothing.
 PAIRS = "results/pairs/{pairs}/pairs.json"
 NEIGHBOURS = "results/neighbours/{neighbours}/manifest.json"

@@ -1,6 +1,6 @@
 # The micro checkpoints, from nothing. Only the target `train_micro` runs this; the shipped ones in
 # checkpoints/ are what everything else uses, and nothing is copied there by itself.
-# A killed training goes on from its work folder, which is therefore no output. About two and a half
+# A killed training resumes from its work folder, which is therefore no output. About two and a half
 # hours on 2 cores, more than half of it for the language model; logs and loss plots are in the work folders.
 STEPS = {"decoder": 1000, "lm": 4400, "detector": 1200, "clip": 350, "retriever": 1600}
 STEPS |= {"showo-decoder": 600, "showo-lm": 3000}
