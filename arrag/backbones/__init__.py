@@ -2,7 +2,7 @@
 
 Imports ``arrag.tokenizers``, ``arrag.data``, ``arrag.config`` and ``arrag.utils``; retrieval and
 decoding are none of its business. Start with :mod:`arrag.backbones.base` (what a backbone is) and
-:mod:`arrag.backbones.janus` (one of them); ``docs/add-your-own-backbone.md`` adds another.
+:mod:`arrag.backbones.janus` (one of them); ``docs/how-to/own-backbone.md`` adds another.
 """
 
 from importlib import import_module

@@ -111,7 +111,7 @@ class OwnMetric(Model):
 class Metrics(Model):
     """Which distances are measured; each is a column.
 
-    A key of another name is a metric of your own: see docs/add-your-own-metric.md.
+    A key of another name is a metric of your own: see docs/how-to/own-metric.md.
     """
 
     model_config = ConfigDict(extra="allow")

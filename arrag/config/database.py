@@ -29,7 +29,7 @@ def _repeated(sources: tuple[str, ...]) -> str | None:
 class Sample(Model):
     """A number of images from a corpus, chosen by a hash of their names."""
 
-    source: Place = Field(description="a source of `arrag encode`; tars by a brace pattern")
+    source: Place = Field(description="a source of `arrag db encode`; tars by a brace pattern")
     images: int | None = Field(default=None, ge=1, description="how many; null = all")
     seed: int = Field(default=0, ge=0, description="of the choice, >= 0")
 
@@ -45,8 +45,8 @@ class Database(Model):
 
     source: Place | None = Field(
         default=None,
-        description="`micro`, or a source of `arrag encode`: a folder of images, tars by a brace "
-        "pattern, a folder of Hugging Face datasets, Parquet files",
+        description="`micro`, or a source of `arrag db encode`: a folder of images, tars by a "
+        "brace pattern, a folder of Hugging Face datasets, Parquet files",
     )
     images: int | None = Field(default=None, ge=1, description="take the first N; null = all")
     sources: list[Sample] | None = Field(

@@ -1,8 +1,8 @@
 """Weights and data sets of a hub, named where a folder is allowed: ``hub:owner/name@revision``.
 
 A reference stands for a folder below ``data/hub`` whose name holds repository and revision, so that
-names of results follow from it before anything is downloaded. ``arrag fetch hub`` makes the
-folder; whatever reads it knows nothing of hubs.
+names of results follow from it before anything is downloaded. ``arrag assets get hub:...`` makes
+the folder; whatever reads it knows nothing of hubs.
 
     hub:owner/name@revision                      safetensors, settings and tokenizer of a model
     hub:owner/name@revision#model.bin,*.pt       and further files by name (a pickle must be named)

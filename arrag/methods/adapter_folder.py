@@ -71,7 +71,7 @@ def read_adapter(folder: str | Path, kind: str, backbone_digest: str) -> dict[st
             "no such file",
             path=path,
             hint="the micro adapters come with the repository, others are made by `arrag train` "
-            "or `arrag faid import`",
+            "or `arrag convert faid`",
         )
     config = read_model(path, dict[str, Any])
     for field, ours in {"format": FORMAT, "kind": kind, "backbone": backbone_digest}.items():

@@ -95,7 +95,7 @@ def write_reference(prompts: str | Path, out: str | Path, assets: str | Path) ->
         raise FormatError(
             f"{len(missing)} lines lack id, category or scene, first {missing[0]}",
             path=prompts,
-            hint="only captions of `arrag micro prompts` have scenes; name a folder of images",
+            hint="only captions of `prompts.py captions` have scenes; name a folder of images",
         )
     world = World(assets, "reference")
     with atomic_path(out) as folder:
@@ -106,7 +106,7 @@ def write_reference(prompts: str | Path, out: str | Path, assets: str | Path) ->
                     f"found {line['prompt']!r}, but scene {line['scene']} shows {scene.caption!r}",
                     path=prompts,
                     field=line["id"],
-                    hint="write the file again with `arrag micro prompts`",
+                    hint="write the file again with workflow/scripts/micro/prompts.py",
                 )
             path = folder / line["category"] / f"{line['id']}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 May import ``data``, ``tokenizers``, ``config`` and ``utils``. Start reading in ``base`` (the
 interface, the result, the registry) and ``fid`` (a metric in seventy lines); ``distance`` has what
 all distances share, ``bootstrap`` the intervals and the paired comparisons. To add a metric, see
-docs/add-your-own-metric.md.
+docs/how-to/own-metric.md.
 """
 
 from __future__ import annotations

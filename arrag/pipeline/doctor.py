@@ -222,7 +222,9 @@ def _corpora(config: Config) -> Iterator[Finding]:
         missing = [file for file in files if not Path(file).exists()]
         found = f"{len(files) - len(missing)} of {len(files)} files, {images or 'all'} images"
         if missing:
-            advice = f"{missing[0]} is missing; download it (docs/paper-scale.md says from where)"
+            advice = (
+                f"{missing[0]} is missing; download it (docs/how-to/paper-scale.md says from where)"
+            )
             yield Finding("corpus", field, BLOCK, found, advice)
         else:
             yield Finding("corpus", field, FINE, found)

@@ -16,7 +16,7 @@ def prompts_digest(benchmark: Benchmark, name: str) -> str:
     """SHA-256 of the prompt file of the benchmark called ``name``."""
     path = benchmark.prompts
     field = f"benchmarks.{name}.{'questions' if benchmark.kind == 'dpg' else 'prompts'}"
-    hint = "for the built-in world run `arrag micro prompts`, else name another file"
+    hint = "for the built-in world run `workflow/scripts/micro/prompts.py`, else name another file"
     if not path.is_file():
         raise MissingError(f"no file {path}", field=field, hint=hint)
     if not path.read_bytes().strip():

@@ -47,7 +47,7 @@ def write_table4(config: Config, config_path: Path, timing_path: Path, out: Path
     Args:
         config: The configuration, for the present labels of the rows.
         config_path: Its file, for the record.
-        timing_path: The file that ``arrag time`` wrote.
+        timing_path: The file that ``arrag benchmark`` wrote.
         out: The Markdown file.
 
     Returns:
@@ -83,7 +83,7 @@ def make_table4(timing: Mapping[str, Any], path: Path | None = None) -> tuple[pd
         FormatError: The file is of another kind, or has no row.
     """
     if timing.get("kind") != "timing" or not timing.get("rows"):
-        hint = "make one with `arrag time --out FILE`"
+        hint = "make one with `arrag benchmark --out FILE`"
         raise FormatError("not a timing run", path=path, hint=hint)
     frame = pd.DataFrame([*_measured(timing), *_reported()], columns=COLUMNS)
     head = HEAD[timing["scale"]]

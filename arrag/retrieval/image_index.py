@@ -141,7 +141,7 @@ def build_image_index(
 def _join(parts: Sequence[Path], to: Path) -> None:
     with open(to, "wb") as file:
         for part in parts:
-            file.write(np.load(part).tobytes())
+            file.write(np.load(part, allow_pickle=False).tobytes())
 
 
 def _stored(items: Items, store: TokenStore, source: str) -> Items:

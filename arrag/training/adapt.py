@@ -198,7 +198,7 @@ def _card(trainer: Trainer, about: dict[str, Any]) -> str:
     size = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     return (
         f"---\nlicense: apache-2.0\n---\n# {trainer.kind}\n\n{what}. Made by `arrag train "
-        f"{trainer.kind}`; `config.json` has the hyperparameters and the digests of all inputs.\n\n"
+        f"adapter {trainer.kind}`; `config.json` has hyperparameters and the inputs' digests.\n\n"
         f"- trained: {', '.join(trained)}: {size:,} weights, stored in half precision\n"
         f"- {about['steps']} steps of {s.global_batch} of {trainer.epoch} captioned images; AdamW, "
         f"rate {s.learning_rate}, warm-up over {s.warmup:.0%} of the steps, then constant\n"

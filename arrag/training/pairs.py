@@ -120,7 +120,7 @@ def make_pairs(
     dropped.
 
     Args:
-        source: As for ``arrag encode``.
+        source: As for ``arrag db encode``.
         checkpoint: Of the image tokenizer.
         out: Folder to write.
         count: Pairs to train on.

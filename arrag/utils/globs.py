@@ -17,7 +17,7 @@ MOST_FILES = 100_000
 
 
 def is_tars(source: str) -> bool:
-    """Whether a source of ``arrag encode`` is tars."""
+    """Whether a source of ``arrag db encode`` is tars."""
     return source.endswith(TARS)
 
 

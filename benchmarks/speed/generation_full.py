@@ -1,8 +1,9 @@
 """A stand-in for Janus-Pro-1B at its full size, to time where its weights are not at hand.
 
     python benchmarks/speed/generation_full.py standin
-    arrag time --config standin/config.yaml --out standin/timing.json
-    arrag report table4 standin/timing.json --config standin/config.yaml --out standin/table4.md
+    arrag benchmark --config standin/config.yaml --out standin/timing.json
+    arrag report table 4 --timing standin/timing.json --config standin/config.yaml \
+        --out standin/table4.md
 
 Writes a checkpoint, a FAiD adapter and a database, all of random numbers, and a configuration that
 says so, which Table 4 prints. A forward takes the same time whatever its weights are; a search
@@ -142,7 +143,7 @@ def main() -> None:
     yaml.safe_load(text)  # a path with an odd character would show here
     write_text(args.out / "config.yaml", text)
     write_database(Layout(load_config(args.out / "config.yaml")), checkpoint, args.images)
-    print(f"arrag time --config {args.out}/config.yaml --out {args.out}/timing.json")
+    print(f"arrag benchmark --config {args.out}/config.yaml --out {args.out}/timing.json")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def main() -> None:
     """Submit the script that is the last argument."""
     missing = [name for name in ("ARRAG_IMAGE", "ARRAG_CLAIM") if not os.environ.get(name)]
     if missing:
-        sys.exit(f"{' and '.join(missing)}: not set; docs/cluster.md says what they name")
+        sys.exit(f"{' and '.join(missing)}: not set; docs/how-to/cluster.md says what they name")
     script = Path(sys.argv[-1]).absolute()
     job = manifest(
         script,

@@ -24,8 +24,6 @@ HARMFUL = (
     "=cmd|' /C calc'!A0",
     "|a|b|",
 )
-
-
 PIXEL = zlib.compress(bytes(4))  # of one by one
 
 
@@ -62,37 +60,27 @@ def images():
     found = {f"{name}.png": data for name, data in cut(whole).items()}
     for format, end in (("JPEG", "jpg"), ("WEBP", "webp"), ("BMP", "bmp"), ("GIF", "png")):
         data = saved(format)
-        found |= {f"{name}-{format}.{end}": part for name, part in cut(data).items()}
+        found |= {f"{name}-{format}.{end}": part for name, part in cut(data, (0.1, 0.5)).items()}
     swapped = bytearray(whole)
     swapped[40] ^= 0xFF
     return found | {
         "empty.png": b"",
-        "empty.jpg": b"",
         "text.png": b"this is no image\n" * 20,
-        "html.jpg": b"<html><script>alert(1)</script></html>",
         "svg.png": b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
         "postscript.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) (w) file\n%%EOF\n",
-        "zip.png": zipped({"a": b"b"}),
         "pickle.png": pickle.dumps(Code()),
         "zeros.png": bytes(4096),
-        "head-only.png": whole[:8],
         "bad-checksum.png": bytes(swapped),
         "bomb.png": png(60_000, 60_000),
         "huge.png": png(2**31 - 1, 2**31 - 1),
-        "no-size.png": png(0, 0),
         "strip.png": saved(size=(60_000, 1)),
         "bad-depth.png": png(depth=7),
-        "bad-color.png": png(color=5),
         "text-bomb.png": png(extra=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**24)))),
         "text-broken.png": png(extra=chunk(b"zTXt", b"a\0\0no zlib")),
-        "profile-broken.png": png(extra=chunk(b"iCCP", b"a\0\0no zlib")),
-        "itxt.png": png(extra=chunk(b"iTXt", b"a\0\1\0\0\0no zlib")),
         "not-packed.png": png(data=b"no zlib"),
         "length-lies.png": b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 2**31 - 1) + b"IHDR",
         "bomb.bmp": b"BM" + struct.pack("<4I2i2H6I", 99, 0, 54, 40, 2**30, 2**30, 1, 24, *[0] * 6),
-        "bomb.webp": b"RIFF" + struct.pack("<I", 2**31) + b"WEBPVP8X" + bytes(20),
         "exif-broken.jpg": saved("JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"),
-        "segment-lies.jpg": b"\xff\xd8\xff\xe0\xff\xff" + bytes(20),
         "markers.jpg": b"\xff\xd8" + b"\xff\xc0\x00\x02" * 50,
     }  # fmt: skip
 
@@ -135,31 +123,21 @@ def tars():
     return found | {
         "empty.tar": b"",
         "text.tar": b"this is no tar\n" * 100,
-        "zeros.tar": bytes(10240),
         "no-images.tar": packed(("a.txt", b"x", {})),
         "up.tar": packed(("../up.png", one, {})),
-        "far-up.tar": packed(("../../../../../../tmp/up.png", one, {})),
         "absolute.tar": packed(("/tmp/absolute.png", one, {})),
         "link.tar": packed(("x.png", b"", {"type": tarfile.SYMTYPE, **link})),
         "hard-link.tar": packed(("x.png", b"", {"type": tarfile.LNKTYPE, **link})),
         "device.tar": packed(("x.png", b"", {"type": tarfile.CHRTYPE, "devmajor": 1})),
-        "pipe.tar": packed(("x.png", b"", {"type": tarfile.FIFOTYPE})),
-        "folder.tar": packed(("x.png", b"", {"type": tarfile.DIRTYPE})),
         "twice.tar": packed(("x.png", one, {}), ("x.png", one, {})),
         "checksum.tar": bytes(damaged),
         "size-lies.tar": header(size=b"77777777777") + bytes(1024),
         "size-huge.tar": header(size=b"\x80" + bytes(2) + b"\xff" * 9) + bytes(1024),
         "size-negative.tar": header(size=b"\xff" * 11 + b"\x00") * 2 + bytes(1024),
-        "size-no-number.tar": header(size=b"abcdefg") + bytes(1024),
-        "type-unknown.tar": header(type=b"Z") + bytes(1024),
         "sparse.tar": header(type=b"S", size=b"0000001") + bytes(1536),
         "name-no-text.tar": header(name=b"\xff\xfe\xe9.png") + bytes(1024),
         "name-controls.tar": packed(("\x1b[31m\x07\n.png", b"x", {})),
-        "pax-no-number.tar": packed(("x.png", one, {"pax_headers": {"size": "many"}})),
         "pax-negative.tar": packed(("x.png", one, {"pax_headers": {"size": "-9999"}})),
-        "pax-sparse.tar": packed(
-            ("x.png", one, {"pax_headers": {"GNU.sparse.map": "0,1,x", "GNU.sparse.size": "9"}})
-        ),
         "pax-sparse-huge.tar": packed(
             ("x.png", one, {"pax_headers": {
                 "GNU.sparse.major": "0", "GNU.sparse.map": "0,1", "GNU.sparse.size": "9" * 18
@@ -167,9 +145,7 @@ def tars():
         ),
         "bad-image.tar": packed(("x.png", b"no image", {})),
         "bomb.tar.gz": big[: len(big) // 2],
-        "not-gz.tar.gz": b"\x1f\x8b" + bytes(50),
         "xz.tar": b"\xfd7zXZ\0" + bytes(50),
-        "bz2.tar": b"BZh9" + bytes(50),
     }  # fmt: skip
 
 
@@ -195,7 +171,6 @@ def zips():
     damaged[60] ^= 0xFF
     return found | {
         "empty.zip": b"",
-        "text.zip": b"no zip" * 50,
         "up.zip": zipped({"../up.png": b"x"}),
         "up-inside.zip": zipped({"up-inside/../../up.png": b"x"}),
         "absolute.zip": zipped({"/tmp/absolute.png": b"x"}),
@@ -228,22 +203,16 @@ def arrays():
         "empty.npy": b"",
         "text.npy": b"no numbers",
         "code.npy": npy(np.array([Code()], dtype=object)),
-        "pickle.npy": pickle.dumps(Code()),
         "shape-huge.npy": npy(text=says("<f4", (10**12, 10**6))),
-        "shape-endless.npy": npy(text=says("<f4", (10**30,))),
         "shape-negative.npy": npy(text=says("<f4", (-1, 3))),
-        "shape-text.npy": npy(text=says("<f4", "'x'")),
         "type-unknown.npy": npy(text=says("<q9", (2, 2))),
-        "header-no-dict.npy": npy(text="[1, 2]"),
         "header-open.npy": npy(text="{'descr': ("),
         "header-deep.npy": npy(text="(" * 5000),
         "header-code.npy": npy(text=f"open('{MARK}', 'w')"),
-        "header-keys.npy": npy(text="{[]: 1}"),
         "version.npy": npy(text=says("<f4", (2, 2)), version=b"\x09\0"),
         "texts.npy": npy(np.array([["a", "b"]])),
         "complex.npy": npy(np.zeros((4, 3), complex)),
         "nothing.npy": npy(np.zeros((0, 3))),
-        "scalar.npy": npy(np.float32(1)),
         "nan.npy": npy(np.full((5, 3), np.nan)),
         "dates.npy": npy(np.zeros((4, 3), "M8[s]")),
         "fields.npy": npy(np.zeros(4, [("a", "f4")])),
@@ -290,26 +259,20 @@ def safetensors():
     found = {f"{name}.safetensors": data for name, data in cut(whole, (0.05, 0.5, 0.95)).items()}
     about = {
         "empty": b"",
-        "short": b"\x01",
         "text": b"no tensors at all, only text",
         "length-lies": of({"a": tensor()}, bytes(8), length=2**62),
-        "length-zero": of(b"", bytes(8)),
         "no-json": of(b"{'a': 1}", bytes(8)),
         "deep": of(b"[" * 9999, bytes(8)),
         "list": of([1, 2], bytes(8)),
-        "no-text": of(b'{"\xff": 1}', bytes(8)),
         "type": of({"a": tensor("X99")}, bytes(8)),
         "shape": of({"a": tensor(shape=(99,))}, bytes(8)),
         "shape-huge": of({"a": tensor(shape=(2**62, 4))}, bytes(8)),
-        "shape-negative": of({"a": tensor(shape=(-2,))}, bytes(8)),
         "offsets": of({"a": tensor(offsets=(0, 999))}, bytes(8)),
         "overlap": of({"a": tensor(), "b": tensor()}, bytes(8)),
-        "backwards": of({"a": tensor(offsets=(8, 0))}, bytes(8)),
         "hole": of({"a": tensor(offsets=(8, 16))}, bytes(16)),
         "twice": of(b'{"a": {}, "a": {}}', bytes(8)),
         "other-names": whole,
         "metadata": of({"__metadata__": {"faid": "[" * 9999}, "a": tensor()}, bytes(8)),
-        "metadata-list": of({"__metadata__": {"faid": "[1]"}, "a": tensor()}, bytes(8)),
     }
     return found | {f"{name}.safetensors": data for name, data in about.items()}
 
@@ -329,15 +292,12 @@ def weights():
         "empty": b"",
         "text": b"no weights",
         "code": pickle.dumps(Code()),
-        "code-old": b"\x80\x02" + pickle.dumps(Code(), 2)[2:],
         "code-inside": of({"model": Code()}),
         "list": of([torch.zeros(2)]),
-        "number": of(3),
         "names": of({1: torch.zeros(2)}),
         "values": of({"a": "text", "model": {"b": "text"}}),
         "wrapped-list": of({"model": [1], "state_dict": [1]}),
         "other-names": whole,
         "zip": zipped({"archive/data.pkl": pickle.dumps(Code())}),
-        "zip-other": zipped({"a": b"b"}),
     }
     return found | {f"{name}.bin": data for name, data in about.items()}

@@ -18,20 +18,14 @@ import bad_files
 import bad_texts
 import numpy as np
 import pytest
+from patch_indexes import UNIT, random_store
 
 import arrag.data.encode  # noqa: F401  (no time limit may fall into an import)
 from arrag.cli.main import main
-from arrag.data.token_store import StoreWriter
 
 SECONDS = 30
 # Images of which Pillow needs nothing that is missing or wrong.
-GOOD_AFTER_ALL = (
-    "cut-95.png",
-    "exif-broken.jpg",
-    "itxt.png",
-    "profile-broken.png",
-    "text-broken.png",
-)
+GOOD_AFTER_ALL = ("cut-95.png", "exif-broken.jpg", "text-broken.png")
 ELSEWHERE = [Path(p) for p in ("/tmp/up.png", "/tmp/absolute.png", "/tmp/x")]
 
 
@@ -119,25 +113,12 @@ def feed(tmp_path, monkeypatch, capsys):
     assert not feeder.faults, "\n\n".join([*feeder.faults, f"{len(feeder.faults)} faults"])
 
 
-def write_store(path, images=6, seed=0):
-    codes = np.random.default_rng(seed).integers(0, 16, (images, 4, 4))
-    with StoreWriter(
-        path,
-        tokenizer_digest="t",
-        grid=(4, 4),
-        codebook=np.random.default_rng(1).normal(size=(16, 2)),
-        source="made",
-        shard_size=4,
-    ) as writer:
-        writer.add([f"{seed}-{i}" for i in range(images)], codes)
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """A store and an index of every mode."""
     path = tmp_path_factory.mktemp("built")
-    write_store(path / "store")
-    write_store(path / "more", images=2, seed=1)
+    random_store(path / "store", UNIT, 6, (4, 4), shard_size=4)
+    random_store(path / "more", UNIT, 2, (4, 4), seed=1)
     for mode in ("exact", "ivf", "faiss:Flat"):
         words = ["index", "build", "--codes", path / "store", "--out", path / mode[:5]]
         assert main([str(word) for word in [*words, "--mode", mode, "--nprobe", "1"]]) == 0
@@ -148,11 +129,11 @@ def test_images(feed, tiny_janus):
     feed.put({f"good/{i}.png": bad_files.saved() for i in range(3)})
     files = feed.put({f"{i}/{name}": d for i, (name, d) in enumerate(bad_files.images().items())})
     for path in files:
-        feed(path, "corpus", "prints", path.parent, "--out", "out/x.prints.npz")
+        feed(path, "db", "fingerprint", path.parent, "--out", "out/x.prints.npz")
         options = ("--level", "1", "--size", "8", "--out", "out/x.json")
         feed(path, "score", "fwd", path.parent, "good", *options, named=path.parent)
     feed.refused_but(*GOOD_AFTER_ALL, "strip.png")
-    words = ("encode", ".", "--tokenizer", tiny_janus, "--out", "out/codes")
+    words = ("db", "encode", ".", "--tokenizer", tiny_janus, "--out", "out/codes")
     assert main(list(map(str, words))) == 0
     skipped = {entry["key"] for entry in json.loads(Path("out/codes/skipped.json").read_text())}
     assert skipped == {str(path) for path in files if path.name not in GOOD_AFTER_ALL}
@@ -162,7 +143,7 @@ def test_images(feed, tiny_janus):
     for path in files:
         for i in range(4):
             shutil.copy(path, samples / f"{i:04d}.png")
-        feed("samples", "samples", "grid", "samples", "--out", "out/grids")
+        feed("samples", "convert", "dpg-grids", "samples", "--out", "out/grids")
         words = ("--results", "results.jsonl", "--images", "samples", "--out", "out/x.png")
         feed("0000.png", "report", "verdicts", *words)
 
@@ -170,11 +151,11 @@ def test_images(feed, tiny_janus):
 def test_tars(feed, tiny_janus):
     feed.put({f"good/{i}.png": bad_files.saved() for i in range(3)})
     for path in feed.put(bad_files.tars()):
-        feed(path, "corpus", "list", path, "--out", "out/x.npz")
-        feed(path, "corpus", "prints", path, "--out", "out/x.prints.npz")
+        feed(path, "db", "scan", path, "--out", "out/x.npz")
+        feed(path, "db", "fingerprint", path, "--out", "out/x.prints.npz")
         options = ("--level", "1", "--size", "8", "--out", "out/x.json")
         feed(path, "score", "fwd", path, "good", *options)
-        feed(path, "encode", path, "--tokenizer", tiny_janus, "--out", "out/codes")
+        feed(path, "db", "encode", path, "--tokenizer", tiny_janus, "--out", "out/codes")
     feed.refused_but("cut-50.tar", "cut-80.tar", "cut-95.tar")
 
 
@@ -189,10 +170,10 @@ def test_arrays(feed):
             good = "feats.npz" if metric in ("kid", "cmmd") else "moments.npz"
             pair = (good, path) if turned else (path, good)
             feed(path, "score", metric, *pair, "--out", "out/x.json", *rest)
-        feed(path, "corpus", "choose", path, "--out", "out/choice.json")
+        feed(path, "db", "subsample", path, "--out", "out/choice.json")
         prints = path.with_name(f"{path.name}.prints.npz")
         shutil.copy(path, prints)
-        feed(prints, "corpus", "prints", prints, "--out", "out/x.prints.npz")
+        feed(prints, "db", "fingerprint", prints, "--out", "out/x.prints.npz")
         prints.unlink()
     assert not Path(bad_files.MARK).exists()
 
@@ -204,12 +185,22 @@ def test_weights(feed, tiny_janus):
     for path in [*tensors, *feed.put(bad_files.weights())]:
         part = Path("janus", path.name)
         shutil.copy(path, part)
-        feed(path, "encode", "nowhere", "--tokenizer", "janus", "--out", "out/codes", named="janus")
+        feed(
+            path,
+            "db",
+            "encode",
+            "nowhere",
+            "--tokenizer",
+            "janus",
+            "--out",
+            "out/codes",
+            named="janus",
+        )
         part.unlink()
         feed(path, "convert", "mask2former", path, "--out", "out/m2f")
         words = ("--tokenizer", path, "--image-size", "256", "--out", "out/l")
         feed(path, "convert", "llamagen", path, *words)
-        feed(path, "faid", "import", path, "--checkpoint", tiny_janus, "--out", "out/faid")
+        feed(path, "convert", "faid", path, "--checkpoint", tiny_janus, "--out", "out/faid")
         part = Path("pipeline/unet/pytorch_model.bin")
         if path not in tensors:
             part.parent.mkdir(exist_ok=True)
@@ -234,7 +225,7 @@ def test_stores(feed, built):
         feed,
         [
             ("index", "build", "--codes", "bad", "--out", "out/index", "--mode", "exact"),
-            ("corpus", "join", "bad", built / "more", "--out", "out/store"),
+            ("db", "concat", "bad", built / "more", "--out", "out/store"),
             ("index", "search", built / "exact", "--codes", "bad", "--row", 2, "--col", 2),
         ],
     )
@@ -303,13 +294,12 @@ def test_prompts_and_results(feed):
     (samples / "0000.png").write_bytes(bad_files.saved())
     for path in feed.put({f"prompts-{n}": d for n, d in bad_texts.prompts().items()}):
         feed(path, "score", "geneval", "--results", "good.jsonl", "--prompts", path)
-        feed(path, "download", "subset", path, "--every", 1, "--out", "out/few.jsonl")
         shutil.copy(path, samples.parent / "metadata.jsonl")
-        feed(path, "samples", "grid", "samples", "--out", "out/grids", named="samples")
+        feed(path, "convert", "dpg-grids", "samples", "--out", "out/grids", named="samples")
         (samples.parent / "metadata.jsonl").unlink()
     for path in feed.put(bad_texts.results()):
-        feed(path, "score", "geneval", "--results", path, "--records", "out/records.jsonl")
-        feed(path, "score", "geneval", "--results", path, "--rejudge")
+        feed(path, "score", "geneval", "--results", path, "--verdicts", "out/records.jsonl")
+        feed(path, "score", "geneval", "--results", path, "--recompute")
         words = ("--results", path, "--images", "samples", "--out", "out/x.png")
         feed(path, "report", "verdicts", *words, named="")
 
@@ -322,11 +312,9 @@ def test_tables(feed):
             rest = ("--compat", compat, "--allow-partial", "--out", "out/x.json")
             feed(path, "score", "dpg", "--questions", path, "--answers", "answers.csv", *rest)
             feed(path, "score", "dpg", "--questions", "good.csv", "--answers", path, *rest)
-        feed(path, "download", "subset", path, "--every", 1, "--out", "out/few.csv")
     for path in feed.put({"meta/" + n: d for n, d in bad_texts.descriptions(MJHQ).items()}):
-        feed(path, "download", "subset", path, "--every", 1, "--out", "out/few.json")
         words = ("--mjhq", path, "--metric", "kid", "--out", "out/stats", "--no-cache")
-        feed(path, "stats", "nowhere", *words, named="")
+        feed(path, "fid-stats", "nowhere", *words, named="")
 
 
 MJHQ = {"0a1b": {"category": "animals", "prompt": "a dog"}}
@@ -338,7 +326,7 @@ def test_an_item_does_not_say_where_its_grid_is_written(feed):
         (samples.parent / "metadata.jsonl").write_text(json.dumps({"item_id": item}))
         for i in range(4):
             (samples / f"{i:04d}.png").write_bytes(bad_files.saved())
-        feed("samples", "samples", "grid", "samples", "--out", "out/grids")
+        feed("samples", "convert", "dpg-grids", "samples", "--out", "out/grids")
     assert set(feed.statuses) == {2}
 
 
@@ -351,16 +339,16 @@ def test_configurations(feed, root):
         feed(
             path, "generate", "a dog", "--method", "vanilla", "--config", path, "--out", "out/x.png"
         )
-        feed(path, "report", "table1", "--config", path, "--out", "out/x.md")
-        feed(path, "prepare", "x", "--config", path)
+        feed(path, "report", "table", 1, "--config", path, "--out", "out/x.md")
+        feed(path, "assets", "get", "x", "--config", path)
         feed(path, "doctor", "--offline", "--config", path)
 
 
 def test_data_sets(feed):
     feed.put({f"good/{i}.png": bad_files.saved() for i in range(3)})
     for path in feed.put(bad_texts.parquets()):
-        feed(path, "corpus", "list", path, "--out", "out/x.npz")
-        feed(path, "corpus", "prints", path, "--out", "out/x.prints.npz")
+        feed(path, "db", "scan", path, "--out", "out/x.npz")
+        feed(path, "db", "fingerprint", path, "--out", "out/x.prints.npz")
         options = ("--level", "1", "--size", "8", "--out", "out/x.json", "--allow-partial")
         feed(path, "score", "fwd", path, "good", *options)
     state = {"_data_files": [{"filename": "data.arrow"}]}
@@ -368,14 +356,14 @@ def test_data_sets(feed):
     Path("set/dataset_info.json").write_text("{}")
     for name, data in bad_texts.descriptions(state).items():
         Path("set/state.json").write_bytes(data)
-        feed(name, "corpus", "list", "set", "--out", "out/x.npz", named="set")
+        feed(name, "db", "scan", "set", "--out", "out/x.npz", named="set")
     for name, data in bad_files.cut(b"ARROW" * 40).items():
         Path("set/state.json").write_text(json.dumps(state))
         Path("set/data.arrow").write_bytes(data)
-        feed(name, "corpus", "list", "set", "--out", "out/x.npz", named="data.arrow")
+        feed(name, "db", "scan", "set", "--out", "out/x.npz", named="data.arrow")
     for name, data in bad_texts.descriptions({"splits": ["train"]}).items():
         Path("set/dataset_dict.json").write_bytes(data)
-        feed(name, "corpus", "list", "set", "--out", "out/x.npz", named="set")
+        feed(name, "db", "scan", "set", "--out", "out/x.npz", named="set")
 
 
 def test_descriptions(feed, root, tiny_janus):
@@ -387,8 +375,8 @@ def test_descriptions(feed, root, tiny_janus):
         feed(name, "score", "fwd", "samples", "good", "--level", 1, "--size", 8, named="samples")
     choice = {"format": 1, "seed": 0, "largest": 9, "whole_names": False, "images": 1, "of": 2}
     for path in feed.put({"choice/" + n: d for n, d in bad_texts.descriptions(choice).items()}):
-        words = ("nowhere", "--choice", path, "--tokenizer", "nowhere", "--out", "out/codes")
-        feed(path, "encode", *words, named="")
+        words = ("nowhere", "--subsample", path, "--tokenizer", "nowhere", "--out", "out/codes")
+        feed(path, "db", "encode", *words, named="")
     adapter = {
         "format": 1,
         "training": {"backbone": "b", "pairs_digest": "p"},
@@ -407,7 +395,15 @@ def test_descriptions(feed, root, tiny_janus):
         if "." not in name.removesuffix(".json"):  # the fields of blocks are the library's own
             Path("janus/config.json").write_bytes(data)
             feed(
-                name, "encode", "good", "--tokenizer", "janus", "--out", "out/codes", named="janus"
+                name,
+                "db",
+                "encode",
+                "good",
+                "--tokenizer",
+                "janus",
+                "--out",
+                "out/codes",
+                named="janus",
             )
 
 
@@ -429,11 +425,10 @@ def test_zips(feed):
         (snapshot / name).write_bytes(data)
         before = feed.held()
         also = (name, "in-use/*") if name == "in-use.zip" else (name,)
-        with limit(), pytest.raises(ArragError, match=name.replace(".", r"\.")):
-            here = "http://127.0.0.1:9"
-            fetch_hub(
-                Reference("owner/name", "main", also), Path("out/hub"), cache="cache", endpoint=here
-            )
+        options = {"cache": "cache", "endpoint": "http://127.0.0.1:9"}
+        with limit(), pytest.raises(ArragError) as caught:
+            fetch_hub(Reference("owner/name", "main", also), Path("out/hub"), **options)
+        assert name in str(caught.value)
         assert not Path("out/hub").exists() and feed.held() == before, name
         assert not any(path.exists() for path in ELSEWHERE), name
         (snapshot / name).unlink()

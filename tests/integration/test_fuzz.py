@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patch_indexes import UNIT, make_index, random_store
 from PIL import Image
-from test_bad_files import write_store
 
 from arrag.config import hub
 from arrag.config.root import load_config
@@ -32,7 +32,7 @@ from arrag.data.token_store import TokenStore
 from arrag.methods.retrieval_gate import RecordedAnswers
 from arrag.metrics.geneval.results import read_results, rejudge_records
 from arrag.metrics.reference_stats import read_reference
-from arrag.retrieval.index import build_index, open_index
+from arrag.retrieval.index import open_index
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.utils.checkpoint import read_file
 from arrag.utils.errors import ArragError
@@ -40,7 +40,7 @@ from arrag.utils.files import read_json
 from arrag.utils.globs import files_of
 
 FEW = settings(
-    max_examples=30,
+    max_examples=20,
     deadline=None,
     derandomize=True,
     database=None,
@@ -72,8 +72,8 @@ def picture_with_codes(path):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     path = tmp_path_factory.mktemp("fuzz")
-    write_store(path / "store")
-    build_index(TokenStore.open(path / "store"), path / "index", neighborhood=Neighborhood("full"))
+    store = random_store(path / "store", UNIT, 6, (4, 4), shard_size=4)
+    make_index(store, path / "index", Neighborhood("full"))
     return path
 
 
@@ -229,5 +229,5 @@ def test_patterns(text):
 
 @pytest.mark.parametrize("text", ["{0..999999999}.tar", "{a,b}" * 40 + ".tar"])
 def test_a_pattern_of_too_many_files_is_refused(text):
-    with pytest.raises(ArragError, match="more than 100000 files"):
+    with pytest.raises(ArragError):
         files_of(text)

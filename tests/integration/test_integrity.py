@@ -1,4 +1,4 @@
-"""`arrag verify` and `explain` on a small run of every stage up to Table 1."""
+"""`arrag verify` and `--trace` on a small run of every stage up to Table 1."""
 
 import csv
 import hashlib
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import prompts as prompts_script
 import pytest
 import yaml
 from report_data import a_timing
@@ -69,28 +70,28 @@ def project(tmp_path_factory, root, assets):
 def make(layout: Layout) -> None:
     codes, index = layout.codes("daid"), layout.index("daid")
     tokenizer = layout.config.generator_of("daid")[1].checkpoint
-    run("encode", "micro:database", "--images", 40, "--shard-size", 20, "--tokenizer", tokenizer,
-        "--out", codes)  # fmt: skip
+    size = ("--images", 40, "--shard-size", 20)
+    run("db", "encode", "micro:database", *size, "--tokenizer", tokenizer, "--out", codes)
     run("index", "build", "--codes", codes, "--out", index, "--mode", "ivf", "--nlist", 8)
     judge = layout.config.scorers
     for row in ROWS:
-        run("sample", "--config", "config.yaml", "--method", row)
+        run("generate", "--benchmark", "geneval", "--config", "config.yaml", "--method", row)
         out = layout.scores(row)["geneval"]
-        run("score", "geneval", layout.samples(row), "--prompts", "prompts.jsonl",
+        run("score", "geneval", "--images", layout.samples(row), "--prompts", "prompts.jsonl",
             "--detector", judge.detector, "--color", judge.color, "--out", out)  # fmt: skip
-    run("report", "table1", "--config", "config.yaml")
+    run("report", "table", 1, "--config", "config.yaml")
     run("report", "ablation", "one", "--config", "config.yaml")
     reference = layout.reference("mjhq")
-    run("micro", "reference", "--prompts", "captions.jsonl", "--out", reference)
+    prompts_script.render(Path("captions.jsonl"), out=reference)
     for row in ("vanilla", "real", "reconstructions"):
-        run("sample", "--config", "config.yaml", "--method", row, "--benchmark", "mjhq")
+        run("generate", "--config", "config.yaml", "--method", row, "--benchmark", "mjhq")
         run("score", "cmmd", layout.samples(row, "mjhq"), reference, "--extractor",
             "checkpoints/micro-clip", "--out", layout.scores(row, "mjhq")["cmmd"])  # fmt: skip
-    run("report", "table3", "--config", "config.yaml")
+    run("report", "table", 3, "--config", "config.yaml")
     times = Path("results/timing/times.json")
     write_json(times, a_timing())
     write_record(times)
-    run("report", "table4", times, "--config", "config.yaml")
+    run("report", "table", 4, "--timing", times, "--config", "config.yaml")
     run("verify", "--record")  # of data/micro, which an earlier test may have fetched
 
 
@@ -113,7 +114,7 @@ def verified(capsys, *words) -> tuple[int, dict]:
 
 def explained(capsys, *words, table="table1") -> tuple[int, dict]:
     capsys.readouterr()
-    status = main(["explain", f"reports/{table}.md", "--json", *words])
+    status = main(["verify", "--json", "--trace", f"reports/{table}.md", *words])
     return status, json.loads(capsys.readouterr().out)
 
 
@@ -343,7 +344,7 @@ def test_what_a_configuration_lacks_is_listed(here, capsys):
 def test_verify_imports_no_torch(here):
     code = (
         "import sys; from arrag.cli.main import main; main(['verify', '--json']);"
-        "main(['explain', 'reports/table1.md', '--row', 'daid', '--column', 'overall']);"
+        "main(['verify', '--trace', 'reports/table1.md', 'daid', 'overall']);"
         "print([m for m in ('torch', 'faiss', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -364,7 +365,7 @@ def test_the_chain_of_a_cell_is_right(here, capsys):
     from arrag.data.token_store import TokenStore
     from arrag.retrieval.index import open_index
 
-    status, found = explained(capsys, "--row", "+ FAiD", "--column", "counting")
+    status, found = explained(capsys, "+ FAiD", "counting")
     assert status == 0
     line = next(
         row
@@ -397,7 +398,7 @@ def test_the_chain_of_a_cell_is_right(here, capsys):
 
 
 def test_a_difference_has_the_chains_of_both_rows(here, capsys):
-    status, found = explained(capsys, "--row", "daid", "--column", "difference overall")
+    status, found = explained(capsys, "daid", "difference overall")
     assert status == 0
     rows = {link["row"] for link in found["steps"] if link["what"].startswith("samples of")}
     assert rows == {"daid", "vanilla"}
@@ -405,9 +406,7 @@ def test_a_difference_has_the_chains_of_both_rows(here, capsys):
 
 
 def test_the_chain_of_a_distance(here, capsys):
-    status, found = explained(
-        capsys, "--row", "vanilla", "--column", "CMMD-micro-clip", table="table3"
-    )
+    status, found = explained(capsys, "vanilla", "CMMD-micro-clip", table="table3")
     assert status == 0
     links = {link["what"]: link for link in found["steps"] if link["what"] != "report"}
     reference = here.reference("mjhq")
@@ -424,7 +423,7 @@ def test_the_chain_of_a_point_of_an_ablation(here, capsys):
     label = read_record("reports/ablation_one.record.json").table["rows"]
     (point,) = (key for key in label if key != "vanilla")
     for column in ("overall", "difference overall"):
-        status, found = explained(capsys, "--row", point, "--column", column, table="ablation_one")
+        status, found = explained(capsys, point, column, table="ablation_one")
         assert (status, found["row"]) == (0, point)
         paths = {link["path"] for link in found["steps"] if link["what"].startswith("samples of")}
         assert str(here.samples("daid")) in paths  # of equal settings
@@ -432,7 +431,7 @@ def test_the_chain_of_a_point_of_an_ablation(here, capsys):
 
 
 def test_the_chain_of_a_time(here, capsys):
-    words = ("--row", "daid", "--column", "one seconds_per_image")
+    words = ("daid", "one seconds_per_image")
     status, found = explained(capsys, *words, table="table4")
     assert status == 0
     links = {link["what"]: link for link in found["steps"]}
@@ -459,7 +458,7 @@ def test_a_step_that_does_not_hold_is_marked(kind, what, damaged, capsys):
         damaged(path, json.dumps(document).encode())
     else:
         damaged(path, data[:-1] + bytes([data[-1] ^ 1]))
-    status, found = explained(capsys, "--row", "daid", "--column", "overall")
+    status, found = explained(capsys, "daid", "overall")
     assert status == 1
     assert what in {link["what"] for link in found["steps"] if link["verified"] is False}
 
@@ -469,7 +468,7 @@ def test_another_lambda_in_the_configuration_is_marked(damaged, capsys):
     document = yaml.safe_load(path.read_text())
     document["methods"]["daid"]["augment"]["lam"] = 0.123
     damaged(path, yaml.safe_dump(document).encode())
-    _, found = explained(capsys, "--row", "daid", "--column", "overall")
+    _, found = explained(capsys, "daid", "overall")
     assert [link["what"] for link in found["steps"] if link["verified"] is False] == ["settings"]
 
 
@@ -480,7 +479,7 @@ def test_a_number_that_the_scores_do_not_give_is_marked(damaged, capsys):
     fields = lines[place].split(",")
     fields[6] = "0.123"
     damaged(path, "".join([*lines[:place], ",".join(fields), *lines[place + 1 :]]).encode())
-    _, found = explained(capsys, "--row", "daid", "--column", fields[5])
+    _, found = explained(capsys, "daid", fields[5])
     wrong = {link["what"] for link in found["steps"] if link["verified"] is False}
     assert wrong == {"value", "report"}
 
@@ -498,7 +497,15 @@ def crate(project):
     here = os.getcwd()
     os.chdir(project)
     try:
-        run("crate", "reports/table1.md", "--config", "config.yaml", "--out", "results/crate")
+        run(
+            "report",
+            "crate",
+            "reports/table1.md",
+            "--config",
+            "config.yaml",
+            "--out",
+            "results/crate",
+        )
     finally:
         os.chdir(here)
     yield project / "results/crate"
@@ -560,6 +567,6 @@ def test_a_crate_of_the_results_is_verified_with_them(crate, here, damaged, caps
 
 def test_a_table_without_a_record_cannot_be_packed(here, damaged, capsys):
     damaged(Path("reports/table1.record.json"), None)
-    assert main(["crate", "reports/table1.md", "--config", "config.yaml"]) == 2
-    assert main(["explain", "reports/table1.md", "--row", "daid", "--column", "overall"]) == 2
-    assert main(["explain", "reports/table1.md", "--row", "dai", "--column", "overall"]) == 2
+    assert main(["report", "crate", "reports/table1.md", "--config", "config.yaml"]) == 2
+    assert main(["verify", "--trace", "reports/table1.md", "daid", "overall"]) == 2
+    assert main(["verify", "--trace", "reports/table1.md", "dai", "overall"]) == 2

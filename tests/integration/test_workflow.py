@@ -148,7 +148,7 @@ def test_parts_are_jobs_of_their_own_and_follow_the_configuration(workflow_proje
     parts = ("  threads: 1\n", "  threads: 1\n  sample_parts: {geneval: 3}\n")
     workflow_project.edit(*parts)
     assert workflow_project.plan(*TARGETS, "-p") == WHOLE_PLAN | {"sample_part": 6 * 3}
-    (command,) = re.findall(r"arrag sample .* --method daid .* --part 1/3", workflow_project.said)
+    (command,) = re.findall(r"arrag generate .* --method daid .* --part 1/3", workflow_project.said)
     assert re.search(r"--out results/samples/geneval/daid-[0-9a-f]+ ", command)
     workflow_project.finish(*TARGETS)
     assert workflow_project.plan() == {}
@@ -205,7 +205,7 @@ def test_each_distinct_adapter_of_the_methods_is_trained_once(workflow_project):
     plan = workflow_project.plan("train_adapters", "-p")
     assert plan["train_adapter"] == 4 + 2 and plan["retrieve_neighbours"] == 2 + 1
     assert plan["make_pairs"] == 1 + 1 and plan["encode_database"] == 2 + 1  # and for Show-o
-    trained = re.findall(r"arrag train faid .* --method (\w+) ", workflow_project.said)
+    trained = re.findall(r"arrag train adapter faid .* --method (\w+) ", workflow_project.said)
     assert sorted(trained) == ["few", "fewer", "hops"]  # `faid` is trained as `fewer` is
 
 

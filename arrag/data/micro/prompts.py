@@ -56,7 +56,7 @@ def metadata_of(caption: str) -> dict:
     if objects is None or text == caption:
         raise FormatError(
             f"{caption!r} is no caption of the micro world",
-            hint="use its own classes, colours and relations, as `arrag micro prompts` does",
+            hint="use its own classes, colours and relations, as micro/prompts.py does",
         )
     tag, include = objects
     metadata = {"tag": tag, "include": include, "prompt": caption}

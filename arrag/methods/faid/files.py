@@ -54,7 +54,9 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tens
     """Description and weights of an adapter's file; ArragError if it is none, or damaged."""
     path = Path(path)
     if not path.is_file():
-        raise ArragError(f"{path}: no such file; make it with `arrag train faid`, or correct it")
+        raise ArragError(
+            f"{path}: no such file; make it with `arrag train adapter faid`, or correct it"
+        )
     try:
         with safe_open(path, "pt") as file:
             about = parse_json((file.metadata() or {}).get("faid", "{}"))
@@ -67,6 +69,6 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tens
     if found != FORMAT:
         raise ArragError(
             f"{path}: not a FAiD adapter of format {FORMAT} (found {found!r}); use "
-            "an adapter.safetensors made by `arrag train faid` or `arrag faid import`"
+            "an adapter.safetensors made by `arrag train adapter faid` or `arrag convert faid`"
         )
     return about, weights

@@ -1,4 +1,4 @@
-"""What every backbone must pass (docs/add-your-own-backbone.md), on tiny models."""
+"""What every backbone must pass (docs/how-to/own-backbone.md), on tiny models."""
 
 import json
 import shutil

@@ -79,8 +79,8 @@ def test_what_cannot_be_chosen_from_is_refused(tmp_path):
         tmp_path / "l.npz",
         tmp_path / "c.json",
     )
-    assert main(["corpus", "list", source, "--out", str(listed)]) == 0
-    assert main(["corpus", "choose", str(listed), "--images", "61", "--out", str(out)]) == 2
+    assert main(["db", "scan", source, "--out", str(listed)]) == 0
+    assert main(["db", "subsample", str(listed), "--images", "61", "--out", str(out)]) == 2
     assert not out.exists()
     for images, seed in ((61, 0), (5, 3)):
         with pytest.raises(MismatchError):

@@ -135,7 +135,7 @@ def test_assets_missing_or_damaged(tmp_path):
             (tmp_path / "assets.npz").write_bytes(data)
         with pytest.raises(ArragError) as caught:
             World(tmp_path)
-        assert "assets.npz" in str(caught.value) and "arrag fetch" in str(caught.value)
+        assert "assets.npz" in str(caught.value) and "arrag assets get" in str(caught.value)
 
 
 def test_fetch_without_network_is_one_error_and_leaves_nothing(tmp_path, monkeypatch):

@@ -193,9 +193,9 @@ def test_a_pickle_is_read_as_weights_only(checkpoint, tmp_path):
 
 def test_the_command(checkpoint, tmp_path, capsys):
     save_file(published(True), tmp_path / "model.safetensors")
-    command = ["faid", "import", str(tmp_path / "model.safetensors"), "--checkpoint",
+    command = ["convert", "faid", str(tmp_path / "model.safetensors"), "--checkpoint",
                str(checkpoint), "--out", str(tmp_path / "out"), "--k", "3", "--json"]  # fmt: skip
     assert main([*command, "--compat-infer"]) == 0
     assert json.loads(capsys.readouterr().out)["settings"]["absent"] == "compat_infer"
     assert main(command) == 2
-    assert "exists; name a new folder" in capsys.readouterr().err
+    assert "--out" in capsys.readouterr().err

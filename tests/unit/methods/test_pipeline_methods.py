@@ -80,11 +80,11 @@ def in_repository(root, monkeypatch):
 
 
 def sample(document, method, tmp_path, *more):
-    """``arrag sample``: its exit status, and the folder."""
+    """``arrag generate``: its exit status, and the folder."""
     write_text(tmp_path / "config.yaml", yaml.safe_dump(document, sort_keys=False))
     out = tmp_path / method
     arguments = ["--config", tmp_path / "config.yaml", "--method", method, "--out", out, *more]
-    return main(["sample", *map(str, arguments)]), out
+    return main(["generate", "--benchmark", "geneval", *map(str, arguments)]), out
 
 
 def test_sampling_with_each_kind(document, retriever, tmp_path, in_repository):  # noqa: F811

@@ -126,7 +126,7 @@ def test_a_batch_of_zero_is_all_at_once(clock):
 
 @pytest.fixture(scope="module")
 def timed(tmp_path_factory, tiny_janus, root):
-    """A configuration of the bare model alone, and what `arrag time` says of it."""
+    """A configuration of the bare model alone, and what `arrag benchmark` says of it."""
     folder = tmp_path_factory.mktemp("timed")
     document = yaml.safe_load((root / "config/micro-ci.yaml").read_text(encoding="utf-8"))
     document["generators"]["janus"] |= {"checkpoint": str(tiny_janus), "dtype": "float32"}
@@ -140,7 +140,7 @@ def timed(tmp_path_factory, tiny_janus, root):
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(document), encoding="utf-8")
     out = str(folder / "timing.json")
-    assert main(["time", "--config", str(config), "--batch-size", "1", "--out", out]) == 0
+    assert main(["benchmark", "--config", str(config), "--batch-size", "1", "--out", out]) == 0
     return config, folder / "timing.json"
 
 
@@ -156,14 +156,29 @@ def test_a_run_times_our_loop_and_upstream_s(timed, tmp_path):
     assert found["machine"]["threads"] == 1 and found["machine"]["device"] == "cpu"
     assert found["weights"] == "random" and set(found["versions"]) >= {"torch", "transformers"}
     out = tmp_path / "table4.md"
-    assert main(["report", "table4", str(path), "--config", str(config), "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "report",
+                "table",
+                "4",
+                "--timing",
+                str(path),
+                "--config",
+                str(config),
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     page = out.read_text(encoding="utf-8")
     assert "transformers generate" in page and "Random weights" in page
     assert (tmp_path / "table4.csv").is_file() and (tmp_path / "table4.tex").is_file()
 
 
 def test_an_unknown_row_is_one_line(timed, capsys):
-    arguments = ["time", "--config", str(timed[0]), "--out", "x.json", "--methods", "bear"]
+    arguments = ["benchmark", "--config", str(timed[0]), "--out", "x.json", "--methods", "bear"]
     assert main(arguments) == 2
     printed = capsys.readouterr().err
     assert "bare" in printed and printed.count("\n") == 1

@@ -107,7 +107,7 @@ def test_own_folders_give_the_same_score_and_become_grids(run, capsys):
     (run / "samples/00001/samples/0003.png").unlink()
     with refused(MismatchError, path=run / "samples"):
         score(run, "samples")
-    assert main(["samples", "grid", str(run / "samples"), "--out", str(run / "no")]) == 2
+    assert main(["convert", "dpg-grids", str(run / "samples"), "--out", str(run / "no")]) == 2
     assert "b2" in capsys.readouterr().err
     assert not (run / "no").exists()
 

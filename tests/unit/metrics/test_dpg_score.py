@@ -388,4 +388,4 @@ def test_the_command_prints_and_writes_the_score(tmp_path, capsys):
     assert main([*command, "--dependency", "dsg"]) == 0
     assert json.loads(capsys.readouterr().out)["overall"] == pytest.approx(100 * (1 + 1 / 3) / 2)
     assert main([*command, "--images", str(tmp_path)]) == 2
-    assert "give either --images or --answers" in capsys.readouterr().err
+    assert "--images, --answers" in capsys.readouterr().err

@@ -136,11 +136,11 @@ def test_a_subset_and_a_folder_are_made_by_one_command(place, capsys):
     }
     configuration(place, {"assets": prepare})
     for path in prepare:
-        assert main(["prepare", path, "--config", "mine.yaml"]) == 0
+        assert main(["assets", "get", path, "--config", "mine.yaml"]) == 0
     assert len((place / "out/few.jsonl").read_text().splitlines()) == 3
     assert json.loads((place / "out/both/config.json").read_text()) == "one"
     assert json.loads((place / "out/both/llm/config.json").read_text()) == "two"
-    assert main(["prepare", "out/many.jsonl", "--config", "mine.yaml"]) == 2
+    assert main(["assets", "get", "out/many.jsonl", "--config", "mine.yaml"]) == 2
     assert "out/few.jsonl" in capsys.readouterr().err
 
 

@@ -166,7 +166,7 @@ def test_every_constant_says_where_it_is_from():
 
 def test_the_paper_profile_names_what_the_docs_list(root):
     config = load_config(root / "config/paper.yaml")
-    docs = (root / "docs/paper-scale.md").read_text(encoding="utf-8")
+    docs = (root / "docs/how-to/paper-scale.md").read_text(encoding="utf-8")
     for reference in repositories(config):
         name = str(reference).partition("@")[0]
         assert f"`{name}`" in docs, name

@@ -55,7 +55,7 @@ def test_several_gpus_for_a_training_come_from_a_profile(workflow_project):
     arguments = ("--set-resources", "train_adapter:gpu=4")
     profile = ("--profile", "profiles/gpu")
     plan = snakemake(workflow_project.path, *profile, *arguments, *PAPER, ARRAG_GPUS="0,1,2,3")
-    assert re.search(r"arrag train faid .* --gpus 4 ", plan)
+    assert re.search(r"arrag train adapter faid .* --gpus 4\b", plan)
     micro = snakemake(workflow_project.path, "-n", "--cores", "1", "reports/table1.md")
     assert all(found.get("gpu", "0") == "0" for found in asked(micro).values())
 

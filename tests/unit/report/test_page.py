@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from arrag.cli.timing import opened
 from markupsafe import escape
 from page_run import EVIL, LAM, PROMPTS, TAU, WHY, K, make_project
 from PIL import Image
@@ -22,6 +21,7 @@ from arrag.cli.main import main
 from arrag.data.sample_dir import read_codes
 from arrag.methods.registry import ArtifactPaths
 from arrag.methods.runner import generate_images
+from arrag.pipeline.generate import open_configured
 from arrag.report.ablation import write_grid
 from arrag.report.attribution import Blend, attribute_patches
 from arrag.report.model import Table, TableRow
@@ -189,7 +189,7 @@ def test_codes_are_read_redrawn_or_left_out_but_never_guessed(project, tmp_path)
 
 def test_a_generation_can_be_repeated(project):
     text = PROMPTS[0]["prompt"]
-    generator = opened(project.config, "daid", Path("config.yaml"))
+    generator = open_configured(project.config, "daid", Path("config.yaml"))
     (found,) = replay_samples(generator, [(text, 1)], project.config.seed, None)
     at = {"store": project.layout.codes("daid"), "index": project.layout.index("daid")}
     drawn = generate_images(

@@ -70,7 +70,7 @@ def made(tmp_path_factory, tiny_showo, root, assets):
     around = Neighborhood(placed.context, placed.key_hop, placed.border)
     build_index(store, where, neighborhood=around, mode="exact", progress=False)
     run(folder, "pairs", "showo-finetune", "--assets", assets)
-    run(folder, "retrieve", "showo-faid")
+    run(folder, "neighbours", "showo-faid")
     pairs, index = Pairs.open(folder / layout.pairs("showo-faid")), open_index(where, store)
     neighbours = Neighbours(folder / layout.neighbours("showo-faid"), pairs, K, index.digest)
     return SimpleNamespace(
@@ -79,18 +79,18 @@ def made(tmp_path_factory, tiny_showo, root, assets):
     )  # fmt: skip
 
 
-def run(folder, command, method, *options):
+def run(folder, command, method, *options, kind=()):
     """``arrag train`` in a folder."""
     config = ["--config", folder / "config.yaml", "--method", method]
     with contextlib.chdir(folder):
-        assert main(["train", command, *map(str, [*config, *options])]) == 0
+        assert main(["train", command, *kind, *map(str, [*config, *options])]) == 0
 
 
 @pytest.fixture(scope="module")
 def trained(made):
     """FAiD and its control, trained by the commands."""
     for kind in ("faid", "finetune"):
-        run(made.folder, kind, f"showo-{kind}", "--batch-size", 4, "--cpu")
+        run(made.folder, "adapter", f"showo-{kind}", "--batch-size", 4, "--cpu", kind=[kind])
     return {
         kind: made.folder / made.layout.trained_adapter(f"showo-{kind}")
         for kind in ("faid", "finetune")
