@@ -35,9 +35,13 @@ class Code:
 
 
 def saved(format="PNG", size=(16, 16), **options):
-    out = io.BytesIO()
     pixels = np.arange(size[0] * size[1] * 3, dtype=np.uint8).reshape(size[1], size[0], 3)
-    Image.fromarray(pixels).save(out, format, **options)
+    return encoded(Image.fromarray(pixels), format, **options)
+
+
+def encoded(image, format, **options):
+    out = io.BytesIO()
+    image.save(out, format, **options)
     return out.getvalue()
 
 

@@ -1,11 +1,14 @@
 """Small token stores and patch indexes, and a brute-force search that knows no compiled loop."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from arrag.data.token_store import StoreWriter, TokenStore
+from arrag.retrieval.base import PatchIndex
 from arrag.retrieval.index import build_index, open_index
-from arrag.retrieval.neighborhood import MISSING
+from arrag.retrieval.neighborhood import MISSING, Neighborhood
 
 _rng = np.random.default_rng(0)
 UNIT = _rng.normal(size=(31, 4)).astype(np.float32)
@@ -27,7 +30,7 @@ def make_store(path, grids, codebook, shard_size=5, tokenizer="tok"):
         source="test",
         shard_size=shard_size,
     ) as writer:
-        writer.add([str(i) for i in range(len(grids))], grids.astype(np.uint16))
+        writer.add([str(i) for i in range(len(grids))], np.asarray(grids, np.uint16))
     return TokenStore.open(path)
 
 
@@ -39,6 +42,20 @@ def random_store(path, codebook, count=13, grid=(6, 7), seed=0, **options):
 def make_index(store, path, neighborhood, **options):
     build_index(store, path, neighborhood=neighborhood, progress=False, **options)
     return open_index(path, store)
+
+
+def make_patch_index(
+    folder: Path,
+    grids: np.ndarray,
+    codebook: np.ndarray,
+    neighborhood: Neighborhood,
+    mode: str = "exact",
+    tokenizer_digest: str = "tokenizer",
+) -> PatchIndex:
+    """Store codes [n, H, W] of images named "0", "1", ... in ``folder``, and index them."""
+    codebook = np.asarray(codebook, np.float32)
+    store = make_store(folder / "codes", grids, codebook, shard_size=8, tokenizer=tokenizer_digest)
+    return make_index(store, folder / "index", neighborhood, mode=mode)
 
 
 def smooth_grids(count, side=12, codes=64, seed=0):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from patch_database import make_patch_index
+from patch_indexes import make_patch_index
 
 from arrag.methods.daid import DAiD, retrieval_distribution
 from arrag.retrieval.neighborhood import Neighborhood

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from patch_database import make_patch_index
+from patch_indexes import make_patch_index
 
 from arrag.backbones.showo import ShowoBackbone
 from arrag.methods.augmentation import Augmentation

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from patch_database import make_patch_index
+from patch_indexes import make_patch_index
 
 from arrag.backbones.janus import JanusBackbone
 from arrag.methods.daid import DAiD

@@ -156,22 +156,8 @@ def test_a_run_times_our_loop_and_upstream_s(timed, tmp_path):
     assert found["machine"]["threads"] == 1 and found["machine"]["device"] == "cpu"
     assert found["weights"] == "random" and set(found["versions"]) >= {"torch", "transformers"}
     out = tmp_path / "table4.md"
-    assert (
-        main(
-            [
-                "report",
-                "table",
-                "4",
-                "--timing",
-                str(path),
-                "--config",
-                str(config),
-                "--out",
-                str(out),
-            ]
-        )
-        == 0
-    )
+    command = ["report", "table", "4", "--timing", str(path), "--config", str(config)]
+    assert main([*command, "--out", str(out)]) == 0
     page = out.read_text(encoding="utf-8")
     assert "transformers generate" in page and "Random weights" in page
     assert (tmp_path / "table4.csv").is_file() and (tmp_path / "table4.tex").is_file()

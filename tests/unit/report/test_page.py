@@ -202,7 +202,7 @@ def test_a_generation_can_be_repeated(project):
 
 
 def test_the_command(project, capsys):
-    options = ["--prompts", "1", "--images", "1", "--followed", "1", "--neighbours", "2"]
+    options = ["--prompts", "1", "--images", "1", "--traced-prompts", "1", "--neighbours", "2"]
     out = ["--out", "small.html", "--reports", "nowhere"]
     assert main(["report", "page", "--config", "config.yaml", "--json", *out, *options]) == 0
     said = json.loads(capsys.readouterr().out)
