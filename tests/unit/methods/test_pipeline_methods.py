@@ -195,7 +195,7 @@ def test_mistakes_in_a_configuration(document, tmp_path):
 
 
 def test_the_examples_of_the_documentation(root, tmp_path):
-    page = (root / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    page = (root / "docs/how-to/pipelines.md").read_text(encoding="utf-8")
     (settings,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     (answers,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     kinds = yaml.safe_load(settings.replace("kind: janus, ...", "kind: janus"))["generators"]
