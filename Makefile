@@ -11,13 +11,16 @@ LOCK := requirements/cpu.txt
 # nothing, another lock starts an empty environment.
 INSTALLED := $(VENV)/.installed-$(firstword $(shell grep -v "^ *\#" $(LOCK) | cksum))
 
-.PHONY: table1 test lint docs lock environment clean help
+.PHONY: table1 test test-slow lint docs lock environment clean help
 
 table1: environment  ## make reports/table1.md with everything it needs
 	$(VENV)/bin/snakemake --cores all reports/table1.md
 
 test: environment  ## run the tests
-	$(VENV)/bin/python -m pytest -n logical --dist worksteal
+	$(VENV)/bin/python -m pytest -n logical --dist worksteal -m "not slow and not slurm"
+
+test-slow: environment  ## run the slow tests: kills, Slurm, a browser, several processes
+	$(VENV)/bin/python -m pytest -n logical --dist worksteal -m "slow or slurm"
 
 lint: environment  ## check style
 	$(VENV)/bin/ruff check .

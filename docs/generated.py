@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 from cyclopts.docs.markdown import generate_markdown_docs
@@ -36,7 +37,9 @@ def configuration() -> str:
 def command_line() -> str:
     """Return a section for every command, from its signature and docstring."""
     app = build_app(*COMMANDS)
-    return generate_markdown_docs(app, heading_level=2, no_root_title=True, generate_toc=False)
+    text = generate_markdown_docs(app, heading_level=2, no_root_title=True, generate_toc=False)
+    example = re.compile(r"^Example: (.+?)$(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
+    return example.sub(lambda m: f"```bash\n{' '.join(m[1].split())}\n```", text)
 
 
 def public_api() -> str:

@@ -101,3 +101,10 @@ def workflow_project(workflow_template, tmp_path):
     from workflow_project import WorkflowProject
 
     return WorkflowProject(shutil.copytree(workflow_template, tmp_path / "project"))
+
+
+def pytest_collection_modifyitems(items):
+    """Everything in tests/slow is slow."""
+    for item in items:
+        if "slow" in item.path.parts:
+            item.add_marker("slow")

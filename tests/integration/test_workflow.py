@@ -187,7 +187,7 @@ def test_the_micro_checkpoints_are_trained_only_on_demand(workflow_project):
     rules = workflow_project.path / "workflow/rules/reports.smk"
     rules.write_text(rules.read_text() + "\nassert 'torch' not in sys.modules\n")
     assert workflow_project.plan("train_micro") == {
-        "fetch_assets": 1, "train_codebook": 1, "train_part": 2, "assemble_janus": 1,
+        "fetch_assets": 1, "train_codebook": 1, "train_part": 2, "assemble_checkpoint": 1,
         "train_judge": 2, "train_retriever": 1, "train_micro": 1,
     }  # fmt: skip
 

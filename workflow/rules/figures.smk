@@ -1,5 +1,6 @@
 # Figures 4 to 7 as PNG, PDF and CSV, and the folder that shows them: `reports/figures`.
-FIGURE = {number: f"results/figures/figure{number}.png" for number in (4, 5, 6, 7)}
+FIGURE = "results/figures/figure{number}.png"
+FIGURE5 = "results/figures/figure5.png"
 
 
 rule figures:
@@ -20,33 +21,38 @@ rule figures:
         " --out {output:q} > {log:q} 2>&1"
 
 
-# Samples of the same prompts.
-rule figure4:
+# 4: samples of the same prompts. 6: distances of retrieved patches to the true ones, of held-out
+# images. 7: grids of two settings as maps.
+rule figure:
     input:
-        unpack(inputs_of(FIGURE[4])),
+        unpack(inputs_of(FIGURE)),
         since=SINCE,
     output:
-        png=FIGURE[4],
-        pdf="results/figures/figure4.pdf",
-        csv="results/figures/figure4.csv",
+        png=FIGURE,
+        pdf="results/figures/figure{number}.pdf",
+        csv="results/figures/figure{number}.csv",
     log:
-        "logs/figure4.log",
+        "logs/figure{number}.log",
+    wildcard_constraints:
+        number="[467]",
+    threads: THREADS
     resources:
+        gpu=lambda wildcards: GPUS if wildcards.number == "6" else 0,
         config=CONFIG_FILE,
     params:
-        shown=argument(FIGURE[4], "shown"),
-        labels=argument(FIGURE[4], "labels"),
+        about=lambda wildcards: planned(FIGURE, wildcards).arguments,
     shell:
-        "arrag report figure 4 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
+        "arrag report figure {wildcards.number} --config {resources.config:q}"
+        " --out {output.png:q} > {log:q} 2>&1"
 
 
 # Copying. It draws by itself: what is measured are codes, of which samples hold only the pixels.
 rule figure5:
     input:
-        unpack(inputs_of(FIGURE[5])),
+        unpack(inputs_of(FIGURE5)),
         since=SINCE,
     output:
-        png=FIGURE[5],
+        png=FIGURE5,
         pdf="results/figures/figure5.pdf",
         csv="results/figures/figure5.csv",
         images_png="results/figures/figure5-images.png",
@@ -58,47 +64,8 @@ rule figure5:
         gpu=GPUS,
         config=CONFIG_FILE,
     params:
-        shown=argument(FIGURE[5], "shown"),
-        runs=argument(FIGURE[5], "runs"),
-        labels=argument(FIGURE[5], "labels"),
+        shown=argument(FIGURE5, "shown"),
+        runs=argument(FIGURE5, "runs"),
+        labels=argument(FIGURE5, "labels"),
     shell:
         "arrag report figure 5 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
-
-
-# Distances of retrieved patches to the true ones, of held-out images.
-rule figure6:
-    input:
-        unpack(inputs_of(FIGURE[6])),
-        since=SINCE,
-    output:
-        png=FIGURE[6],
-        pdf="results/figures/figure6.pdf",
-        csv="results/figures/figure6.csv",
-    log:
-        "logs/figure6.log",
-    threads: THREADS
-    resources:
-        gpu=GPUS,
-        config=CONFIG_FILE,
-    params:
-        shown=argument(FIGURE[6], "shown"),
-    shell:
-        "arrag report figure 6 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
-
-
-# Grids of two settings as maps.
-rule figure7:
-    input:
-        unpack(inputs_of(FIGURE[7])),
-    output:
-        png=FIGURE[7],
-        pdf="results/figures/figure7.pdf",
-        csv="results/figures/figure7.csv",
-    log:
-        "logs/figure7.log",
-    resources:
-        config=CONFIG_FILE,
-    params:
-        labels=argument(FIGURE[7], "labels"),
-    shell:
-        "arrag report figure 7 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"

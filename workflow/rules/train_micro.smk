@@ -4,6 +4,8 @@
 # hours on 2 cores, more than half of it for the language model; logs and loss plots are in the work folders.
 STEPS = {"decoder": 1000, "lm": 4400, "detector": 1200, "clip": 350, "retriever": 1600}
 STEPS |= {"showo-decoder": 600, "showo-lm": 3000}
+CODES = {"decoder": "codebook", "lm": "codebook", "showo-decoder": "signs", "showo-lm": "signs"}
+PREFIX = {"janus": "", "showo": "showo-"}  # of the parts of a checkpoint
 
 
 rule train_micro:
@@ -37,73 +39,41 @@ rule train_codebook:
         "python workflow/scripts/micro/train.py {wildcards.codebook} --out {output:q} > {log:q} 2>&1"
 
 
-# The tokenizer's decoder and the language model, which only share the codebook.
+# The tokenizers' decoders and the language models, which only share the codebook or the bits.
 rule train_part:
     input:
         assets="data/micro/assets.npz",
-        codebook="results/train/codebook.safetensors",
+        codes=lambda wildcards: f"results/train/{CODES[wildcards.part]}.safetensors",
     output:
         "results/train/{part}.safetensors",
     log:
         "logs/train_part/{part}.log",
     wildcard_constraints:
-        part="decoder|lm",
+        part="|".join(CODES),
     threads: workflow.cores
     params:
         work="results/train/{part}.work",
         steps=lambda wildcards: STEPS[wildcards.part],
     shell:
-        "python workflow/scripts/micro/train.py part {wildcards.part} --codes {input.codebook:q} --steps {params.steps}"
-        " --work-dir {params.work:q} --out {output:q} > {log:q} 2>&1"
+        "python workflow/scripts/micro/train.py part {wildcards.part} --codes {input.codes:q}"
+        " --steps {params.steps} --work-dir {params.work:q} --out {output:q} > {log:q} 2>&1"
 
 
-rule train_showo_part:
+rule assemble_checkpoint:
     input:
-        assets="data/micro/assets.npz",
-        signs="results/train/signs.safetensors",
+        decoder=lambda wildcards: f"results/train/{PREFIX[wildcards.name]}decoder.safetensors",
+        lm=lambda wildcards: f"results/train/{PREFIX[wildcards.name]}lm.safetensors",
     output:
-        "results/train/{part}.safetensors",
+        "results/train/micro-{name}/config.json",
     log:
-        "logs/train_showo_part/{part}.log",
+        "logs/assemble_checkpoint/{name}.log",
     wildcard_constraints:
-        part="showo-decoder|showo-lm",
-    threads: workflow.cores
-    params:
-        work="results/train/{part}.work",
-        steps=lambda wildcards: STEPS[wildcards.part],
-    shell:
-        "python workflow/scripts/micro/train.py part {wildcards.part} --codes {input.signs:q} --steps {params.steps}"
-        " --work-dir {params.work:q} --out {output:q} > {log:q} 2>&1"
-
-
-rule assemble_janus:
-    input:
-        decoder="results/train/decoder.safetensors",
-        lm="results/train/lm.safetensors",
-    output:
-        "results/train/micro-janus/config.json",
-    log:
-        "logs/assemble_janus.log",
+        name="|".join(PREFIX),
     params:
         out=folder_of_output,
     shell:
-        "python workflow/scripts/micro/train.py assemble janus --decoder {input.decoder:q} --lm {input.lm:q}"
-        " --out {params.out:q} > {log:q} 2>&1"
-
-
-rule assemble_showo:
-    input:
-        decoder="results/train/showo-decoder.safetensors",
-        lm="results/train/showo-lm.safetensors",
-    output:
-        "results/train/micro-showo/config.json",
-    log:
-        "logs/assemble_showo.log",
-    params:
-        out=folder_of_output,
-    shell:
-        "python workflow/scripts/micro/train.py assemble showo --decoder {input.decoder:q} --lm {input.lm:q}"
-        " --out {params.out:q} > {log:q} 2>&1"
+        "python workflow/scripts/micro/train.py assemble {wildcards.name}"
+        " --decoder {input.decoder:q} --lm {input.lm:q} --out {params.out:q} > {log:q} 2>&1"
 
 
 # The detector and the colour classifier; they also see what the tokenizer makes of images.
