@@ -1,6 +1,6 @@
 """The real workflow, killed at random moments: the same bytes, and nothing whole is made again.
 
-``ARRAG_CHAOS_KILLS=20 pytest tests/test_chaos.py -s`` kills more often, with more methods.
+``ARRAG_CHAOS_KILLS=20 pytest tests/slow/test_chaos.py -s`` kills more often, with more methods.
 """
 
 import os
@@ -24,7 +24,6 @@ def check_kept(before, after):
     assert not changed, sorted(changed)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200 + 300 * KILLS)
 def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(project):
     said = project.run_two_at_once()

@@ -4,7 +4,6 @@ import os
 
 import pytest
 
-from arrag.cli.main import main
 from arrag.utils.errors import ArragError
 from arrag.utils.files import write_text
 from arrag.utils.outputs import OWNER, atomic_path, check_replaceable
@@ -86,13 +85,3 @@ def test_a_failed_write_leaves_everything(tmp_path):
         folder.mkdir()
         raise RuntimeError
     assert (tmp_path / "out" / "inner" / "meta.json").exists()
-
-
-def test_a_command_does_not_replace_its_input(tmp_path, capsys):
-    questions = tmp_path / "q.csv"
-    questions.write_text("kept")
-    for out in (tmp_path, questions):
-        command = ["score", "dpg", "--questions", str(questions), "--answers", str(questions)]
-        assert main([*command, "--out", str(out)]) == 2
-        assert "reads" in capsys.readouterr().err
-    assert questions.read_text() == "kept"

@@ -57,7 +57,6 @@ def images(folder):
     return {p: p.stat().st_mtime_ns for p in folder.glob("[0-9]*/samples/[0-9]*.png")}
 
 
-@pytest.mark.slow
 def test_the_workflow_in_parts_makes_the_files_of_single_jobs(project):
     config = load_config("config/micro.yaml")
     layout = Layout(config)
