@@ -23,10 +23,10 @@ SHELL = re.compile(r"\bshell:\n((?: +\".*\n)+)")
 # Numbers, the words of ``options()``, which quotes them, and names that the configuration's pattern
 # or a rule's own constraint keeps free of what a shell reads.
 UNQUOTED = {
-    "params": "ceiling each exclude images images_per_prompt judge key lists metric number options "
+    "params": "ceiling exclude images images_per_prompt judge key lists metric number options "
     "rules seed settings steps",
     "resources": "batch_size gpu join method shard_size workers",
-    "wildcards": "benchmark codebook grid judge kind metric part parts table",
+    "wildcards": "benchmark codebook grid kind metric name number part parts",
 }
 
 
