@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from arrag.data.decontamination import NEAR, Decontaminator
 from arrag.data.encode import encode_source
-from arrag.data.fingerprint import fingerprint
+from arrag.data.images import fingerprint
 from arrag.data.micro.world import World
 from arrag.data.token_store import TokenStore
 from arrag.utils.errors import ArragError, FormatError, MismatchError, MissingError, UsageError
