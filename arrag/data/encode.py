@@ -115,10 +115,7 @@ class _Omitted:
 
     def __init__(self, folder: Path, tests: Decontaminator | None) -> None:
         self.folder, self.tests = folder, tests
-        self.skipped, self.excluded = (
-            read_omitted(folder / name) if (folder / name).exists() else []
-            for name in (SKIPPED, EXCLUDED)
-        )
+        self.skipped, self.excluded = (read_omitted(folder / n) for n in (SKIPPED, EXCLUDED))
         self._written = (len(self.skipped), len(self.excluded))
 
     def filter(self, images: Iterator[Decoded]) -> Iterator[Decoded]:

@@ -26,7 +26,14 @@ from arrag.data.clip import OpenClip
 from arrag.data.images import Decoded, decode_all
 from arrag.data.sources import Items, open_source
 from arrag.data.token_store import TokenStore
-from arrag.retrieval.meta import META, REBUILD, FileInfo, check_files, describe_files
+from arrag.retrieval.meta import (
+    META,
+    REBUILD,
+    FileInfo,
+    check_files,
+    check_identity,
+    describe_files,
+)
 from arrag.utils.errors import FormatError, MismatchError, UsageError
 from arrag.utils.files import read_model
 from arrag.utils.outputs import atomic_path
@@ -119,7 +126,7 @@ def build_image_index(
                     features.append(found.cpu().float().numpy())
                     bar.update(len(batch))
                 writer.write(part, lambda to, rows=features: np.save(to, np.concatenate(rows)))
-        writer.write(work / FEATURES, lambda to: _join(parts, to))
+        writer.write(work / FEATURES, lambda to: np.concatenate([*map(np.load, parts)]).tofile(to))
     for part in parts:
         part.unlink(missing_ok=True)
     size = (work / FEATURES).stat().st_size
@@ -136,12 +143,6 @@ def build_image_index(
     with disk_space(out), atomic_path(out) as path:
         os.replace(work, path)
     return meta
-
-
-def _join(parts: Sequence[Path], to: Path) -> None:
-    with open(to, "wb") as file:
-        for part in parts:
-            file.write(np.load(part).tobytes())
 
 
 def _stored(items: Items, store: TokenStore, source: str) -> Items:
@@ -186,14 +187,8 @@ class ImageIndex:
         path = Path(path)
         self.path, self.store = path, store
         self.meta = read_model(path / META, ImageIndexMeta, REBUILD)
-        for field, ours in {"store_digest": store.digest, "model_digest": model_digest}.items():
-            if getattr(self.meta, field) != ours:
-                raise MismatchError(
-                    f"is {getattr(self.meta, field)}, but {ours} is in use",
-                    path=path / META,
-                    field=field,
-                    hint="build the image index again from that store and model",
-                )
+        expected = {"store_digest": store.digest, "model_digest": model_digest}
+        check_identity(path, self.meta, expected, "that store and model")
         check_files(path, self.meta.files)
         shape = (self.meta.images, self.meta.dimension)
         size = (path / FEATURES).stat().st_size if (path / FEATURES).is_file() else None
@@ -226,8 +221,9 @@ class ImageIndex:
             MismatchError: Queries of another dimension.
         """
         vectors = self._checked(queries, k)
-        best = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in vectors]
-        banned = [self._rows.get(key, _NO_IMAGES) for key in own or [None] * len(vectors)]
+        nothing = np.empty(0, np.int64)
+        best = [(nothing.astype(np.float32), nothing) for _ in vectors]
+        banned = [self._rows.get(key, nothing) for key in own or [None] * len(vectors)]
         for start in range(0, len(self.features), BLOCK_ROWS):
             block = np.asarray(self.features[start : start + BLOCK_ROWS])
             for q, vector in enumerate(vectors):
@@ -274,9 +270,6 @@ class ImageIndex:
                 hint="check what computed it",
             )
         return (vectors / lengths).astype(np.float32)
-
-
-_NO_IMAGES = np.empty(0, np.int64)
 
 
 def _merged(
