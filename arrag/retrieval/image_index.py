@@ -126,7 +126,7 @@ def build_image_index(
                     features.append(found.cpu().float().numpy())
                     bar.update(len(batch))
                 writer.write(part, lambda to, rows=features: np.save(to, np.concatenate(rows)))
-        writer.write(work / FEATURES, lambda to: np.concatenate([*map(np.load, parts)]).tofile(to))
+        writer.write(work / FEATURES, lambda to: _join(parts, to))
     for part in parts:
         part.unlink(missing_ok=True)
     size = (work / FEATURES).stat().st_size
@@ -143,6 +143,12 @@ def build_image_index(
     with disk_space(out), atomic_path(out) as path:
         os.replace(work, path)
     return meta
+
+
+def _join(parts: Sequence[Path], to: Path) -> None:
+    with open(to, "wb") as file:
+        for part in parts:
+            np.load(part).tofile(file)
 
 
 def _stored(items: Items, store: TokenStore, source: str) -> Items:

@@ -7,10 +7,11 @@ from pathlib import Path
 import hub_server
 import pytest
 from hub_server import COMMIT, FILES, TOKEN
+from refusals import refused
 
 from arrag.config.hub import FOLDER, Reference, local, parse, reference_of, wanted
 from arrag.data.hub import fetch_hub, manifest_path
-from arrag.utils.errors import ArragError, FormatError, MissingError
+from arrag.utils.errors import FormatError, MissingError
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_no_pickle_unless_it_is_named():
     assert wanted(FILES) == ["config.json", "model.safetensors"]
     assert "pytorch_model.bin" in wanted(FILES, ["*.bin"])
     for names, also in ((FILES, ["other.bin"]), (["model.bin", ".gitattributes"], [])):
-        with pytest.raises(ArragError):
+        with refused():
             wanted(names, also)
     names = ["a/model.safetensors", "a/config.json", "b/model.safetensors", "images.zip"]
     assert wanted(names, ["a/*"]) == ["a/config.json", "a/model.safetensors"]
@@ -121,9 +122,9 @@ def test_what_is_wanted_is_downloaded_and_nothing_else(hub, tmp_path):
 def test_what_cannot_be_had_is_one_error_without_the_token(hub, tmp_path, mode):
     hub.mode = mode
     endpoint = NOWHERE if mode == "unreachable" else hub.url
-    with pytest.raises(MissingError) as caught:
+    with refused(MissingError) as caught:
         fetch_hub(REFERENCE, tmp_path / "out", cache=tmp_path / "cache", endpoint=endpoint)
-    assert "https://huggingface.co/owner/name" in caught.value.field and caught.value.hint
+    assert "https://huggingface.co/owner/name" in caught.value.field
     assert ("gated" in caught.value.message) is (mode == "gated")
     assert TOKEN not in str(caught.value) and caught.value.__suppress_context__
     assert not (tmp_path / "out").exists()
@@ -131,19 +132,15 @@ def test_what_cannot_be_had_is_one_error_without_the_token(hub, tmp_path, mode):
 
 def test_a_named_zip_is_unpacked_inside_the_folder(cache, tmp_path):
     snapshot = cache / f"models--owner--name/snapshots/{COMMIT}"
-    for name, members in {
-        "images": ("animals/a.jpg", "people/b.jpg"),
-        "own": ("own/c.jpg",),
-    }.items():
+    for name, member in (("images", "animals/a.jpg"), ("own", "own/c.jpg")):
         with zipfile.ZipFile(snapshot / f"{name}.zip", "w") as zipped:
-            for member in members:
-                zipped.writestr(member, member.encode())
+            zipped.writestr(member, member.encode())
     reference = Reference("owner/name", "main", ("*.zip",))
     fetch_hub(reference, tmp_path / "out", cache=cache, endpoint=NOWHERE)
     for file in ("images/animals/a.jpg", "own/c.jpg"):
         assert (tmp_path / "out" / file).read_bytes().decode() in file
     with zipfile.ZipFile(snapshot / "own.zip", "w") as zipped:
         zipped.writestr("../c.jpg", b"c")
-    with pytest.raises(FormatError) as caught:
+    with refused(FormatError):
         fetch_hub(reference, tmp_path / "out2", cache=cache, endpoint=NOWHERE)
-    assert "own.zip" in caught.value.message and not (tmp_path / "out2").exists()
+    assert not (tmp_path / "out2").exists()
