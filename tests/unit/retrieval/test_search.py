@@ -19,6 +19,7 @@ from patch_indexes import (
     random_store,
     smooth_grids,
 )
+from refusals import refused
 
 import arrag.retrieval.base
 from arrag.retrieval.index import open_index
@@ -100,11 +101,9 @@ def test_positions_left_out_by_the_border_rule_get_absent_slots(opened, mode):
     found = opened(mode).search(codes, codes == 0, torch.tensor([0, 13, 23, 24]), 3)
     assert found.distances.shape == found.codes.shape == found.entries.shape == (2, 4, 3)
     assert (found.distances.dtype, found.codes.dtype) == (torch.float32, torch.int64)
-    for slot in (0, 2, 3):
-        assert (found.distances[:, slot] == math.inf).all()
-        assert (found.codes[:, slot] == -1).all() and (found.entries[:, slot] == -1).all()
-    assert (found.codes[:, 1] >= 0).all()
-    assert (opened(mode).search(codes, codes == 0, torch.tensor([5]), 3).entries == -1).all()
+    absent = torch.tensor([True, False, True, True])[None, :, None].expand(2, 4, 3)
+    assert torch.equal(found.distances == math.inf, absent)
+    assert torch.equal(found.codes == -1, absent) and torch.equal(found.entries == -1, absent)
 
 
 @MODES
@@ -199,13 +198,12 @@ def test_wrong_queries_are_refused(opened, mode):
     codes = torch.zeros(1, 12, 12, dtype=torch.int64)
     at = torch.tensor([14])
     for k in (0, 400 * 110 + 1):
-        with pytest.raises(UsageError) as error:
+        with refused(UsageError, field="k"):
             index.search(codes, codes == 0, at, k)
-        assert error.value.field == "k"
     for query in (64, -2):
-        with pytest.raises(MismatchError):
+        with refused(MismatchError):
             index.search_keys(torch.full((1, 4), query), 1)
-    with pytest.raises(MismatchError):
+    with refused(MismatchError):
         index.search(codes[..., 1:], codes[..., 1:] == 0, at, 1)
     unknown = index.search(codes + 64, codes != 0, at, 1)  # not generated, so not looked at
     assert unknown.entries.shape == (1, 1, 1)
