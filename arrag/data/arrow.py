@@ -6,7 +6,7 @@ and damage is named with its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -110,34 +110,33 @@ def parquet_rows(path: Path, label: str) -> Items:
     with file:
         column, row = image_column(file.schema_arrow, path), 0
         for number in range(file.num_row_groups):
-            group = _RowGroup(file, number, column, path)
+            load = _row_group(file, number, column, path)
             for i in range(file.metadata.row_group(number).num_rows):
-                yield f"{label}/{row}", partial(group.load, i)
+                yield f"{label}/{row}", partial(load, i)
                 row += 1
 
 
-class _RowGroup:
-    """One group of rows; nothing is read before the first row is loaded."""
+def _row_group(
+    file: pq.ParquetFile, number: int, column: str, path: Path
+) -> Callable[[int], Payload]:
+    """A function that loads a row of a group. Rows must be asked for in ascending order."""
+    batches = file.iter_batches(ROWS_AT_ONCE, row_groups=[number], columns=[column])
+    first, cells = 0, []
 
-    def __init__(self, file: pq.ParquetFile, number: int, column: str, path: Path) -> None:
-        self._path, self._number = path, number
-        self._batches: Iterator = file.iter_batches(
-            ROWS_AT_ONCE, row_groups=[number], columns=[column]
-        )
-        self._first, self._cells = 0, []
-
-    def load(self, row: int) -> Payload:
-        """Rows must be asked for in ascending order."""
+    def load(row: int) -> Payload:
+        nonlocal first, cells
         try:
-            while row >= self._first + len(self._cells):
-                self._first += len(self._cells)
-                if (batch := next(self._batches, None)) is None:
+            while row >= first + len(cells):
+                first += len(cells)
+                if (batch := next(batches, None)) is None:
                     raise EOFError("it has fewer rows than it says")
-                self._cells = batch.column(0)
-                self._cells.validate(full=True)
+                cells = batch.column(0)
+                cells.validate(full=True)
         except DAMAGE as error:
-            raise broken(self._path, f"row group {self._number}", error) from None
-        return _payload(self._cells, row - self._first, self._path)
+            raise broken(path, f"row group {number}", error) from None
+        return _payload(cells, row - first, path)
+
+    return load
 
 
 def image_column(schema: pa.Schema, path: Path) -> str:

@@ -45,13 +45,10 @@ def encode_source(
     in ``excluded.json``, each with the reason.
 
     Args:
-        source: See ``open_source``.
+        source, limit, assets: See ``open_source``.
         checkpoint: The tokenizer.
         out: Directory of the store.
-        batch_size: Images encoded at once.
-        shard_size: Images of a shard.
-        limit: At most so many images of the source.
-        assets: Assets of the micro world.
+        batch_size, shard_size: Images encoded at once, and images of a shard.
         exclude: Sources of test images whose copies are left out.
         workers: Processes that decode; their number changes nothing in the store.
         only: Keys of the images wanted; the others are not read.
@@ -59,9 +56,6 @@ def encode_source(
 
     Returns:
         The numbers of images stored, skipped and excluded, the grid and the store.
-
-    Raises:
-        ArragError: The source, the tokenizer or the test images cannot be used.
     """
     tokenizer = load_tokenizer(checkpoint, default_device())
     items = open_source(source, limit, assets)

@@ -78,12 +78,10 @@ def build_image_index(
 
     Args:
         store: The token store.
-        source: See ``open_source``; several in the order of the store.
+        source, limit, assets: See ``open_source``; several sources in the order of the store.
         clip: The model.
         out: Folder to write.
-        limit: See ``open_source``.
-        assets: See ``open_source``.
-        batch_size: Images encoded together.
+        batch_size: Images encoded together; rounding depends on it.
         workers: Further processes that decode images.
 
     Returns:

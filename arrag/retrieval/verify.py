@@ -35,14 +35,12 @@ def verify_index(
     """Read every byte of store and index, then search for the neighbourhoods of random patches.
 
     Args:
-        path: Folder of the index.
-        codes: Folder of its store.
-        queries: How many random patches.
+        path, codes: Folders of the index and of its store.
+        queries, seed: How many random patches, and the seed of the random choices.
         k: Entries to find.
         nprobe: Lists to visit instead of the stored number.
         known: Share of the neighbours that a query knows, chosen at random; masked decoding asks
             with half-known neighbourhoods.
-        seed: Of the random choices.
 
     Returns:
         ``recall``: the share of the k entries found that are as near as the k nearest of an exact
