@@ -47,8 +47,7 @@ class FaissIndex(PatchIndex):
     file = FILE
 
     def _load(self) -> None:
-        self._index = _read_index(self.path / self.file)
-        _check_dimension(self._index, self.path / self.file, self.store, self.meta)
+        self._index = _read_index(self.path / self.file, self.store, self.meta)
         if self.nprobe is not None:
             set_nprobe(self._index, self.nprobe, self.path / self.file)
         self._positions = np.flatnonzero(self.inside.numpy())  # [E]
@@ -134,8 +133,7 @@ class PublishedIndex(FaissIndex):
         """Link the two files; raises an ArragError if they do not fit each other or the store."""
         folder = options.published
         assert folder is not None
-        index, codes = _read_index(folder / PUBLISHED), _read_codes(folder)
-        _check_dimension(index, folder / PUBLISHED, store, meta)
+        index, codes = _read_index(folder / PUBLISHED, store, meta), _read_codes(folder)
         if len(codes) != index.ntotal:
             raise MismatchError(
                 f"holds {len(codes)} codes for {index.ntotal} entries of {PUBLISHED}",
@@ -238,15 +236,23 @@ def one_thread() -> Iterator[None]:
         faiss.omp_set_num_threads(threads)
 
 
-def _read_index(path: Path) -> Any:
+def _read_index(path: Path, store: TokenStore, meta: IndexMeta) -> Any:
     if not path.is_file():
         raise MissingError("no such file", path=path, hint=AGAIN)
     try:
-        return faiss.read_index(str(path))
+        index = faiss.read_index(str(path))
     except (RuntimeError, MemoryError) as error:
-        raise FormatError(
-            f"FAISS cannot read it ({_reason(error)})", path=path, hint=AGAIN
-        ) from None
+        message = f"FAISS cannot read it ({_reason(error)})"
+        raise FormatError(message, path=path, hint=AGAIN) from None
+    dimension = KeyExtractor(store, meta.neighborhood).dimension
+    if index.d != dimension:
+        raise MismatchError(
+            f"its keys have {index.d} dimensions, {meta.neighborhood.context} neighbourhoods of "
+            f"this codebook have {dimension}",
+            path=path,
+            hint="use the context and the tokenizer it was made with",
+        )
+    return index
 
 
 def _write_index(index: Any, path: Path) -> None:
@@ -264,23 +270,9 @@ def _read_codes(folder: Path) -> np.ndarray:
     path = folder / PUBLISHED_CODES
     codes = read_npy(path, AGAIN, "ui").squeeze()
     if codes.ndim != 1:
-        raise FormatError(
-            f"holds {codes.dtype} {list(codes.shape)}, expected one code an entry",
-            path=path,
-            hint=AGAIN,
-        )
+        message = f"holds {codes.dtype} {list(codes.shape)}, expected one code an entry"
+        raise FormatError(message, path=path, hint=AGAIN)
     return codes
-
-
-def _check_dimension(index: Any, path: Path, store: TokenStore, meta: IndexMeta) -> None:
-    dimension = KeyExtractor(store, meta.neighborhood).dimension
-    if index.d != dimension:
-        raise MismatchError(
-            f"its keys have {index.d} dimensions, {meta.neighborhood.context} neighbourhoods of "
-            f"this codebook have {dimension}",
-            path=path,
-            hint="use the context and the tokenizer it was made with",
-        )
 
 
 def _fields(path: Path, names: list[str], entries: int) -> Fields:

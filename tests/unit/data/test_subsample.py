@@ -15,7 +15,7 @@ from arrag.data.subsample import SubsampleSpec, list_images, name_of, number, su
 from arrag.data.token_store import TokenStore
 from arrag.utils.errors import FormatError, MismatchError
 from arrag.utils.files import read_json
-from arrag.utils.globs import files_of, is_tars, num_source_parts, source_part
+from arrag.utils.globs import is_tars, source_part
 
 NAMES = [f"{i:05d}.png" for i in range(60)]
 
@@ -87,18 +87,6 @@ def test_what_cannot_be_chosen_from_is_refused(tmp_path):
     ):
         with refused(kind):
             subsample_corpus([path], out, images, seed)
-
-
-def test_parts_are_all_files_once_and_need_not_be_there():
-    source = "nowhere/{00..22}.tar"
-    for parts in (1, 2, 7, 23):
-        files = [f for i in range(parts) for f in files_of(source_part(source, i, parts))]
-        assert files == [f"nowhere/{i:02d}.tar" for i in range(23)]
-    for images, parts in {1: 1, 10: 1, 11: 2, 230: 23, 9999: 23, None: 23}.items():
-        assert num_source_parts(source, images, 10) == parts
-    for bad, parts in ((source, 24), ("{a,b}/0.tar", 1)):
-        with refused():
-            source_part(bad, 0, parts)
 
 
 def test_jobs_encode_their_parts_and_the_whole_is_the_subsample_without_test_images(
