@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,37 +33,14 @@ class Mask2FormerDetector:
     """transformers' Mask2Former with mmdetection's pre- and post-processing."""
 
     def __init__(self, model: torch.nn.Module, classes: list[str], name: str, digest: str) -> None:
-        self.device = torch.device(default_device())
-        self.model = model.eval().to(self.device)
-        self.classes = classes
-        self.name = name
-        self.digest = digest
+        self.model, self.classes, self.name, self.digest = model, classes, name, digest
 
     @classmethod
     def load(cls, path: str | Path) -> Mask2FormerDetector:
-        """Load a local transformers checkpoint; no network is used.
-
-        Raises:
-            FormatError: A weight is unreadable or missing. transformers would fill a missing one
-                with random numbers and only warn.
-        """
+        """Load a local transformers checkpoint; no network is used."""
         from transformers import Mask2FormerForUniversalSegmentation
 
-        try:
-            model, report = Mask2FormerForUniversalSegmentation.from_pretrained(
-                str(path), local_files_only=True, output_loading_info=True
-            )
-        except Exception as error:  # transformers and safetensors raise a dozen types here
-            message = f"the Mask2Former weights cannot be read ({error})"
-            raise FormatError(message, path=path, hint="fetch them again") from error
-        absent = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-        if absent:
-            raise FormatError(
-                f"{len(absent)} Mask2Former weights are missing or of another shape",
-                path=path,
-                field=absent[0],
-                hint="fetch the checkpoint that belongs to its config.json",
-            )
+        model = load_whole_model(Mask2FormerForUniversalSegmentation, path)
         labels = model.config.id2label
         names = [labels[i] for i in range(len(labels))]
         classes = [GENEVAL_NAMES.get(name, name) for name in names]
@@ -77,7 +55,7 @@ class Mask2FormerDetector:
             groups[image.shape].append(i)
         found: list[list[Detection]] = [[] for _ in images]
         for (height, width, _), members in groups.items():
-            batch = torch.from_numpy(np.stack([images[i] for i in members])).to(self.device)
+            batch = torch.from_numpy(np.stack([images[i] for i in members])).to(self.model.device)
             pixels, resized = preprocess(batch)
             output = self.model(pixel_values=pixels)
             for i, class_logits, mask_logits in zip(
@@ -86,6 +64,27 @@ class Mask2FormerDetector:
                 masks = _to_image(mask_logits, pixels.shape[-2:], resized, (height, width))
                 found[i] = instances(class_logits, masks, self.classes)
         return found
+
+
+def load_whole_model(model_class: Any, path: str | Path) -> Any:
+    """Load a model of transformers from a local folder, for inference on the default device.
+
+    Raises:
+        FormatError: A weight is unreadable, missing or of another shape. transformers would fill a
+            missing one with random numbers and only warn.
+    """
+    try:
+        model, report = model_class.from_pretrained(
+            str(path), local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # transformers and safetensors raise a dozen types here
+        message = f"cannot be read by {model_class.__name__} ({error})"
+        raise FormatError(message, path=path, hint="fetch it again") from error
+    if absent := [*sorted(report["missing_keys"]), *sorted(map(str, report["mismatched_keys"]))]:
+        message = f"{len(absent)} weights are missing or of another shape"
+        hint = "fetch the checkpoint that belongs to its config.json"
+        raise FormatError(message, path=path, field=absent[0], hint=hint)
+    return model.eval().to(default_device())
 
 
 def preprocess(batch: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
