@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from arrag.metrics.types import GENEVAL_NAMES, Box, Detection
+from arrag.utils.checkpoint import load_pretrained, loading
 from arrag.utils.device import default_device
-from arrag.utils.errors import FormatError
 from arrag.utils.hashing import tree_digest
 
 # mmdetection 2.x, mask2former_*_lsj_8x2_50e_coco, test pipeline: keep-ratio resize, pad, normalise.
@@ -40,7 +39,11 @@ class Mask2FormerDetector:
         """Load a local transformers checkpoint; no network is used."""
         from transformers import Mask2FormerForUniversalSegmentation
 
-        model = load_whole_model(Mask2FormerForUniversalSegmentation, path)
+        with loading(path, "a Mask2Former of transformers"):
+            model = load_pretrained(
+                Mask2FormerForUniversalSegmentation, Path(path), "float32", leave_out=("",)
+            )
+        model = model.eval().to(default_device())
         labels = model.config.id2label
         names = [labels[i] for i in range(len(labels))]
         classes = [GENEVAL_NAMES.get(name, name) for name in names]
@@ -64,27 +67,6 @@ class Mask2FormerDetector:
                 masks = _to_image(mask_logits, pixels.shape[-2:], resized, (height, width))
                 found[i] = instances(class_logits, masks, self.classes)
         return found
-
-
-def load_whole_model(model_class: Any, path: str | Path) -> Any:
-    """Load a model of transformers from a local folder, for inference on the default device.
-
-    Raises:
-        FormatError: A weight is unreadable, missing or of another shape. transformers would fill a
-            missing one with random numbers and only warn.
-    """
-    try:
-        model, report = model_class.from_pretrained(
-            str(path), local_files_only=True, output_loading_info=True
-        )
-    except Exception as error:  # transformers and safetensors raise a dozen types here
-        message = f"cannot be read by {model_class.__name__} ({error})"
-        raise FormatError(message, path=path, hint="fetch it again") from error
-    if absent := [*sorted(report["missing_keys"]), *sorted(map(str, report["mismatched_keys"]))]:
-        message = f"{len(absent)} weights are missing or of another shape"
-        hint = "fetch the checkpoint that belongs to its config.json"
-        raise FormatError(message, path=path, field=absent[0], hint=hint)
-    return model.eval().to(default_device())
 
 
 def preprocess(batch: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:

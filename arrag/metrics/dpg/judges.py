@@ -17,12 +17,12 @@ from PIL import Image
 
 from arrag.data.questions import Question
 from arrag.metrics.base import library_versions, load_detector
-from arrag.metrics.detectors.mask2former import load_whole_model
 from arrag.metrics.dpg.answers import VqaJudge
 from arrag.metrics.geneval.judge import keep_detections, relations
 from arrag.metrics.types import ColorNamer, Detector
-from arrag.utils.errors import FormatError, MismatchError, MissingError, UsageError
-from arrag.utils.files import read_json
+from arrag.utils.checkpoint import load_pretrained, loading
+from arrag.utils.device import default_device
+from arrag.utils.errors import MismatchError, MissingError, UsageError
 from arrag.utils.hashing import tree_digest
 from arrag.utils.registry import Registry
 
@@ -58,9 +58,9 @@ def open_judge(
     if name == "rules":
         from arrag.metrics.color import ColorClassifier
 
-        for option, given in (("--detector", detector), ("--color", color)):
-            if given is None:
-                raise UsageError("is missing; judging images needs it", field=option)
+        if detector is None or color is None:
+            option = "--detector" if detector is None else "--color"
+            raise UsageError("is missing; judging images needs it", field=option)
         return RuleJudge(load_detector(detector), ColorClassifier(color))
     return VQA_JUDGES.get(name)() if name in VQA_JUDGES else TransformersJudge(name)
 
@@ -71,15 +71,13 @@ class TransformersJudge:
     def __init__(self, path: str | Path) -> None:
         from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
-        read_json(Path(path) / "config.json")
-        try:
+        hint = "give a folder with config.json, model.safetensors and the processor's files"
+        with loading(path, "a VQA model of transformers", hint):
+            model = load_pretrained(
+                AutoModelForVisualQuestionAnswering, Path(path), "float32", leave_out=("",)
+            )
             self.processor = AutoProcessor.from_pretrained(str(path), local_files_only=True)
-        except Exception as error:  # transformers raises a dozen types here
-            hint = "give a folder with config.json, model.safetensors and the processor's files"
-            message = f"its processor cannot be read ({error})"
-            raise FormatError(message, path=path, hint=hint) from error
-        self.model = load_whole_model(AutoModelForVisualQuestionAnswering, path)
-        self.device = self.model.device
+        self.model = model.eval().to(default_device())
         self.name = f"{self.model.config.model_type}:{Path(path).name}"
         self.digest = tree_digest(path)
         self.versions = library_versions("torch", "transformers", "pillow")
@@ -91,7 +89,9 @@ class TransformersJudge:
         return [self._one(picture, question.question) for question in questions]
 
     def _one(self, picture: Image.Image, question: str) -> str:
-        inputs = self.processor(images=picture, text=question, return_tensors="pt").to(self.device)
+        inputs = self.processor(images=picture, text=question, return_tensors="pt").to(
+            self.model.device
+        )
         if self.model.can_generate():
             tokens = self.model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
             return self.processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
