@@ -15,7 +15,7 @@ from refusals import refused
 from safetensors.numpy import load_file
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from arrag.metrics import features as module
+from arrag.metrics import features as feature_cache
 from arrag.metrics.base import ScoreOptions
 from arrag.metrics.extractors import INCEPTION, open_extractor
 from arrag.metrics.preprocess import ClipSquare, Resize299
@@ -229,7 +229,7 @@ class Means:
 
 
 def extract(source, extractor, cache=None, **options):
-    return module.extract(source, extractor, ScoreOptions(cache=cache, **options))
+    return feature_cache.extract(source, extractor, ScoreOptions(cache=cache, **options))
 
 
 def means(digest="d" * 64, mode="clean"):
