@@ -84,6 +84,49 @@ def verify_index(
     }
 
 
+def nearest_patches(index: PatchIndex, image: int, row: int, column: int, k: int) -> dict[str, Any]:
+    """Search with the full neighbourhood of a stored patch, which is found at distance 0.
+
+    Args:
+        index: The index to search.
+        image: Number of the image in the store.
+        row: Row of the patch, from 0.
+        column: Column of the patch, from 0.
+        k: Patches to return.
+
+    Returns:
+        ``nearest``, best first: distance, code, entry, and the image's name, row and column if the
+        index knows them; and ``border_share``.
+
+    Raises:
+        UsageError: ``image``, ``row`` or ``column`` is out of range.
+    """
+    store, (rows, columns) = index.store, index.store.grid
+    for name, value, size in (
+        ("image", image, len(store)),
+        ("row", row, rows),
+        ("col", column, columns),
+    ):
+        if not 0 <= value < size:
+            raise UsageError(f"found {value}", field=f"--{name}", hint=f"give 0 to {size - 1}")
+    codes = torch.from_numpy(store.grids(np.array([image])).astype(np.int64))  # [1, H, W]
+    position = torch.tensor([row * columns + column])  # [P=1]
+    hits = index.search(codes, torch.ones_like(codes, dtype=torch.bool), position, k)
+    parts = (part[0, 0].tolist() for part in (hits.distances, hits.codes, hits.entries))
+    located = index.meta.mode != "official"  # whose files do not say of which image an entry is
+    nearest = []
+    for distance, code, entry in zip(*parts, strict=True):
+        if entry < 0:  # fewer than k were found
+            break
+        found = {"distance": round(distance, 6), "code": code, "entry": entry}
+        if located:
+            other, flat = divmod(entry, rows * columns)
+            found |= {"key": store.keys(other), "row": flat // columns, "col": flat % columns}
+        nearest.append(found)
+    share = {"border_share": border_share(index, hits.entries.numpy())} if located else {}
+    return {**share, "nearest": nearest}
+
+
 def border_share(index: PatchIndex, entries: np.ndarray) -> float | None:
     """Share of some entries, absent ones left out, whose neighbourhood leaves the grid."""
     height, width = index.store.grid

@@ -99,10 +99,10 @@ def write_figure5(
         generator = open_method(name)
         label = config.method(name).label
         codes = _generate_codes(generator, prompts, config)
-        drawn[label], pictures[label] = codes.numpy(), generator.tokenizer.decode(codes)
+        drawn[label], pictures[label] = codes.numpy(), generator.image_tokenizer.decode(codes)
         if name == methods[0]:
             shown = torch.from_numpy(grids[: len(prompts)].astype("int64"))
-            pictures = {"reference": generator.tokenizer.decode(shown), **pictures}
+            pictures = {"reference": generator.image_tokenizer.decode(shown), **pictures}
     found = measure(drawn, prompts, grids, references, others, store.codebook)
     figure5(found, pictures, out.with_suffix(""))
     means = {f"{a} {b} {c}": e.value for (a, b, c), e in found.estimates().items() if b == "share"}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from fit_codebook import to_patches
 
-from arrag.cli.micro_train.codebook import to_patches
 from arrag.data.micro.world import TASKS, World
 from arrag.metrics.base import load_detector
 from arrag.metrics.color import ColorClassifier
