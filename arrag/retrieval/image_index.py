@@ -226,7 +226,7 @@ class ImageIndex:
         """
         vectors = self._checked(queries, k)
         nothing = np.empty(0, np.int64)
-        best = [(nothing.astype(np.float32), nothing) for _ in vectors]
+        best = [(np.full(k, -np.inf, np.float32), np.full(k, -1)) for _ in vectors]
         banned = [self._rows.get(key, nothing) for key in own or [None] * len(vectors)]
         for start in range(0, len(self.features), BLOCK_ROWS):
             block = np.asarray(self.features[start : start + BLOCK_ROWS])
@@ -236,10 +236,8 @@ class ImageIndex:
                 here = banned[q][(banned[q] >= start) & (banned[q] < start + len(block))]
                 rough[here - start] = -np.inf
                 best[q] = _merged(best[q], block, rough, vector, start, k)
-        cosines = np.full((len(vectors), k), -np.inf, np.float32)
-        images = np.full((len(vectors), k), -1, np.int64)
-        for q, (values, numbers) in enumerate(best):
-            cosines[q, : len(values)], images[q, : len(values)] = values, numbers
+        cosines = np.array([values for values, _ in best], np.float32).reshape(-1, k)
+        images = np.array([numbers for _, numbers in best], np.int64).reshape(-1, k)
         return torch.from_numpy(cosines), torch.from_numpy(images)
 
     @cached_property
@@ -289,11 +287,9 @@ def _merged(
     rough: cosines [rows] whose rounding depends on a row's place in the block, so that equal images
     would not tie; those that may get in are computed anew in float64.
     """
-    least = -np.inf
+    least = best[0][-1] - ROUGH
     if k < len(rough):
-        least = np.partition(rough, -k)[-k] - ROUGH
-    if len(best[0]) == k:
-        least = max(least, best[0][-1] - ROUGH)
+        least = max(least, np.partition(rough, -k)[-k] - ROUGH)
     found = np.flatnonzero((rough >= least) & (rough > -np.inf))
     exact = (block[found].astype(np.float64) * vector).sum(axis=1).astype(np.float32)
     values = np.concatenate([best[0], exact])
