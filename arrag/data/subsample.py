@@ -53,7 +53,7 @@ class SubsampleSpec(BaseModel):
     @classmethod
     def read(cls, path: str | Path) -> SubsampleSpec:
         """Read what ``subsample_corpus`` wrote."""
-        return read_model(path, cls, hint="make it with `arrag corpus choose`")
+        return read_model(path, cls, hint="make it with `arrag db subsample`")
 
 
 def number(name: str, seed: int) -> int:

@@ -124,7 +124,7 @@ def fetch_assets(out: str | Path) -> dict:
 def load_assets(path: str | Path) -> dict[str, np.ndarray]:
     """Read ``assets.npz`` from the directory ``path``."""
     file = Path(path) / "assets.npz"
-    fetch = f"fetch it with `arrag fetch --out {path}`"
+    fetch = f"fetch it with `arrag assets get micro --out {path}`"
     if not file.is_file():
         raise MissingError("no such file", path=file, hint=fetch)
     return read_npz(file, f"delete {path} and {fetch}")

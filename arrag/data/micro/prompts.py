@@ -83,7 +83,7 @@ def metadata_of(caption: str) -> dict:
     else:
         raise FormatError(
             f"{caption!r} is no caption of the micro world",
-            hint="use its own classes, colours and relations, as `arrag micro prompts` does",
+            hint="use its own classes, colours and relations, as benchmarks/geneval_micro.jsonl does",
         )
     return describe(tag, include) | {"prompt": caption}
 

@@ -76,8 +76,8 @@ def test_names_that_do_not_tell_images_apart_are_completed_by_the_file(tmp_path)
 def test_what_cannot_be_chosen_from_is_refused(tmp_path):
     source, listed = write_tars(tmp_path / "a", [NAMES]), tmp_path / "l.npz"
     bad, out = tmp_path / "x.npz", tmp_path / "c.json"
-    assert main(["corpus", "list", source, "--out", str(listed)]) == 0
-    assert main(["corpus", "choose", str(listed), "--images", "61", "--out", str(out)]) == 2
+    assert main(["db", "scan", source, "--out", str(listed)]) == 0
+    assert main(["db", "subsample", str(listed), "--images", "61", "--out", str(out)]) == 2
     assert not out.exists()
     np.savez(bad, seed=np.array([0.5]), inside=np.zeros(3), whole=np.zeros(3))
     for path, images, seed, kind in (

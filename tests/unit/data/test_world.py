@@ -127,7 +127,7 @@ def test_assets_missing_or_damaged(tmp_path):
     (tmp_path / "assets.npz").write_bytes(b"PK\x03\x04 half a file")
     with refused() as caught:
         World(tmp_path)
-    assert "arrag fetch" in str(caught.value)
+    assert "arrag assets get" in str(caught.value)
 
 
 @pytest.mark.parametrize("index", [True, False])
