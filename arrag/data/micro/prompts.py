@@ -83,7 +83,7 @@ def metadata_of(caption: str) -> dict:
     else:
         raise FormatError(
             f"{caption!r} is no caption of the micro world",
-            hint="use its own classes, colours and relations, as benchmarks/geneval_micro.jsonl does",
+            hint="use only classes, colours and relations of benchmarks/geneval_micro.jsonl",
         )
     return describe(tag, include) | {"prompt": caption}
 
