@@ -146,7 +146,7 @@ def build_image_index(
 def _join(parts: Sequence[Path], to: Path) -> None:
     with open(to, "wb") as file:
         for part in parts:
-            np.load(part).tofile(file)
+            np.load(part, allow_pickle=False).tofile(file)
 
 
 def _stored(items: Items, store: TokenStore, source: str) -> Items:
