@@ -8,6 +8,7 @@ from typing import Any
 from arrag.cli.common import Count, Seed, Whole, group
 from arrag.pipeline.layout import MICRO_ASSETS
 from arrag.pipeline.records import write_record
+from arrag.utils.registry import import_registering
 
 app = group("db", "Encode images as token stores; sample and join corpora.")
 
@@ -25,6 +26,7 @@ def encode(
     shard_size: Count = 1000,
     batch_size: Count = 64,
     workers: Whole = 0,
+    module: str | None = None,
     assets: Path = MICRO_ASSETS,
 ) -> dict[str, Any]:
     """Encode images as a store of token grids; resumes after a kill.
@@ -43,11 +45,14 @@ def encode(
         shard_size: Images per shard file.
         batch_size: Images at a time.
         workers: Further processes that decode images.
+        module: Dotted name of a module that registers a tokenizer of your own.
         assets: Pictures of the synthetic dataset.
     """
     from arrag.data.encode import encode_source
     from arrag.data.subsample import SubsampleSpec
 
+    if module is not None:
+        import_registering(module)
     counts = encode_source(
         source,
         tokenizer,

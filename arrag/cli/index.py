@@ -109,9 +109,9 @@ def info(index: Path, /) -> dict[str, Any]:
     Args:
         index: Folder of an index.
     """
-    from arrag.utils.files import read_json
+    from arrag.utils.files import read_model
 
-    return read_json(index / "meta.json")
+    return read_model(index / "meta.json", dict[str, Any])
 
 
 @app.command

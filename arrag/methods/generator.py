@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from arrag.methods.decoding import decode_masked, decode_raster, seeded_uniforms
 from arrag.methods.retrieved_images import RetrievedImages
 from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
 from arrag.utils.device import default_device
+from arrag.utils.errors import ConfigError
 from arrag.utils.hashing import tree_digest
-from arrag.utils.registry import import_registering
+from arrag.utils.registry import import_registering, nearest
 
 LOADING = {"kind", "checkpoint", "dtype", "name", "module", "decoding"}
 """Fields of a generator that say what to load; the others are arguments of its decoding loop."""
@@ -98,6 +100,7 @@ class TokenGenerator(ImageGenerator):
         if module is not None:
             import_registering(module)
             kind = settings.name
+            _check_loop_arguments(settings)
         backbone = load_backbone(kind, settings.checkpoint, settings.dtype, device)
         image_tokenizer = load_tokenizer(settings.checkpoint, device)
         weights = {
@@ -140,3 +143,13 @@ class TokenGenerator(ImageGenerator):
             augmentation=self.augmentation,
             **self.settings.model_dump(exclude=LOADING),
         )
+
+
+def _check_loop_arguments(settings: Any) -> None:
+    """Raise ConfigError if a backbone of one's own has keys that its decoding loop lacks."""
+    loop = decode_raster if settings.decoding == "raster" else decode_masked
+    known = {name for name, p in signature(loop).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    for name in settings.model_extra:
+        if name not in known:
+            hint = nearest(name, known - {"augmentation"})
+            raise ConfigError(f"no argument of {loop.__name__}", field=name, hint=hint)

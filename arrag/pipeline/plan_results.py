@@ -141,7 +141,13 @@ class ResultPlan:
                 "source": _source(database),
                 "tokenizer": str(resolved.tokenizer),
                 "shard_size": database.shard_size,
-                "options": options({"images": database.images, "exclude": list(database.exclude)}),
+                "options": options(
+                    {
+                        "images": database.images,
+                        "exclude": list(database.exclude),
+                        "module": getattr(resolved.generator, "module", None),
+                    }
+                ),
             },
         )
 
@@ -166,7 +172,9 @@ class ResultPlan:
                 "source": part.source,
                 "tokenizer": str(tokenizer),
                 "shard_size": database.shard_size,
-                "exclude": options(prints),
+                "exclude": options(
+                    prints | {"module": getattr(resolved.generator, "module", None)}
+                ),
             }
             inputs: Inputs = {"choice": str(part.choice)} | prints
             given: Inputs = {"tokenizer": self.made(tokenizer)}

@@ -5,7 +5,7 @@ import pytest
 
 from arrag.config.generators import OwnBackbone
 from arrag.methods.generator import TokenGenerator
-from arrag.utils.errors import UnknownNameError, UsageError
+from arrag.utils.errors import ConfigError, UnknownNameError, UsageError
 
 MODULE = """
 from arrag.backbones.janus import JanusBackbone
@@ -45,6 +45,12 @@ def test_further_keys_are_arguments_of_the_loop(module, tiny_janus):
     greedy = TokenGenerator.load(settings(tiny_janus, top_k=1))
     images = [greedy.generate(["a photo of a dog"], [sample], 0) for sample in (0, 1)]
     assert np.array_equal(*images)
+
+
+def test_a_key_that_the_loop_lacks_is_refused(module, tiny_janus):
+    with pytest.raises(ConfigError) as found:
+        TokenGenerator.load(settings(tiny_janus, topk=1))
+    assert found.value.field == "topk" and "top_k" in found.value.hint
 
 
 def test_unknown_modules_and_names_are_refused(module, tiny_janus):
