@@ -99,11 +99,11 @@ def test_foreign_files_are_not_removed(tmp_path):
 
 
 def test_index_of_another_tokenizer(settings, database, tmp_path):
-    from arrag.backbones import micro_janus as janus
+    from arrag.backbones import micro
 
     document = yaml.safe_load(settings.read_text())
-    model, tokenizer = janus.build_model(seed=9)
-    janus.save(model, tokenizer, tmp_path / "other")
+    model, tokenizer = micro.build_janus(seed=9)
+    micro.save_janus(model, tokenizer, tmp_path / "other")
     document["generators"]["janus"]["checkpoint"] = str(tmp_path / "other")
     write_text(tmp_path / "config.yaml", yaml.safe_dump(document))
     with pytest.raises(ArragError, match="tokenizer"):
