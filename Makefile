@@ -11,7 +11,7 @@ LOCK := requirements/cpu.txt
 # nothing, another lock starts an empty environment.
 INSTALLED := $(VENV)/.installed-$(firstword $(shell grep -v "^ *\#" $(LOCK) | cksum))
 
-.PHONY: table1 test lint lock environment clean help
+.PHONY: table1 test lint docs lock environment clean help
 
 table1: environment  ## make reports/table1.md with everything it needs
 	$(VENV)/bin/snakemake --cores all reports/table1.md
@@ -24,6 +24,9 @@ lint: environment  ## check style
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/snakefmt --check Snakefile workflow
 	PYTHONPATH=. $(VENV)/bin/lint-imports
+
+docs: environment  ## build the documentation into docs/_build/html; warnings are errors
+	$(VENV)/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 environment: $(INSTALLED)  ## build the environment in $(VENV)
 

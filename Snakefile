@@ -1,5 +1,9 @@
 # From pictures to Tables 1, 2 and 3. `snakemake --cores all reports/table1.md` runs what is missing;
 # `--configfile FILE` after the target chooses another configuration than config/micro.yaml.
+#
+# To find how a file is made: its rule is in the module of workflow/rules named by the stage; the
+# rule's shell names the command (`arrag report table1`), whose module in arrag/cli calls the library.
+# What the rule's output needs, and the arguments of the command, are in arrag/pipeline/plan.py.
 from snakemake.utils import min_version
 
 min_version("9.20")

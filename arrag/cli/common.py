@@ -1,69 +1,55 @@
-"""The sub-commands of ``arrag``, a module a group; each imports what it runs only when it runs."""
+"""What the commands share: parameter types and the way a group of commands is made."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter, validators
+from pydantic import BaseModel
 
 from arrag.utils.shards import JobPart
 
 DEFAULT_CONFIG = Path("config/micro.yaml")
-Run = Callable[[argparse.Namespace], dict[str, Any]]
+
+Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+"""A whole number of at least 1."""
+Whole = Annotated[int, Parameter(validator=validators.Number(gte=0))]
+"""A whole number of at least 0."""
+Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**63))]
+"""The seed of a random stream."""
 
 
-def command(
-    commands: Any, name: str, help: str, example: str, run: Run | None = None
-) -> argparse.ArgumentParser:
-    """Add a sub-command whose ``--help`` ends in an example; without ``run`` it is a group."""
-    parser = commands.add_parser(
-        name,
-        help=help,
-        description=help[0].upper() + help[1:] + ".",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    if run is not None:
-        parser.set_defaults(run=run, stage=parser.prog)
-        parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    return parser
-
-
-def group(commands: Any, name: str, help: str, example: str) -> Any:
-    """Add a command that only holds other commands, and return the place to add them."""
-    parser = command(commands, name, help, example)
-    return parser.add_subparsers(metavar="COMMAND", required=True)
-
-
-def config_option(parser: argparse.ArgumentParser) -> None:
-    """``--config FILE``."""
-    parser.add_argument(
-        "--config", type=Path, default=DEFAULT_CONFIG, help="configuration file (%(default)s)"
-    )
-
-
-def count(text: str) -> int:
-    """An argparse type: a whole number of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number of at least 1")
-    return value
-
-
-def one_part(text: str) -> JobPart:
-    """An argparse type: ``3/16``, the third of sixteen parts."""
-    number, _, of = text.partition("/")
+def _parse_part(_type: Any, tokens: Sequence[Any]) -> JobPart:
+    number, _, of = tokens[0].value.partition("/")
     if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted I/N with 1 <= I <= N, as in 3/16")
+        raise ValueError("expected I/N with 1 <= I <= N, as in 3/16")
     return JobPart(int(number), int(of))
 
 
-def seed(text: str) -> int:
-    """An argparse type: the seed of a random stream."""
-    if not (text.isdecimal() and len(text) < 20 and int(text) < 2**63):
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number of at least 0")
-    return int(text)
+PartOf = Annotated[JobPart | None, Parameter(converter=_parse_part, n_tokens=1, accepts_keys=False)]
+"""``3/16``: the third of sixteen parts of the work."""
+
+
+def options_of(model: type[BaseModel]) -> Any:
+    """Make the options of a pydantic model's fields, for the annotation of a parameter."""
+    about = {"model_config": {**model.model_config, "strict": False}, "__module__": __name__}
+    return Parameter(name="*")(type(f"{model.__name__}Options", (model,), about)) | None
+
+
+def given(options: Any) -> dict[str, Any]:
+    """Return the options that were given, for the model's constructor."""
+    return options.model_dump(exclude_unset=True) if options else {}
+
+
+class Result(dict):
+    """A result with its own text for people and its own exit status."""
+
+    text: str | None = None
+    status: int = 0
+
+
+def group(name: str, help: str) -> App:
+    """Make a group of commands."""
+    return App(name=name, help=help, default_parameter=Parameter(negative=()), version_flags=())

@@ -1,44 +1,29 @@
-"""``arrag config``: check a configuration file, print the schema of all of them."""
+"""``arrag config``: check a configuration file, write the schema."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-from arrag.cli.common import DEFAULT_CONFIG, command, group
+from arrag.cli.common import DEFAULT_CONFIG, group
+
+app = group("config", "Check configuration files.")
 
 
-def add(commands: Any) -> None:
-    """Add ``config check`` and ``config schema``."""
-    inner = group(
-        commands, "config", "check configuration files", "arrag config check config/micro.yaml"
-    )
-    check = command(
-        inner,
-        "check",
-        "check a configuration file and show what identifies each method's samples",
-        "arrag config check config/micro.yaml --json",
-        run_check,
-    )
-    check.add_argument("path", nargs="?", type=Path, default=DEFAULT_CONFIG, help="%(default)s")
-    schema = command(
-        inner,
-        "schema",
-        "write the JSON schema of configuration files",
-        "arrag config schema --out workflow/schemas/config.schema.json",
-        run_schema,
-    )
-    schema.add_argument("--out", type=Path, help="file to write; without it, the schema is printed")
+@app.command
+def check(path: Path = DEFAULT_CONFIG, /) -> dict[str, Any]:
+    """Check a configuration file; show the digest that identifies each method's samples.
 
+    Example: arrag config check config/micro.yaml
 
-def run_check(args: argparse.Namespace) -> dict[str, Any]:
-    """Load the file; any mistake in it is an ArragError."""
+    Args:
+        path: A configuration file.
+    """
     from arrag.config.root import load_config
 
-    config = load_config(args.path)
+    config = load_config(path)
     return {
-        "config": args.path,
+        "config": path,
         "scale": config.scale,
         "generators": {name: settings.kind for name, settings in config.generators.items()},
         "methods": {
@@ -52,12 +37,19 @@ def run_check(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def run_schema(args: argparse.Namespace) -> dict[str, Any]:
-    """Write or return the schema."""
+@app.command
+def schema(*, out: Path | None = None) -> dict[str, Any]:
+    """Print or write the JSON schema of configuration files.
+
+    Example: arrag config schema --out workflow/schemas/config.schema.json
+
+    Args:
+        out: File to write; without it the schema is printed.
+    """
     from arrag.config.root import config_schema
     from arrag.utils.files import write_json
 
-    if args.out is None:
+    if out is None:
         return config_schema()
-    write_json(args.out, config_schema())
-    return {"schema": args.out}
+    write_json(out, config_schema())
+    return {"schema": out}

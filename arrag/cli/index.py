@@ -1,289 +1,225 @@
-"""``arrag index``: build, search, describe, verify and extend indexes of patches."""
+"""``arrag index``: build, search, describe, verify and extend indexes of patches and images."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from arrag.cli.common import command, count, group, seed
+from cyclopts import Parameter
+
+from arrag.cli.common import Count, Seed, Whole, group
 from arrag.pipeline.layout import MICRO_ASSETS
 from arrag.pipeline.records import write_record
 
-
-def add(commands: Any) -> None:
-    """Add the commands about indexes."""
-    inner = group(
-        commands,
-        "index",
-        "build, search, describe, verify and extend indexes of patches",
-        "arrag index info results/index/ivf-causal-0123456789",
-    )
-    _add_build(inner)
-    _add_search(inner)
-    _add_verify(inner)
-    _add_merge(inner)
-    _add_images(inner)
-    info = command(
-        inner,
-        "info",
-        "say what an index holds",
-        "arrag index info results/index/ivf-causal-0123456789 --json",
-        run_info,
-    )
-    info.add_argument("index", type=Path, help="folder of an index")
+app = group("index", "Build, search and verify indexes of patches.")
+K = Annotated[Count, Parameter(name=["--k", "-k"])]
 
 
-def _add_build(inner: Any) -> None:
-    build = command(
-        inner,
-        "build",
-        "index the patches of a store",
-        "arrag index build --codes results/codes/mine --out results/index/mine --mode ivf",
-        run_build,
-    )
-    build.add_argument("--codes", type=Path, required=True, help="folder of a store")
-    build.add_argument("--out", type=Path, required=True, help="folder of the index")
-    build.add_argument(
-        "--mode",
-        default="ivf",
-        help="exact, ivf, faiss:FACTORY_STRING or official (%(default)s)",
-    )
-    build.add_argument(
-        "--published", type=Path, help="for mode official: folder of the authors' two files"
-    )
-    build.add_argument("--context", choices=["causal", "full"], default="causal", help="key")
-    build.add_argument(
-        "--key-hop",
-        type=count,
-        nargs="+",
-        default=[1],
-        metavar="H",
-        help="radius of the key's window; the keys of several are joined",
-    )
-    build.add_argument("--border", choices=["skip", "zero"], default="skip", help="edge patches")
-    build.add_argument(
-        "--masked-distance",
-        action="store_true",
-        help="only the known neighbours of a query contribute to a distance",
-    )
-    build.add_argument("--nlist", type=count, help="inverted lists; chosen by size if not given")
-    build.add_argument("--nprobe", type=count, default=32, help="lists visited (%(default)s)")
-    build.add_argument("--seed", type=seed, default=0, help="of the clustering (%(default)s)")
+@app.command
+def build(
+    *,
+    codes: Path,
+    out: Path,
+    mode: str = "ivf",
+    published: Path | None = None,
+    context: Literal["causal", "full"] = "causal",
+    key_hop: Annotated[list[Count] | None, Parameter(consume_multiple=True)] = None,
+    border: Literal["skip", "zero"] = "skip",
+    masked_distance: bool = False,
+    nlist: Count | None = None,
+    nprobe: Count = 32,
+    seed: Seed = 0,
+) -> dict[str, Any]:
+    """Index the patches of a token store.
 
+    Example: arrag index build --codes results/codes/mine --out results/index/mine --mode ivf
 
-def _add_search(inner: Any) -> None:
-    search = command(
-        inner,
-        "search",
-        "show the patches whose surroundings are nearest to those of one patch of the store",
-        "arrag index search results/index/mine --codes results/codes/mine --image 7 --row 5 "
-        "--col 6",
-        run_search,
-    )
-    search.add_argument("index", type=Path, help="folder of an index")
-    search.add_argument("--codes", type=Path, required=True, help="folder of its store")
-    search.add_argument("--image", type=int, default=0, help="number of the image in the store")
-    search.add_argument("--row", type=int, required=True, help="row of the patch, from 0")
-    search.add_argument("--col", type=int, required=True, help="column of the patch, from 0")
-    search.add_argument("-k", type=count, default=10, help="patches to show (%(default)s)")
-    search.add_argument("--nprobe", type=count, help="lists visited; the index's own if not given")
-
-
-def _add_verify(inner: Any) -> None:
-    verify = command(
-        inner,
-        "verify",
-        "check every file of an index and its store, and the recall against an exact scan",
-        "arrag index verify results/index/mine --codes results/codes/mine",
-        run_verify,
-    )
-    verify.add_argument("index", type=Path, help="folder of an index")
-    verify.add_argument("--codes", type=Path, required=True, help="folder of its store")
-    verify.add_argument("--queries", type=count, default=64, help="random patches (%(default)s)")
-    verify.add_argument("-k", type=count, default=50, help="recall at k (%(default)s)")
-    verify.add_argument("--nprobe", type=count, help="lists visited; the index's own if not given")
-    verify.add_argument(
-        "--known", type=float, default=1.0, help="share of its neighbours a query knows (all)"
-    )
-    verify.add_argument("--seed", type=seed, default=0, help="of the sample (%(default)s)")
-
-
-def _add_merge(inner: Any) -> None:
-    merge = command(
-        inner,
-        "merge",
-        "extend an index by the images of more stores; its lists are not trained anew",
-        "arrag index merge results/index/old --codes results/codes/old results/codes/new "
-        "--out-codes results/codes/both --out results/index/both",
-        run_merge,
-    )
-    merge.add_argument("index", type=Path, help="folder of an index")
-    merge.add_argument(
-        "--codes",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="STORE",
-        help="folder of its store, then those of the stores to add",
-    )
-    merge.add_argument("--out-codes", type=Path, required=True, help="folder of the joint store")
-    merge.add_argument("--out", type=Path, required=True, help="folder of the joint index")
-
-
-def _add_images(inner: Any) -> None:
-    images = command(
-        inner,
-        "images",
-        "index the whole images of a store by their CLIP features (RA-CM3, ImageRAG, RDM)",
-        "arrag index images my_images --codes results/codes/mine --clip models/clip "
-        "--out results/index/images",
-        run_images,
-    )
-    images.add_argument(
-        "source", nargs="+", help="what the store was encoded from, as for `arrag encode`"
-    )
-    images.add_argument("--codes", type=Path, required=True, help="folder of the store")
-    images.add_argument("--clip", required=True, help="folder or name of an open_clip model")
-    images.add_argument("--pretrained", help="tag or file of the weights of a model named by name")
-    images.add_argument("--out", type=Path, required=True, help="folder of the index")
-    images.add_argument("--images", type=count, help="take only the first N of the source")
-    images.add_argument("--batch-size", type=count, default=64, help="images at a time")
-    images.set_defaults(batch_field="encode_batch_size")
-    images.add_argument(
-        "--workers", type=count, default=0, help="further processes that decode images (none)"
-    )
-    images.add_argument(
-        "--assets", type=Path, default=MICRO_ASSETS, help="for micro sources (%(default)s)"
-    )
-
-
-def run_build(args: argparse.Namespace) -> dict[str, Any]:
-    """Build an index."""
+    Args:
+        codes: Folder of a token store.
+        out: Folder of the index.
+        mode: exact, ivf, faiss:FACTORY_STRING or official.
+        published: For mode official: folder of the authors' two files.
+        context: Neighbours in the key: those before a patch in raster order, or all.
+        key_hop: Radius of the key's window (1); the keys of several are joined.
+        border: Patches without a complete window are left out (skip), or padded with zeros.
+        masked_distance: Only the known neighbours of a query contribute to a distance.
+        nlist: Inverted lists; chosen by size if not given.
+        nprobe: Lists visited by a search.
+        seed: Seed of the clustering.
+    """
     from arrag.data.token_store import TokenStore
     from arrag.retrieval.index import build_index
     from arrag.retrieval.neighborhood import Neighborhood
 
     meta = build_index(
-        TokenStore.open(args.codes, verify=True),  # all of it is read anyway
-        args.out,
-        neighborhood=Neighborhood(
-            args.context, args.key_hop, args.border, masked_distance=args.masked_distance
-        ),
-        mode=args.mode,
-        nlist=args.nlist,
-        nprobe=args.nprobe,
-        seed=args.seed,
-        published=args.published,
+        TokenStore.open(codes, verify=True),  # all of it is read anyway
+        out,
+        neighborhood=Neighborhood(context, key_hop or [1], border, masked_distance=masked_distance),
+        mode=mode,
+        nlist=nlist,
+        nprobe=nprobe,
+        seed=seed,
+        published=published,
     )
-    write_record(args.out, made_of={"codes": args.codes})
+    write_record(out, made_of={"codes": codes})
     return meta
 
 
-def run_search(args: argparse.Namespace) -> dict[str, Any]:
-    """Search with the surroundings of a stored patch; finds that patch at distance 0."""
+@app.command
+def search(
+    index: Path,
+    /,
+    *,
+    codes: Path,
+    row: Whole,
+    col: Whole,
+    image: Whole = 0,
+    k: K = 10,
+    nprobe: Count | None = None,
+) -> dict[str, Any]:
+    """Show the patches whose neighbourhoods are nearest to that of one patch of the store.
+
+    Example: arrag index search results/index/mine --codes results/codes/mine --image 7
+    --row 5 --col 6
+
+    Args:
+        index: Folder of an index.
+        codes: Folder of its store.
+        row: Row of the patch, from 0.
+        col: Column of the patch, from 0.
+        image: Number of the image in the store.
+        k: Patches to show.
+        nprobe: Lists visited; the index's own if not given.
+    """
     from arrag.data.token_store import TokenStore
     from arrag.retrieval.index import open_index
+    from arrag.retrieval.verify import nearest_patches
 
-    store = TokenStore.open(args.codes)
-    index = open_index(args.index, store, nprobe=args.nprobe)
-    rows, columns = store.grid
-    for name, value, size in (
-        ("--image", args.image, len(store)),
-        ("--row", args.row, rows),
-        ("--col", args.col, columns),
-    ):
-        _in_range(name, value, size)
-    return {"key": store.keys(args.image), **_nearest(store, index, args)}
+    store = TokenStore.open(codes)
+    found = nearest_patches(open_index(index, store, nprobe=nprobe), image, row, col, k)
+    return {"key": store.keys(image), **found}
 
 
-def _nearest(store: Any, index: Any, args: argparse.Namespace) -> dict[str, Any]:
-    import numpy as np
-    import torch
+@app.command
+def info(index: Path, /) -> dict[str, Any]:
+    """Print the description of an index.
 
-    from arrag.retrieval.verify import border_share
+    Example: arrag index info results/index/mine
 
-    rows, columns = store.grid
-    codes = torch.from_numpy(store.grids(np.array([args.image])).astype(np.int64))  # [1, H, W]
-    position = torch.tensor([args.row * columns + args.col])  # [P=1]
-    hits = index.search(codes, torch.ones_like(codes, dtype=torch.bool), position, args.k)
-    nearest = []
-    for distance, code, entry in zip(
-        *(part[0, 0].tolist() for part in (hits.distances, hits.codes, hits.entries)),
-        strict=True,
-    ):
-        if entry < 0:  # fewer than k were found
-            break
-        found = {"distance": round(distance, 6), "code": code, "entry": entry}
-        if index.meta.mode != "official":  # whose entries are of nobody knows which image
-            image, flat = divmod(entry, rows * columns)
-            _in_range("the number of an image in the index", image, len(store))
-            found |= {"key": store.keys(image), "row": flat // columns, "col": flat % columns}
-        nearest.append(found)
-    if index.meta.mode == "official":
-        return {"nearest": nearest}
-    return {"border_share": border_share(index, hits.entries.numpy()), "nearest": nearest}
+    Args:
+        index: Folder of an index.
+    """
+    from arrag.utils.files import read_json
+
+    return read_json(index / "meta.json")
 
 
-def _in_range(name: str, value: int, size: int) -> None:
-    from arrag.utils.errors import ArragError
+@app.command
+def verify(
+    index: Path,
+    /,
+    *,
+    codes: Path,
+    queries: Count = 64,
+    k: K = 50,
+    nprobe: Count | None = None,
+    known: float = 1.0,
+    seed: Seed = 0,
+) -> dict[str, Any]:
+    """Check every file of an index and its store, and the recall against an exact scan.
 
-    if not 0 <= value < size:
-        raise ArragError(f"{name}: found {value}; wanted 0 to {size - 1}")
+    Example: arrag index verify results/index/mine --codes results/codes/mine
 
-
-def run_info(args: argparse.Namespace) -> dict[str, Any]:
-    """The index's own description."""
-    from arrag.utils.files import read_model
-
-    return read_model(args.index / "meta.json", dict[str, Any])
-
-
-def run_verify(args: argparse.Namespace) -> dict[str, Any]:
-    """Check an index."""
+    Args:
+        index: Folder of an index.
+        codes: Folder of its store.
+        queries: Random patches.
+        k: Recall at k.
+        nprobe: Lists visited; the index's own if not given.
+        known: Share of its neighbours that a query knows.
+        seed: Seed of the sample.
+    """
     from arrag.retrieval.verify import verify_index
 
-    return verify_index(
-        args.index,
-        args.codes,
-        queries=args.queries,
-        k=args.k,
-        nprobe=args.nprobe,
-        known=args.known,
-        seed=args.seed,
-    )
+    return verify_index(index, codes, queries=queries, k=k, nprobe=nprobe, known=known, seed=seed)
 
 
-def run_merge(args: argparse.Namespace) -> dict[str, Any]:
-    """Join stores and extend the first one's index."""
+@app.command
+def merge(
+    index: Path,
+    /,
+    *,
+    codes: Annotated[list[Path], Parameter(consume_multiple=True)],
+    out_codes: Path,
+    out: Path,
+) -> dict[str, Any]:
+    """Extend an index by the images of more stores; its lists are not trained again.
+
+    Example: arrag index merge results/index/old --codes results/codes/old results/codes/new
+    --out-codes results/codes/both --out results/index/both
+
+    Args:
+        index: Folder of an index.
+        codes: Folder of its store, then those of the stores to add.
+        out_codes: Folder of the joint store.
+        out: Folder of the joint index.
+    """
     from arrag.data.merge import merge_stores
     from arrag.data.token_store import TokenStore
     from arrag.retrieval.index import extend_index
 
-    parts = [TokenStore.open(path) for path in args.codes]
-    meta = extend_index(args.index, parts[0], merge_stores(parts, args.out_codes), args.out)
-    write_record(args.out_codes)
-    write_record(args.out, made_of={"codes": args.out_codes})
+    parts = [TokenStore.open(path) for path in codes]
+    meta = extend_index(index, parts[0], merge_stores(parts, out_codes), out)
+    write_record(out_codes)
+    write_record(out, made_of={"codes": out_codes})
     return meta
 
 
-def run_images(args: argparse.Namespace) -> dict[str, Any]:
-    """Index whole images."""
+@app.command
+def images(
+    source: list[str],
+    /,
+    *,
+    codes: Path,
+    clip: str,
+    out: Path,
+    pretrained: str | None = None,
+    images: Count | None = None,
+    batch_size: Count = 64,
+    workers: Whole = 0,
+    assets: Path = MICRO_ASSETS,
+) -> dict[str, Any]:
+    """Index whole images of a store by their CLIP features, for RA-CM3, ImageRAG and RDM.
+
+    Example: arrag index images my_images --codes results/codes/mine --clip models/clip
+    --out results/image-index/mine
+
+    Args:
+        source: What the store was encoded from, as for 'db encode'.
+        codes: Folder of the store.
+        clip: Folder or name of an open_clip model.
+        out: Folder of the index.
+        pretrained: Tag or file of the weights, for a model given by name.
+        images: Take only the first N of the source.
+        batch_size: Images at a time.
+        workers: Further processes that decode images.
+        assets: Pictures of the synthetic dataset.
+    """
     from arrag.data.clip import OpenClip
     from arrag.data.token_store import TokenStore
     from arrag.retrieval.image_index import build_image_index
 
-    clip = OpenClip(args.clip, args.pretrained)
+    model = OpenClip(clip, pretrained)
     meta = build_image_index(
-        TokenStore.open(args.codes),
-        args.source,
-        clip,
-        args.out,
-        limit=args.images,
-        assets=args.assets,
-        batch_size=args.batch_size,
-        workers=args.workers,
+        TokenStore.open(codes),
+        source,
+        model,
+        out,
+        limit=images,
+        assets=assets,
+        batch_size=batch_size,
+        workers=workers,
     )
-    model = None if args.pretrained else (args.clip, clip.digest)
-    write_record(args.out, made_of={"codes": args.codes, "clip": model})
+    made_of = None if pretrained else (clip, model.digest)
+    write_record(out, made_of={"codes": codes, "clip": made_of})
     return meta

@@ -1,15 +1,20 @@
-"""``arrag score``: verdicts on single images; distances of folders are in ``distance``."""
+"""``arrag score``: images against prompts, or recorded results; see also ``distances``."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from arrag.cli import distance
-from arrag.cli.common import command, count, group
+from cyclopts import Parameter
+
+from arrag.cli.common import Count, group
+from arrag.cli.distances import add_distances
 from arrag.pipeline.provenance import write_score_record
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import UsageError
+
+app = group("score", "Score a folder of images, or recorded results.")
+add_distances(app)
 
 # What a command prints of a score; the verdicts of every prompt are in the file.
 SHOWN = (
@@ -20,198 +25,173 @@ SHOWN = (
 )  # fmt: skip
 
 
-def add(commands: Any) -> None:
-    """Add the group ``score``."""
-    scores = group(commands, "score", "score a folder of images", "arrag score geneval --help")
-    distance.add_scores(scores)
-    add_geneval(scores)
-    add_dpg(scores)
+@Parameter(name="*")
+@dataclass
+class Judges:
+    """The models that judge images."""
+
+    detector: str | None = None
+    "Folder of a detector, or mmdet:CONFIG:CHECKPOINT."
+    color: Path | None = None
+    "Folder of an open_clip model, the colour classifier."
+    batch_size: Count = 8
+    "Images at a time."
 
 
-def add_geneval(scores: Any) -> None:
-    """``score geneval``."""
-    parser = command(
-        scores,
-        "geneval",
-        "GenEval's verdicts on a folder of samples, or the sum of recorded ones",
-        "arrag score geneval --images results/samples/daid-0123456789 "
-        "--detector checkpoints/micro-detector --color checkpoints/micro-clip --out daid.json\n"
-        "  arrag score geneval --results results.jsonl --json",
-        run_geneval,
-    )
-    images_options(parser, "folder in GenEval's layout: NNNNN/metadata.jsonl, NNNNN/samples/*.png")
-    parser.add_argument("--results", type=Path, help="official results.jsonl, instead of images")
-    parser.add_argument(
-        "--rejudge",
-        action="store_true",
-        help="with --results: judge counts and places again from the recorded boxes",
-    )
-    parser.add_argument(
-        "--prompts", type=Path, help="the prompt file (default: what the folders' metadata say)"
-    )
-    judge_options(parser)
-    parser.add_argument(
-        "--records", type=Path, help="JSON lines, one an image (default: OUT as .jsonl)"
-    )
+@app.command
+def geneval(
+    *,
+    images: Path | None = None,
+    results: Path | None = None,
+    recompute: bool = False,
+    prompts: Path | None = None,
+    judges: Judges | None = None,
+    out: Path | None = None,
+    verdicts: Path | None = None,
+    allow_partial: bool = False,
+) -> dict[str, Any]:
+    """GenEval's verdicts on a folder of samples, or the summary of recorded ones.
 
+    Example: arrag score geneval --images results/samples/geneval/daid-0123456789
+    --detector checkpoints/micro-detector --color checkpoints/micro-clip --out daid.json
 
-def add_dpg(scores: Any) -> None:
-    """``score dpg``."""
-    parser = command(
-        scores,
-        "dpg",
-        "DPG-Bench or DSG: the share of a prompt's questions that are answered with yes",
-        "arrag score dpg --images grids --questions dpg_bench.csv --judge checkpoints/vqa "
-        "--out dpg.json\n  arrag score dpg --questions dsg-1k-anns.csv --answers mplug_dsg.csv "
-        "--where t2i_model=sd2dot1 --dependency dsg --allow-partial --json",
-        run_dpg,
-    )
-    images_options(
-        parser, "folder of 2 x 2 grids named item_id.png, or of samples with item_id in metadata"
-    )
-    parser.add_argument("--questions", type=Path, required=True, help="table like dpg_bench.csv")
-    parser.add_argument(
-        "--answers",
-        type=Path,
-        help="recorded answers instead of images: item_id, proposition_id (or question_id), answer "
-        "and optionally image",
-    )
-    parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="COLUMN=VALUE",
-        help="use only these rows of --answers (repeatable)",
-    )
-    parser.add_argument(
-        "--compat",
-        choices=("official", "corrected"),
-        help="with the defects of the official script or without (default: official, unless "
-        "--dependency is dsg or none)",
-    )
-    parser.add_argument(
-        "--dependency",
-        choices=("none", "dsg", "official"),
-        help="zero a question whose parent failed: not, by the parents' answers, or in the order "
-        "of the rows (default: official for --compat official, dsg for corrected)",
-    )
-    parser.add_argument(
-        "--judge", default="rules", help="rules (micro world), mplug, or a VQA model's folder"
-    )
-    judge_options(parser)
-    parser.add_argument("--images-per-prompt", type=count, help="images (default: 4 of a grid)")
-    parser.add_argument("--resolution", type=count, help="pixels a side of one image (checked)")
-    parser.add_argument(
-        "--answers-out", type=Path, help="CSV of the judge's answers (default: OUT as .answers.csv)"
-    )
+    Example: arrag score geneval --results results.jsonl
 
-
-def images_options(parser: argparse.ArgumentParser, what: str) -> None:
-    """The images as an option or as the only positional argument, and what all scores have."""
-    parser.add_argument("folder", nargs="?", type=Path, metavar="IMAGES", help="same as --images")
-    parser.add_argument("--images", type=Path, help=what)
-    parser.add_argument("--out", type=Path, help="JSON file of the score, with every prompt's")
-    parser.add_argument(
-        "--allow-partial",
-        action="store_true",
-        help="leave out what is missing or damaged and state it in the score",
-    )
-
-
-def judge_options(parser: argparse.ArgumentParser) -> None:
-    """The models that look at images."""
-    parser.add_argument("--detector", help="folder of a detector, or mmdet:CONFIG:CHECKPOINT")
-    parser.add_argument("--color", type=Path, help="folder of an open_clip model")
-    parser.add_argument(
-        "--batch-size", type=count, default=8, help="images at a time (%(default)s)"
-    )
-
-
-def run_geneval(args: argparse.Namespace) -> dict[str, Any]:
-    """Score images, or sum up recorded verdicts."""
-    images = _source(args, args.results, "--results")
-    if images is None:
-        return _sum_up(args)
-    if args.rejudge:
-        raise ArragError("--rejudge needs --results; images are judged anyway")
+    Args:
+        images: Folder in GenEval's layout: NNNNN/metadata.jsonl, NNNNN/samples/*.png.
+        results: Official results.jsonl, instead of images.
+        recompute: With --results: judge counts and positions again from the recorded boxes.
+        prompts: The prompt file; by default what the folders' metadata say.
+        out: JSON file of the score, with every prompt's.
+        verdicts: JSON lines, one per image; by default OUT with the suffix .jsonl.
+        allow_partial: Leave out what is missing or damaged and state it in the score.
+    """
+    judges = judges or Judges()
+    if _one_of(images, "--images", results, "--results") == "--results":
+        return _summary(results, prompts, recompute, allow_partial, out, verdicts)
+    if recompute:
+        raise UsageError("needs --results", field="--recompute", hint="images are judged anyway")
     from arrag.metrics.base import ScoreOptions, load_detector
     from arrag.metrics.color import ColorClassifier
     from arrag.metrics.geneval.score import GenEval
 
-    detector, color = _needed(args.detector, "--detector"), _needed(args.color, "--color")
-    records = args.records or (args.out and args.out.with_suffix(".jsonl"))
-    options = ScoreOptions(
-        out=args.out, records=records, batch_size=args.batch_size, allow_partial=args.allow_partial
-    )
+    detector, color = _needed(judges)
+    records = verdicts or (out and out.with_suffix(".jsonl"))
+    options = ScoreOptions(out, records, batch_size=judges.batch_size, allow_partial=allow_partial)
     metric = GenEval(load_detector(detector), ColorClassifier(color))
-    score = metric.score(images, args.prompts, options).to_json()
-    if args.out:
-        write_score_record(
-            args.out, score, args.prompts, {"detector": detector, "color": color}, records
-        )
-    return _shown(score, args.out)
+    score = metric.score(images, prompts, options).to_json()
+    if out:
+        write_score_record(out, score, prompts, {"detector": detector, "color": color}, records)
+    return _shown(score, out)
 
 
-def _sum_up(args: argparse.Namespace) -> dict[str, Any]:
+def _summary(
+    results: Path,
+    prompts: Path | None,
+    recompute: bool,
+    allow_partial: bool,
+    out: Path | None,
+    verdicts: Path | None,
+) -> dict[str, Any]:
     from arrag.metrics.geneval.results import score_results
     from arrag.metrics.geneval.score import write_records
 
-    score, records = score_results(args.results, args.prompts, args.rejudge, args.allow_partial)
-    if args.records:
-        write_records(args.records, records)
-    if args.out:
-        score.write(args.out)
-    return _shown(score.to_json(), args.out)
+    score, records = score_results(results, prompts, recompute, allow_partial)
+    if verdicts:
+        write_records(verdicts, records)
+    if out:
+        score.write(out)
+    return _shown(score.to_json(), out)
 
 
-def run_dpg(args: argparse.Namespace) -> dict[str, Any]:
-    """Score images by a judge, or recorded answers."""
+@app.command
+def dpg(
+    *,
+    questions: Path,
+    images: Path | None = None,
+    answers: Path | None = None,
+    filter: list[str] | None = None,
+    compat: Literal["official", "corrected"] | None = None,
+    dependency: Literal["none", "dsg", "official"] | None = None,
+    judge: str = "rules",
+    judges: Judges | None = None,
+    images_per_prompt: Count | None = None,
+    resolution: Count | None = None,
+    out: Path | None = None,
+    answers_out: Path | None = None,
+    allow_partial: bool = False,
+) -> dict[str, Any]:
+    """DPG-Bench or DSG: the share of a prompt's questions that are answered with yes.
+
+    Example: arrag score dpg --images grids --questions dpg_bench.csv --judge checkpoints/vqa
+    --out dpg.json
+
+    Example: arrag score dpg --questions dsg-1k-anns.csv --answers mplug_dsg.csv
+    --filter t2i_model=sd2dot1 --dependency dsg --allow-partial
+
+    Args:
+        questions: Table like dpg_bench.csv.
+        images: Folder of 2 x 2 grids named item_id.png, or of samples with item_id in metadata.
+        answers: Recorded answers instead of images: item_id, proposition_id (or question_id),
+            answer and optionally image.
+        filter: COLUMN=VALUE: use only these rows of the answers. May be repeated.
+        compat: With the defects of the official script or without; official unless --dependency
+            is dsg or none.
+        dependency: Zero a question whose parent failed: not, by the parents' answers, or in the
+            order of the rows; official for --compat official, dsg for corrected.
+        judge: rules (synthetic dataset), mplug, or the folder of a VQA model.
+        images_per_prompt: Images; by default the 4 of a grid.
+        resolution: Pixels per side of one image, checked.
+        out: JSON file of the score, with every prompt's.
+        answers_out: CSV of the judge's answers; by default OUT with the suffix .answers.csv.
+        allow_partial: Leave out what is missing or damaged and state it in the score.
+    """
     from arrag.metrics.base import ScoreOptions
     from arrag.metrics.dpg.judges import open_judge
     from arrag.metrics.dpg.score import DPGBench
 
-    rules = {"compat": args.compat, "dependency": args.dependency}
-    images = _source(args, args.answers, "--answers")
-    if images is None:
-        options = ScoreOptions(out=args.out, allow_partial=args.allow_partial)
+    judges = judges or Judges()
+    rules = {"compat": compat, "dependency": dependency}
+    if _one_of(images, "--images", answers, "--answers") == "--answers":
+        options = ScoreOptions(out, allow_partial=allow_partial)
         score = DPGBench(**rules).score_recorded(
-            args.answers, args.questions, _where(args.where), options
+            answers, questions, _conditions(filter or []), options
         )
-        return _shown(score.to_json(), args.out)
+        return _shown(score.to_json(), out)
     metric = DPGBench(
-        open_judge(args.judge, args.detector, args.color),
-        per_prompt=args.images_per_prompt,
-        resolution=args.resolution,
+        open_judge(judge, judges.detector, judges.color),
+        per_prompt=images_per_prompt,
+        resolution=resolution,
         **rules,
     )
-    answers = args.answers_out or (args.out and args.out.with_suffix(".answers.csv"))
-    options = ScoreOptions(out=args.out, records=answers, allow_partial=args.allow_partial)
-    score = metric.score(images, args.questions, options).to_json()
-    if args.out:
-        models = {"judge": args.judge, "detector": args.detector, "color": args.color}
-        write_score_record(args.out, score, args.questions, models, answers)
-    return _shown(score, args.out)
+    records = answers_out or (out and out.with_suffix(".answers.csv"))
+    options = ScoreOptions(out, records, allow_partial=allow_partial)
+    score = metric.score(images, questions, options).to_json()
+    if out:
+        models = {"judge": judge, "detector": judges.detector, "color": judges.color}
+        write_score_record(out, score, questions, models, records)
+    return _shown(score, out)
 
 
-def _source(args: argparse.Namespace, recorded: Path | None, option: str) -> Path | None:
-    """The folder of images, or None when what is scored is recorded; exactly one must be given."""
-    given = [source for source in (args.folder, args.images, recorded) if source is not None]
-    if len(given) != 1:
-        raise ArragError(f"give either --images or {option}, and only one; found {len(given)}")
-    return None if recorded else given[0]
+def _one_of(images: Path | None, name: str, recorded: Path | None, other: str) -> str:
+    if (images is None) == (recorded is None):
+        raise UsageError("give one of both", field=f"{name}, {other}", hint="see --help")
+    return name if recorded is None else other
 
 
-def _needed(value: Any, option: str) -> Any:
-    if value is None:
-        raise ArragError(f"{option} is missing; judging images needs it")
-    return value
+def _needed(judges: Judges) -> tuple[str, Path]:
+    for name in ("detector", "color"):
+        if getattr(judges, name) is None:
+            raise UsageError("missing", field=f"--{name}", hint="judging images needs it")
+    return judges.detector, judges.color
 
 
-def _where(conditions: list[str]) -> dict[str, str]:
-    pairs = [condition.partition("=") for condition in conditions]
-    if bad := [condition for condition, pair in zip(conditions, pairs, strict=True) if not pair[1]]:
-        raise ArragError(f"--where {bad[0]}: wanted COLUMN=VALUE")
-    return {column: value for column, _, value in pairs}
+def _conditions(given: list[str]) -> dict[str, str]:
+    pairs = {condition: condition.partition("=") for condition in given}
+    for condition, (_, equals, _) in pairs.items():
+        if not equals:
+            raise UsageError(f"found {condition!r}", field="--filter", hint="give COLUMN=VALUE")
+    return {column: value for column, _, value in pairs.values()}
 
 
 def _shown(score: dict[str, Any], out: Path | None) -> dict[str, Any]:

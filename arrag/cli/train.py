@@ -1,214 +1,239 @@
 """``arrag train``: adapters of a generator, and what they are trained on.
 
-``--gpus N`` trains with N processes of ``accelerate launch``, which a person can call too, for
-several machines: ``accelerate launch -m arrag.cli.main train faid ...``.
+``--gpus N`` trains with N processes of ``accelerate launch``; for several machines, call
+it yourself: ``accelerate launch -m arrag train adapter faid ...``.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from arrag.cli.common import command, config_option, count, group, one_part
+from cyclopts import Parameter
+
+from arrag.cli.common import DEFAULT_CONFIG, Count, PartOf, group
 from arrag.pipeline.layout import MICRO, MICRO_ASSETS
 from arrag.pipeline.records import write_record
-from arrag.utils.device import acquire_gpus
 
 if TYPE_CHECKING:
     from arrag.config.root import Config
     from arrag.pipeline.layout import Layout
 
-KINDS = {
-    "finetune": "fine-tune without retrieval, the control of the others",
-    "faid": "train FAiD, which blends retrieved patches into hidden states",
-    "racm3": "train the replica of RA-CM3, which sees a retrieved image before the prompt",
-}
-HELP = {
-    "pairs": "images with captions, from `train pairs`",
-    "codes": "store of the database",
-    "index": "index of patches over that store",
-    "neighbours": "from `train retrieve`",
-    "image_index": "index of whole images, from `index images`",
-    "references": "from `train references`",
-}
+app = group("train", "Train adapters; `snakemake train_adapters` runs all of it.")
+KINDS = ("finetune", "faid", "racm3")
 
 
-def add(commands: Any) -> None:
-    """Add the commands about training."""
-    inner = group(
-        commands,
-        "train",
-        "train adapters; `snakemake train_adapters` runs all of it",
-        "arrag train faid --config config/micro.yaml",
-    )
-    pairs = command(
-        inner,
-        "pairs",
-        "sample and encode the images with captions that adapters are trained on; goes on after "
-        "a kill",
-        "arrag train pairs --config config/micro.yaml",
-        run_pairs,
-    )
-    pairs.add_argument("--assets", type=Path, default=MICRO_ASSETS, help="%(default)s")
-    pairs.add_argument("--exclude", type=Path, help="folder of test images, left out")
-    pairs.add_argument("--workers", type=count, default=1, help="processes that read images")
-    retrieve = command(
-        inner,
-        "retrieve",
-        "write what every position of the pairs retrieves, without the image itself; goes on "
-        "after a kill",
-        "arrag train retrieve --config config/micro.yaml",
-        run_retrieve,
-    )
-    retrieve.add_argument("-k", type=count, help="patches a position; the configuration's if not")
-    retrieve.add_argument(
-        "--part", type=one_part, metavar="I/N", help="search for the I-th of N parts only"
-    )
-    _paths(retrieve, "pairs", "codes", "index")
-    references = command(
-        inner,
-        "references",
-        "write the image that each caption retrieves, never the pair's own; goes on after a kill",
-        "arrag train references --config config/micro.yaml",
-        run_references,
-    )
-    _paths(references, "pairs", "codes", "image_index")
-    parsers = [pairs, retrieve, references, *(_add_kind(inner, *item) for item in KINDS.items())]
-    for parser in parsers:
-        config_option(parser)
-        parser.add_argument("--method", help="whose adapter it is for (the first that fits)")
-        parser.add_argument("--out", type=Path, help="folder; else where the workflow has it")
-    compare = command(
-        inner,
-        "compare",
-        "held-out losses of two adapters, and their difference, with 95 percent intervals",
-        "arrag train compare checkpoints/micro-faid checkpoints/micro-finetune",
-        run_compare,
-    )
-    compare.add_argument("first", type=Path, help="folder of an adapter")
-    compare.add_argument("second", type=Path, help="folder of another")
+@Parameter(name="*")
+@dataclass
+class Inputs:
+    """Inputs of a training; each defaults to where the workflow has it."""
+
+    pairs: Path | None = None
+    "Captioned pairs, from 'train pairs'."
+    codes: Path | None = None
+    "Token store of the database."
+    index: Path | None = None
+    "Patch index of that store."
+    image_index: Path | None = None
+    "Image index of that store."
+    neighbours: Path | None = None
+    "From 'train neighbours'."
+    references: Path | None = None
+    "From 'train references'."
 
 
-def _add_kind(inner: Any, kind: str, help: str) -> argparse.ArgumentParser:
-    train = command(
-        inner,
-        kind,
-        f"{help}; goes on after a kill",
-        f"arrag train {kind} --config config/micro.yaml",
-        run_kind,
-    )
-    train.set_defaults(kind=kind)
-    needs = {
-        "finetune": ("pairs",),
-        "faid": ("pairs", "codes", "index", "neighbours"),
-        "racm3": ("pairs", "codes", "image_index", "references"),
-    }
-    _paths(train, *needs[kind])
-    train.add_argument("--work-dir", type=Path, help="running state and log (OUT.work)")
-    train.add_argument("--batch-size", type=count, help="images a process takes at a time")
-    train.set_defaults(batch_field="train_batch_size")
-    train.add_argument("--cpu", action="store_true", help="even if there is a GPU")
-    train.add_argument("--gpus", type=int, default=1, help="more than 1: a process for each")
-    return train
+@app.command
+def pairs(
+    *,
+    config: Path = DEFAULT_CONFIG,
+    method: str | None = None,
+    out: Path | None = None,
+    exclude: Path | None = None,
+    workers: Count = 1,
+    assets: Path = MICRO_ASSETS,
+) -> dict[str, Any]:
+    """Sample and encode the captioned images that adapters are trained on; resumes after a kill.
 
+    Example: arrag train pairs --config config/micro.yaml
 
-def _paths(parser: argparse.ArgumentParser, *names: str) -> None:
-    for name in names:
-        option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=Path, help=f"{HELP[name]}; else the workflow's")
-
-
-def run_pairs(args: argparse.Namespace) -> dict[str, Any]:
-    """Make the pairs of the configuration."""
+    Args:
+        config: Configuration file.
+        method: Whose adapter it is for; the first that fits.
+        out: Folder; by default where the workflow has it.
+        exclude: Folder of test images, left out.
+        workers: Processes that read images.
+        assets: Pictures of the synthetic dataset.
+    """
     from arrag.training.pairs import make_pairs
 
-    config, layout, method = _load(args, *KINDS)
-    resolved = config.resolved(method)
+    settings, layout, method = _load(config, method, *KINDS)
+    resolved = settings.resolved(method)
     training = resolved.training
-    out = args.out or layout.pairs(method)
+    out = out or layout.pairs(method)
     about = make_pairs(
         "micro:database" if training.source == MICRO else training.source,
         resolved.generator.checkpoint,
         out,
         count=training.pairs,
         held_out=training.held_out,
-        seed=config.seed,
+        seed=settings.seed,
         first_held_out=resolved.first_held_out,
-        assets=args.assets,
-        exclude=args.exclude,
-        batch_size=config.resources.encode_batch_size,
-        workers=args.workers - 1,
+        assets=assets,
+        exclude=exclude,
+        batch_size=settings.resources.encode_batch_size,
+        workers=workers - 1,
     )
     write_record(out, made_of={"tokenizer": resolved.generator.checkpoint})
     return about
 
 
-def run_retrieve(args: argparse.Namespace) -> dict[str, Any]:
-    """Search for every position of the pairs."""
+@app.command
+def neighbours(
+    *,
+    config: Path = DEFAULT_CONFIG,
+    method: str | None = None,
+    out: Path | None = None,
+    k: Annotated[Count | None, Parameter(name=["--k", "-k"])] = None,
+    part: PartOf = None,
+    inputs: Inputs | None = None,
+) -> dict[str, Any]:
+    """Write what each position of the pairs retrieves, without the image itself; resumes.
+
+    Example: arrag train neighbours --config config/micro.yaml
+
+    Args:
+        config: Configuration file.
+        method: Whose adapter it is for; the first that fits.
+        out: Folder; by default where the workflow has it.
+        k: Patches per position; the configuration's if not given.
+        part: Search for the I-th of N parts only.
+    """
     from arrag.training.neighbours import retrieve_neighbours
     from arrag.training.pairs import Pairs
 
-    config, layout, method = _load(args, "faid")
-    out = args.out or layout.neighbours(method)
-    pairs = Pairs.open(args.pairs or layout.pairs(method))
-    k = args.k or config.resolved(method).training.faid.k
-    index = _index(args, layout, method)
-    manifest = retrieve_neighbours(pairs, index, out, k, part=args.part)
-    if not args.part:
-        sources = {"index": args.index or layout.index(method), "codes": index.store.path}
-        write_record(out, made_of={"pairs": pairs.path, **sources})
+    inputs = inputs or Inputs()
+    settings, layout, method = _load(config, method, "faid")
+    out = out or layout.neighbours(method)
+    found = Pairs.open(inputs.pairs or layout.pairs(method))
+    index = _index(inputs, layout, method)
+    k = k or settings.resolved(method).training.faid.k
+    manifest = retrieve_neighbours(found, index, out, k, part=part)
+    if not part:
+        sources = {"index": inputs.index or layout.index(method), "codes": index.store.path}
+        write_record(out, made_of={"pairs": found.path, **sources})
     return {"neighbours": out, **{k: v for k, v in manifest.items() if k != "shards"}}
 
 
-def run_references(args: argparse.Namespace) -> dict[str, Any]:
-    """Search an image for every caption of the pairs."""
+@app.command
+def references(
+    *,
+    config: Path = DEFAULT_CONFIG,
+    method: str | None = None,
+    out: Path | None = None,
+    inputs: Inputs | None = None,
+) -> dict[str, Any]:
+    """Write the image that each caption retrieves, never the pair's own; resumes after a kill.
+
+    Example: arrag train references --config config/micro.yaml
+
+    Args:
+        config: Configuration file.
+        method: Whose adapter it is for; the first that fits.
+        out: Folder; by default where the workflow has it.
+    """
     from arrag.training.pairs import Pairs
     from arrag.training.references import retrieve_references
 
-    config, layout, method = _load(args, "racm3")
-    out = args.out or layout.references(method)
-    model, index = _image_index(args, config, layout, method)
-    pairs = Pairs.open(args.pairs or layout.pairs(method))
-    manifest = retrieve_references(pairs, index, model, out)
-    write_record(out, made_of={"pairs": pairs.path, "image_index": index.path})
+    inputs = inputs or Inputs()
+    settings, layout, method = _load(config, method, "racm3")
+    out = out or layout.references(method)
+    model, index = _image_index(inputs, settings, layout, method)
+    found = Pairs.open(inputs.pairs or layout.pairs(method))
+    manifest = retrieve_references(found, index, model, out)
+    write_record(out, made_of={"pairs": found.path, "image_index": index.path})
     return {"references": out, **{k: v for k, v in manifest.items() if k != "shards"}}
 
 
-def run_kind(args: argparse.Namespace) -> dict[str, Any]:
-    """Train an adapter."""
-    if not args.cpu:
-        take_gpus(args.gpus)
+@app.command
+def adapter(
+    kind: Literal["finetune", "faid", "racm3"],
+    /,
+    *,
+    config: Path = DEFAULT_CONFIG,
+    method: str | None = None,
+    out: Path | None = None,
+    inputs: Inputs | None = None,
+    work_dir: Path | None = None,
+    batch_size: Count | None = None,
+    cpu: bool = False,
+    gpus: Count = 1,
+) -> dict[str, Any]:
+    """Train an adapter; resumes after a kill.
+
+    Example: arrag train adapter faid --config config/micro.yaml
+
+    Args:
+        kind: finetune: no retrieval, the control; faid: retrieved patches blended into hidden
+            states; racm3: a retrieved image before the prompt.
+        config: Configuration file.
+        method: Whose adapter it is; the first that fits.
+        out: Folder; by default where the workflow has it.
+        work_dir: Running state and log; by default OUT.work.
+        batch_size: Images that a process takes at a time.
+        cpu: Train on the CPU even if there is a GPU.
+        gpus: More than 1: a process for each.
+    """
+    if not cpu:
+        take_gpus(gpus)
     from arrag.training.adapt import train_adapter
     from arrag.training.pairs import Pairs
 
-    config, layout, method = _load(args, args.kind)
-    resolved = config.resolved(method)
-    out = args.out or layout.trained_adapter(method)
-    pairs = Pairs.open(args.pairs or layout.pairs(method))
+    inputs = inputs or Inputs()
+    settings, layout, method = _load(config, method, kind)
+    resolved = settings.resolved(method)
+    out = out or layout.trained_adapter(method)
+    found = Pairs.open(inputs.pairs or layout.pairs(method))
     about = train_adapter(
-        args.kind,
+        kind,
         resolved.generator,
         resolved.training,
-        _data(args, config, layout, method, pairs),
+        _data(kind, inputs, settings, layout, method, found),
         out,
-        args.work_dir or out.with_name(out.name + ".work"),
-        seed=config.seed,
-        batch_size=args.batch_size or config.resources.train_batch_size,
-        save_minutes=config.resources.save_minutes,
-        cpu=args.cpu,
+        work_dir or out.with_name(out.name + ".work"),
+        seed=settings.seed,
+        batch_size=batch_size or settings.resources.train_batch_size,
+        save_minutes=settings.resources.save_minutes,
+        cpu=cpu,
     )
     held_out = about.pop("held_out", None)
     if held_out:  # of several processes the first writes
         backbone = (resolved.generator.checkpoint, about["training"]["backbone"])
-        write_record(out, made_of={"backbone": backbone, "pairs": pairs.path})
+        write_record(out, made_of={"backbone": backbone, "pairs": found.path})
     return {"adapter": out, "held_out": held_out and held_out["mean"], **about}
 
 
+@app.command
+def compare(first: Path, second: Path, /) -> dict[str, Any]:
+    """Compare the held-out losses of two adapters, with 95 % intervals.
+
+    Example: arrag train compare checkpoints/micro-faid checkpoints/micro-finetune
+
+    Args:
+        first: Folder of an adapter.
+        second: Folder of another.
+    """
+    from arrag.training.adapt import compare_adapters
+
+    return {"first_adapter": first, "second_adapter": second} | compare_adapters(first, second)
+
+
 def take_gpus(count: int) -> None:
-    """Take GPUs to train on; more than one: become ``accelerate launch`` of this very command."""
+    """Reserve GPUs for training; for several, become ``accelerate launch`` of this command."""
+    from arrag.utils.device import acquire_gpus
+
     acquire_gpus(max(1, count))
     if count <= 1 or "LOCAL_RANK" in os.environ:  # alone, or already launched
         return
@@ -216,68 +241,68 @@ def take_gpus(count: int) -> None:
     options |= {"dynamo_backend": "no", "main_process_port": 0}  # any free one
     words = [f"--{name}={value}" for name, value in options.items()]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", *words]
-    os.execv(sys.executable, [*launcher, "-m", "arrag.cli.main", *sys.argv[1:]])
+    os.execv(sys.executable, [*launcher, "-m", "arrag", *sys.argv[1:]])
 
 
-def run_compare(args: argparse.Namespace) -> dict[str, Any]:
-    """Compare two adapters on the held-out images."""
-    from arrag.training.adapt import compare_adapters
-
-    found = compare_adapters(args.first, args.second)
-    return {"first_adapter": args.first, "second_adapter": args.second} | found
-
-
-def _load(args: argparse.Namespace, *kinds: str) -> tuple[Config, Layout, str]:
-    """The configuration, its layout, and the method of one of ``kinds`` that is trained for."""
+def _load(path: Path, method: str | None, *kinds: str) -> tuple[Config, Layout, str]:
+    """Return the configuration, its layout, and the method of one of ``kinds`` to train for."""
     from arrag.config.root import load_config
     from arrag.pipeline.layout import Layout
-    from arrag.utils.errors import ArragError
+    from arrag.utils.errors import ConfigError
 
-    config = load_config(args.config)
-    fits = lambda of: of.augment is not None and of.augment.kind in kinds  # noqa: E731
-    fitting = [name for name, of in config.methods.items() if fits(of)]
-    method = args.method or next(iter(fitting), None)
-    if method is None or not fits(config.method(method)):  # points of grids are methods too
-        found = f"--method: '{method}' is not" if method else f"{args.config}: methods: none is"
-        among = f" (known: {', '.join(fitting)})" if fitting else ""
-        raise ArragError(f"{found} of kind {' or '.join(kinds)}; name or add one{among}")
+    config = load_config(path)
+
+    def fits(name: str) -> bool:
+        augment = config.method(name).augment
+        return augment is not None and augment.kind in kinds
+
+    fitting = [name for name in config.methods if fits(name)]
+    method = method or next(iter(fitting), None)
+    if method is None or not fits(method):  # points of grids are methods too
+        raise ConfigError(
+            f"{f'{method!r} is' if method else 'no method is'} of kind {' or '.join(kinds)}",
+            path=path,
+            field="methods",
+            hint=f"known: {', '.join(fitting)}" if fitting else "add one",
+        )
     if config.resolved(method).training is None:
-        raise ArragError(f"{args.config}: training: missing; add that block to train adapters")
+        raise ConfigError("missing", path=path, field="training", hint="add it to train adapters")
     return config, Layout(config), method
 
 
-def _data(args: argparse.Namespace, config: Config, layout: Layout, method: str, pairs: Any) -> Any:
+def _data(
+    kind: str, inputs: Inputs, config: Config, layout: Layout, method: str, pairs: Any
+) -> Any:
+    from arrag.training.adapt import Data
     from arrag.training.neighbours import Neighbours
     from arrag.training.references import References
-    from arrag.training.trainer import Data
 
-    if args.kind == "faid":
-        digest = _index(args, layout, method).digest
-        path = args.neighbours or layout.neighbours(method)
+    if kind == "faid":
+        digest = _index(inputs, layout, method).digest
+        path = inputs.neighbours or layout.neighbours(method)
         k = config.resolved(method).training.faid.k
         return Data(pairs, neighbours=Neighbours(path, pairs, k, digest))
-    if args.kind == "racm3":
-        index = _image_index(args, config, layout, method)[1]
-        path = args.references or layout.references(method)
+    if kind == "racm3":
+        index = _image_index(inputs, config, layout, method)[1]
+        path = inputs.references or layout.references(method)
         return Data(pairs, references=References(path, pairs, index))
     return Data(pairs)
 
 
-def _index(args: argparse.Namespace, layout: Layout, method: str) -> Any:
+def _index(inputs: Inputs, layout: Layout, method: str) -> Any:
     from arrag.data.token_store import TokenStore
     from arrag.retrieval.index import open_index
 
-    store = TokenStore.open(args.codes or layout.codes(method))
-    return open_index(args.index or layout.index(method), store)
+    store = TokenStore.open(inputs.codes or layout.codes(method))
+    return open_index(inputs.index or layout.index(method), store)
 
 
-def _image_index(
-    args: argparse.Namespace, config: Config, layout: Layout, method: str
-) -> tuple[Any, Any]:
+def _image_index(inputs: Inputs, config: Config, layout: Layout, method: str) -> tuple[Any, Any]:
     from arrag.data.clip import OpenClip
     from arrag.data.token_store import TokenStore
     from arrag.retrieval.image_index import ImageIndex
 
     model = OpenClip(config.method(method).augment.clip)
-    store = TokenStore.open(args.codes or layout.codes(method))
-    return model, ImageIndex(args.image_index or layout.image_index(method), store, model.digest)
+    store = TokenStore.open(inputs.codes or layout.codes(method))
+    path = inputs.image_index or layout.image_index(method)
+    return model, ImageIndex(path, store, model.digest)

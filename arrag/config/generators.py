@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from arrag.config.base import FilePath, Model
 
@@ -112,6 +112,30 @@ class Amused(Backbone):
     annealing: Literal["linear", "compound"] = Field(
         default="linear", description="how the noise falls: as in diffusers, or as in Show-o"
     )
+
+
+class OwnBackbone(Backbone):
+    """A backbone that another module registers; further keys go to its decoding loop."""
+
+    model_config = ConfigDict(extra="allow")
+    supported_augmentations = ("daid",)
+    trainable = False
+
+    kind: Literal["own"]
+    name: str = Field(min_length=1, description="the name that it is registered under")
+    module: str = Field(
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$",
+        description="dotted name of the module that registers it",
+    )
+    decoding: Literal["raster", "masked"] = Field(
+        default="raster", description="its loop: one code after the other, or all in each step"
+    )
+    guidance_scale: float = Field(default=1.0, ge=0, description="passed to the backbone")
+
+    @property
+    def context(self) -> str:
+        """Neighbours that its decoding can know."""
+        return "causal" if self.decoding == "raster" else "full"
 
 
 class Pipeline(Model):
@@ -218,6 +242,6 @@ class ImageRag(Retrieving):
 
 
 Generator = Annotated[
-    Janus | Showo | LlamaGen | Emu3 | Amused | Diffusers | Rdm | ImageRag,
+    Janus | Showo | LlamaGen | Emu3 | Amused | OwnBackbone | Diffusers | Rdm | ImageRag,
     Field(discriminator="kind"),
 ]

@@ -1,21 +1,23 @@
 """DAiD: blend the model's distribution over codes with one made of retrieved patches.
 
-Paper section 3.2: p = (1 - lam) p_model + lam p_ret. Nothing is trained. It sees codes, what is
-known and positions, and no backbone.
+Paper section 3.2: p = (1 - lam) p_model + lam p_ret. Nothing is trained, and no backbone is named.
 """
 
 from __future__ import annotations
 
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from numbers import Real
 
 import torch
 
 from arrag.methods.augmentation import Augmentation
+from arrag.methods.generator import TokenGenerator
+from arrag.methods.registry import MethodContext
 from arrag.methods.search_cache import SearchCache
 from arrag.retrieval.base import PatchIndex
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import MismatchError, UsageError
 
 DEDUPE = ("nearest", "none")
 
@@ -27,14 +29,21 @@ def retrieval_distribution(
     tau: float,
     dedupe: str = "nearest",
 ) -> torch.Tensor:
-    """p_ret(c) proportional to exp(-d / tau) over the retrieved codes, 0 elsewhere: [..., V].
+    """Compute p_ret(c), proportional to exp(-d / tau) over the retrieved codes and 0 elsewhere.
 
-    distances: float [..., k], squared L2; codes: int64 [..., k] below V, -1 if absent. An absent
-    slot gets no mass, a row without any slot is all zero. Of repeats of a code ``nearest`` counts
-    the nearest one only, ``none`` counts every one.
+    Args:
+        distances: float [..., k], squared L2.
+        codes: int64 [..., k], below V; -1 where nothing was retrieved. Such a slot gets no
+            probability; a row without any patch is all zero.
+        V: Size of the codebook.
+        tau: Temperature, in the units of ``distances``.
+        dedupe: If a code was retrieved several times: ``"nearest"`` counts the nearest patch only,
+            ``"none"`` counts every one.
+
+    Returns:
+        Probabilities, [..., V].
     """
-    if dedupe not in DEDUPE:
-        raise ArragError(f"daid: dedupe is {dedupe!r}; use one of {', '.join(DEDUPE)}")
+    _check_dedupe(dedupe)
     absent = (codes < 0) | ~torch.isfinite(distances)
     distances = distances.masked_fill(absent, torch.inf)
     index = codes.clamp(min=0)
@@ -56,38 +65,42 @@ def retrieval_distribution(
 class DAiD(Augmentation):
     """Distribution-level augmentation of a decoding step.
 
-    index: where to search. k: patches retrieved. lam: weight of the retrieved distribution, in
-    [0, 1]. tau: its temperature, in units of squared L2. The paper states neither lam nor tau.
-    Raises ArragError for values out of range.
+    The paper states neither lam nor tau.
+
+    Args:
+        index: The patches to search.
+        k: Number of patches retrieved for a position.
+        lam: Weight of the retrieved distribution, in [0, 1].
+        tau: Its temperature, in units of squared L2.
+        dedupe: See :func:`retrieval_distribution`.
+
+    Raises:
+        UsageError: A value is out of range.
     """
 
     def __init__(
         self, index: PatchIndex, *, k: int, lam: float, tau: float, dedupe: str = "nearest"
     ) -> None:
-        if not _is_number(lam) or not 0 <= lam <= 1:
-            raise ArragError(f"daid: lam is {lam!r}; use a number in [0, 1]")
-        if not _is_number(tau) or not 0 < tau < math.inf:
-            raise ArragError(f"daid: tau is {tau!r}; use a finite number above 0")
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ArragError(f"daid: k is {k!r}; use a whole number of 1 or more")
-        if dedupe not in DEDUPE:
-            raise ArragError(f"daid: dedupe is {dedupe!r}; use one of {', '.join(DEDUPE)}")
+        _check(_is_number(lam) and 0 <= lam <= 1, "lam", lam, "a number in [0, 1]")
+        _check(_is_number(tau) and 0 < tau < math.inf, "tau", tau, "a finite number above 0")
+        _check(type(k) is int and k >= 1, "k", k, "a whole number of 1 or more")
+        _check_dedupe(dedupe)
         self.index, self.k, self.lam, self.tau, self.dedupe = index, k, lam, tau, dedupe
         self._search_cache = SearchCache(index, k)
         self._pool = ThreadPoolExecutor(1, "daid")
-        self._begun: tuple[torch.Tensor, Future] | None = None
+        self._search: tuple[torch.Tensor, Future] | None = None
 
     def on_step_start(
         self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
     ) -> None:
-        """Search beside the forward, which needs nothing of it, if a second thread is allowed.
+        """Start the search in a second thread, if one is allowed, while the forward runs.
 
-        Not in masked decoding: what its forward predicts is less than the positions here.
+        Not in masked decoding, where the forward predicts fewer positions than are given here.
         """
-        self._begun = None
+        self._search = None
         if self.lam and len(positions) == 1 and torch.get_num_threads() > 1:
-            begun = self._pool.submit(self._retrieve, codes, known, positions)
-            self._begun = positions, begun
+            search = self._pool.submit(self._retrieve, codes, known, positions)
+            self._search = positions, search
 
     def on_probs(
         self,
@@ -96,22 +109,26 @@ class DAiD(Augmentation):
         known: torch.Tensor,
         positions: torch.Tensor,
     ) -> torch.Tensor:
-        """Augment probs [B, P, V] at flat positions [P], given codes and known, both [B, H, W].
+        """Blend probs [B, P, V] at flat positions [P], given codes and known, both [B, H, W].
 
-        Returns [B, P, V]: the very same tensor when lam is 0, unchanged rows where nothing was
-        retrieved. Raises ArragError when V is not the size of the database's codebook.
+        Returns:
+            [B, P, V]; the same tensor when lam is 0, unchanged rows where nothing was retrieved.
+
+        Raises:
+            MismatchError: V is not the size of the database's codebook.
         """
         if self.lam == 0:
             return probs
         size = len(self.index.store.codebook)
         if probs.shape[-1] != size:
-            raise ArragError(
-                f"daid: the model predicts {probs.shape[-1]} codes, the database has {size}; "
-                "use a database made with the generator's tokenizer"
+            raise MismatchError(
+                f"the model predicts {probs.shape[-1]} codes, the database has {size}",
+                field="daid",
+                hint="use a database made with the generator's tokenizer",
             )
-        begun, self._begun = self._begun, None
-        if begun is not None and begun[0] is positions:
-            retrieved, found = begun[1].result()
+        search, self._search = self._search, None
+        if search is not None and search[0] is positions:
+            retrieved, found = search[1].result()
         else:
             retrieved, found = self._retrieve(codes, known, positions)
         if retrieved is None:
@@ -124,7 +141,7 @@ class DAiD(Augmentation):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """The retrieved distributions [B, P, V], and where there is one, bool [B, P, 1].
 
-        None where the border rule leaves all positions out.
+        None if the border rule leaves all positions out.
         """
         if not self._search_cache.augments(positions):
             return None, None
@@ -132,6 +149,23 @@ class DAiD(Augmentation):
         size = len(self.index.store.codebook)
         retrieved = retrieval_distribution(distances, found, size, self.tau, self.dedupe)
         return retrieved, (found >= 0).any(dim=-1, keepdim=True)
+
+
+def build_daid(context: MethodContext) -> TokenGenerator:
+    """Load a generator with DAiD."""
+    generator, settings = context.load_backbone(), context.settings
+    index = context.open_patch_index(generator.image_tokenizer.digest)
+    daid = DAiD(index, k=settings.k, lam=settings.lam, tau=settings.tau)
+    return replace(generator, augmentation=daid, index=index.digest)
+
+
+def _check_dedupe(dedupe: object) -> None:
+    _check(dedupe in DEDUPE, "dedupe", dedupe, f"one of {', '.join(DEDUPE)}")
+
+
+def _check(valid: bool, name: str, value: object, wanted: str) -> None:
+    if not valid:
+        raise UsageError(f"found {value!r}", field=f"daid.{name}", hint=f"use {wanted}")
 
 
 def _is_number(value: object) -> bool:

@@ -1,7 +1,7 @@
-"""Text-to-image pipelines of diffusers: what the tables compare with.
+"""Text-to-image pipelines of diffusers, which the tables compare with.
 
-The pipelines are diffusers' own. What is added: they are read from a folder without the network, a
-part that is missing is an error, and an image depends on (seed, prompt, sample) alone.
+The pipelines are diffusers' own. What is added: they are loaded without the network, a missing
+weight is an error, and an image depends on (seed, prompt, sample) alone.
 """
 
 from __future__ import annotations
@@ -9,59 +9,63 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import diffusers
 import numpy as np
 import torch
-import transformers
-from diffusers.utils import logging
 
 from arrag.config.generators import Diffusers, Pipeline
 from arrag.methods.decoding import seeded_uniforms
-from arrag.methods.pipeline_folder import INDEX, first_line, load_parts, read_index
-from arrag.methods.retrieved_images import RetrievedImages
-from arrag.utils.device import default_device
-from arrag.utils.errors import ArragError
+from arrag.methods.generator import ImageGenerator
+from arrag.methods.pipeline_folder import load_pipeline, read_class
+from arrag.methods.registry import MethodContext
+from arrag.utils.errors import ConfigError, FormatError
+from arrag.utils.hashing import tree_digest
 
 
-class Kind(NamedTuple):
-    """How a class of diffusers differs from the others.
+class PipelineSpec(NamedTuple):
+    """What is special about a pipeline class of diffusers.
 
-    denoiser: its component that removes noise; reads: tokens that each tokenizer keeps, None for
-    its own limit; given: what replaces a component or option of the folder; call: fixed arguments;
-    alone: whether the length of a prompt changes the others of its batch; negative: whether it
-    takes a negative prompt.
+    Attributes:
+        pipeline: Name of the class.
+        denoiser: Name of its component that removes noise.
+        text_lengths: Tokens that each of its tokenizers keeps; None for the tokenizer's own limit.
+        overrides: Components and options in place of the folder's.
+        call: Fixed arguments of a call.
+        one_by_one: Whether an image would depend on the other prompts of its batch.
+        negative: Whether it takes a negative prompt.
     """
 
     pipeline: str
     denoiser: str
-    reads: dict[str, int | None]
-    given: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+    text_lengths: dict[str, int | None]
+    overrides: dict[str, Any] = {}  # noqa: RUF012 (never changed)
     call: dict[str, Any] = {}  # noqa: RUF012
-    alone: bool = False
+    one_by_one: bool = False
     negative: bool = True
 
 
 # Captions are not cleaned: diffusers does that only where Beautiful Soup is installed.
 RAW = {"clean_caption": False}
-_LUMINA = Kind("LuminaPipeline", "transformer", {"tokenizer": 256}, call=RAW, alone=True)
-KINDS = {
-    "LDMTextToImagePipeline": Kind(
-        # With eta > 0 it would draw noise that no seed reaches.
+_LUMINA = PipelineSpec(
+    "LuminaPipeline", "transformer", {"tokenizer": 256}, call=RAW, one_by_one=True
+)
+PIPELINES = {
+    "LDMTextToImagePipeline": PipelineSpec(
+        # With eta > 0 it would add noise that no seed reaches.
         "LDMTextToImagePipeline", "unet", {"tokenizer": 77}, call={"eta": 0.0}, negative=False
     ),
-    "StableDiffusionPipeline": Kind(
+    "StableDiffusionPipeline": PipelineSpec(
         "StableDiffusionPipeline", "unet", {"tokenizer": None},
-        given={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
+        {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
     ),
-    "StableDiffusionXLPipeline": Kind(
+    "StableDiffusionXLPipeline": PipelineSpec(
         "StableDiffusionXLPipeline", "unet", {"tokenizer": None, "tokenizer_2": None},
-        given={"add_watermarker": False},
+        {"add_watermarker": False},
     ),
-    "StableDiffusion3Pipeline": Kind(
+    "StableDiffusion3Pipeline": PipelineSpec(
         "StableDiffusion3Pipeline", "transformer",
         {"tokenizer": None, "tokenizer_2": None, "tokenizer_3": 256},
     ),
-    "PixArtAlphaPipeline": Kind(
+    "PixArtAlphaPipeline": PipelineSpec(
         "PixArtAlphaPipeline", "transformer", {"tokenizer": 120},
         call={**RAW, "use_resolution_binning": False},
     ),
@@ -70,80 +74,100 @@ KINDS = {
 }  # fmt: skip
 
 
-class Diffusion:
-    """A pipeline ready to draw.
+class DiffusionGenerator(ImageGenerator):
+    """A pipeline ready to generate.
 
-    parameters: of its denoiser, as most rows of the paper count; size: pixels a side; together:
-    whether the images of a batch are computed at once; weights, index: digests of what it was
-    loaded from and retrieves from, which whoever loads it fills in.
+    Args:
+        pipeline: Loaded, on its device.
+        spec: What is special about its class.
+        settings: The ``generators`` entry of the configuration.
+        weights: Digests of further models that it was loaded from, by role.
+        index: Digest of what it retrieves from.
+
+    Attributes:
+        num_parameters: Of the denoiser, as most rows of the paper count.
+        size: Pixels a side.
+        batched: Whether the images of a batch are computed at once.
+
+    Raises:
+        ConfigError: The pipeline cannot have these settings.
     """
 
-    def __init__(self, pipeline: Any, kind: Kind, settings: Pipeline) -> None:
-        self.pipeline, self.kind, self.settings = pipeline, kind, settings
+    def __init__(
+        self,
+        pipeline: Any,
+        spec: PipelineSpec,
+        settings: Pipeline,
+        weights: dict[str, str] | None = None,
+        index: str | None = None,
+    ) -> None:
+        self.pipeline, self.spec, self.settings = pipeline, spec, settings
+        self.weights = {"backbone": tree_digest(settings.checkpoint), **(weights or {})}
+        self.index = index
         pipeline.set_progress_bar_config(disable=True)
-        self.weights: dict[str, str] = {}
-        self.index: str | None = None
         self.device = pipeline.device
-        self.together = not kind.alone and self.device.type != "cpu"
-        self.denoiser = getattr(pipeline, kind.denoiser)
-        self.parameters = sum(p.numel() for p in self.denoiser.parameters())
+        self.batched = not spec.one_by_one and self.device.type != "cpu"
+        self.denoiser = getattr(pipeline, spec.denoiser)
+        self.num_parameters = sum(p.numel() for p in self.denoiser.parameters())
         scale = pipeline.vae_scale_factor
         self.size = settings.size or self.denoiser.config.sample_size * scale
         unit = scale * (getattr(self.denoiser.config, "patch_size", None) or 1)
         if self.size % unit:
-            raise ArragError(
-                f"size: found {self.size}; {settings.checkpoint} draws multiples of {unit} pixels"
+            raise ConfigError(
+                f"found {self.size}; {settings.checkpoint} generates multiples of {unit} pixels",
+                field="size",
             )
         self.negative = getattr(settings, "negative_prompt", None)
-        if self.negative is not None and not kind.negative:
-            raise ArragError(
-                f"negative_prompt: a {kind.pipeline} takes none; remove it for "
-                f"{settings.checkpoint}"
+        if self.negative is not None and not spec.negative:
+            raise ConfigError(
+                f"a {spec.pipeline} takes none",
+                field="negative_prompt",
+                hint=f"remove it for {settings.checkpoint}",
             )
 
-    def check(self, prompts: Sequence[str], samples: int) -> None:
-        """Any prompt can be drawn."""
-
-    def retrieved(self, prompt: str, sample: int) -> RetrievedImages | None:
-        """Nothing."""
-        return None
-
     def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts of which no text encoder reads all."""
-        reads = {name: getattr(self.pipeline, name) for name in self.kind.reads}
-        limits = {
-            name: self.kind.reads[name] or tokenizer.model_max_length
-            for name, tokenizer in reads.items()
-            if tokenizer is not None
-        }
+        """The prompts that are truncated for every text encoder."""
+        tokenizers = [
+            (tokenizer, length or tokenizer.model_max_length)
+            for name, length in self.spec.text_lengths.items()
+            if (tokenizer := getattr(self.pipeline, name)) is not None
+        ]
         # One at a time and without padding: what is counted is the prompt's own tokens.
         return [
             prompt
             for prompt in prompts
-            if all(len(_tokens(reads[name], prompt)) > limit for name, limit in limits.items())
+            if all(len(read(prompt, verbose=False).input_ids) > n for read, n in tokenizers)
         ]
 
     def generate(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> np.ndarray:
-        """One image for each pair of prompt and sample number: uint8 [B, S, S, 3].
+        """Generate one image for each pair of prompt and sample number: uint8 [B, S, S, 3].
 
-        Raises ArragError when a number in an image is not finite (a dtype too narrow).
+        Raises:
+            FormatError: A number in an image is not finite, since the dtype is too narrow.
         """
-        return to_bytes(self.pixels(prompts, samples, seed), self.settings)
+        pixels = self.pixels(prompts, samples, seed)
+        if not np.isfinite(pixels).all():
+            raise FormatError(
+                f"an image is not finite with dtype {self.settings.dtype}",
+                path=self.settings.checkpoint,
+                hint="use bfloat16 or float32",
+            )
+        return (pixels * 255).round().astype(np.uint8)
 
     def pixels(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> np.ndarray:
-        """``draw`` before rounding: float32 [B, S, S, 3] in [0, 1]."""
+        """``generate`` before rounding: float32 [B, S, S, 3] in [0, 1]."""
         jobs = list(zip(prompts, samples, strict=True))
-        # Rounding depends on the batch: on a CPU, where nothing is lost by it, each image is alone.
-        size = len(jobs) if self.together else 1
+        # Rounding depends on the batch. On a CPU, one image at a time costs nothing.
+        size = len(jobs) if self.batched else 1
         parts = [self._call(jobs[i : i + size], seed) for i in range(0, len(jobs), size)]
         return np.concatenate(parts)
 
-    def condition(self, prompts: Sequence[str], samples: Sequence[int]) -> dict[str, Any]:
-        """What the pipeline is told of the images to draw, as its own arguments."""
-        told: dict[str, Any] = {"prompt": list(prompts)}
+    def conditioning(self, prompts: Sequence[str], samples: Sequence[int]) -> dict[str, Any]:
+        """The arguments of the pipeline that say what the images should show."""
+        arguments: dict[str, Any] = {"prompt": list(prompts)}
         if self.negative is not None:
-            told["negative_prompt"] = [self.negative] * len(prompts)
-        return told
+            arguments["negative_prompt"] = [self.negative] * len(prompts)
+        return arguments
 
     @torch.inference_mode()
     def _call(
@@ -155,19 +179,19 @@ class Diffusion:
             width=self.size,
             num_inference_steps=self.settings.steps,
             guidance_scale=self.settings.guidance_scale,
-            latents=self.noise(generators),
+            latents=self.initial_latents(generators),
             generator=generators,  # of schedulers that add noise
             output_type=output_type,
-            **self.kind.call,
-            **self.condition(*zip(*jobs, strict=True)),
+            **self.spec.call,
+            **self.conditioning(*zip(*jobs, strict=True)),
         ).images
 
-    def noise(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
-        """The latents that an image starts from, of the pipeline's dtype: [B, C, S / f, S / f]."""
+    def initial_latents(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
+        """Sample the noise that images start from: [B, C, S / f, S / f]."""
         side = self.size // self.pipeline.vae_scale_factor
         shape = (1, self.denoiser.config.in_channels, side, side)
-        drawn = [torch.randn(shape, generator=g, dtype=torch.float32) for g in generators]
-        return torch.cat(drawn).to(self.device, self.denoiser.dtype)
+        noise = [torch.randn(shape, generator=g, dtype=torch.float32) for g in generators]
+        return torch.cat(noise).to(self.device, self.denoiser.dtype)
 
 
 def generator_of(seed: int, prompt: str, sample: int) -> torch.Generator:
@@ -176,49 +200,24 @@ def generator_of(seed: int, prompt: str, sample: int) -> torch.Generator:
     return torch.Generator().manual_seed(word)
 
 
-def to_bytes(pixels: np.ndarray, settings: Pipeline) -> np.ndarray:
-    """Float [B, S, S, 3] in [0, 1] -> uint8; ArragError if a number is not finite."""
-    if not np.isfinite(pixels).all():
-        raise ArragError(
-            f"{settings.checkpoint}: an image holds numbers that are not finite with dtype "
-            f"{settings.dtype}; use bfloat16 or float32"
-        )
-    return (pixels * 255).round().astype(np.uint8)
+def load_diffusion(settings: Diffusers, device: str | None = None) -> DiffusionGenerator:
+    """Load a pipeline from its folder.
 
-
-def load_diffusion(settings: Diffusers, device: str | None = None) -> Diffusion:
-    """Load the folder of a pipeline; ArragError names what is wrong with it."""
-    index = read_index(settings.checkpoint, tuple(KINDS))
-    kind = KINDS[index["_class_name"]]
-    return Diffusion(load_pipeline(settings, index, kind, device), kind, settings)
-
-
-def load_pipeline(
-    settings: Pipeline,
-    index: dict[str, Any],
-    kind: Kind,
-    device: str | None = None,
-    **given: Any,
-) -> Any:
-    """diffusers' pipeline of a folder, every part checked.
-
-    index: the folder's, from ``read_index``; given: parts in place of the folder's, as
-    ``kind.given``; device: None is the accelerator if there is one.
+    Raises:
+        ArragError: The folder is of another pipeline, incomplete or damaged.
     """
-    logging.set_verbosity_error()  # it warns of every prompt that is cut, and of what is left out
-    logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    given = {**kind.given, **given}
-    parts = load_parts(settings.checkpoint, index, getattr(torch, settings.dtype), given)
-    try:
-        pipeline = getattr(diffusers, kind.pipeline)(**parts, **given)
-    except (TypeError, ValueError, AttributeError) as error:  # a part missing, or not of its class
-        raise ArragError(
-            f"{settings.checkpoint / INDEX}: what it lists makes no {kind.pipeline} "
-            f"({first_line(error)}); fetch that folder again"
-        ) from error
-    return pipeline.to(device or default_device())
+    spec = PIPELINES[read_class(settings.checkpoint, PIPELINES)]
+    return DiffusionGenerator(load_spec(settings, spec, device), spec, settings)
 
 
-def _tokens(tokenizer: Any, prompt: str) -> list[int]:
-    return tokenizer(prompt, verbose=False).input_ids
+def load_spec(
+    settings: Pipeline, spec: PipelineSpec, device: str | None = None, **overrides: Any
+) -> Any:
+    """Load the pipeline of ``spec``; ``overrides`` are components in place of the folder's."""
+    overrides = {**spec.overrides, **overrides}
+    return load_pipeline(settings.checkpoint, spec.pipeline, settings.dtype, device, **overrides)
+
+
+def build_diffusion(context: MethodContext) -> DiffusionGenerator:
+    """Load a pipeline as a method."""
+    return load_diffusion(context.settings)

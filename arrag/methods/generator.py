@@ -1,166 +1,142 @@
-"""A configured method, loaded and ready to draw: which loader and loop its generator's kind has."""
+"""What generates images: the interface of every method, and the one for image tokens."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
-from arrag.backbones.registry import BACKBONES
-from arrag.config.root import Config
-from arrag.methods.build import ArtifactPaths, equip
+from arrag.backbones.registry import load_backbone
+from arrag.methods.augmentation import Augmentation
 from arrag.methods.decoding import decode_masked, decode_raster, seeded_uniforms
 from arrag.methods.retrieved_images import RetrievedImages
 from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
 from arrag.utils.device import default_device
 from arrag.utils.hashing import tree_digest
+from arrag.utils.registry import import_registering
 
-NO_SOURCES = ArtifactPaths()
+LOADING = {"kind", "checkpoint", "dtype", "name", "module", "decoding"}
+"""Fields of a generator that say what to load; the others are arguments of its decoding loop."""
 
 
-class ImageGenerator(Protocol):
-    """A method ready to draw.
+class ImageGenerator(ABC):
+    """A method, loaded and ready to generate.
 
-    weights: digests of all that was loaded, by its role; parameters: their number; index: digest of
-    what is retrieved from, None if nothing is.
+    An image depends on its prompt, its sample number and the seed alone.
+
+    Attributes:
+        weights: Digests of everything that was loaded, by role.
+        index: Digest of what is retrieved from; None if nothing is.
+        num_parameters: Number of weights, counted as the paper's tables count them.
+        device: Where the weights are.
     """
 
     weights: dict[str, str]
-    parameters: int
     index: str | None
+    num_parameters: int
+    device: torch.device
 
-    def check(self, prompts: Sequence[str], samples: int) -> None:
-        """ArragError unless ``samples`` images of each prompt can be drawn."""
+    @abstractmethod
+    def generate(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> np.ndarray:
+        """Generate one image for each pair of prompt and sample number.
+
+        Returns:
+            uint8 [B, S, S, 3].
+        """
+
+    def check_prompts(self, prompts: Sequence[str], samples: int) -> None:  # noqa: B027
+        """Raise ArragError unless ``samples`` images of each prompt can be generated."""
 
     def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts of which the generator reads only the beginning."""
+        """The prompts of which the model reads only the beginning."""
+        return []
 
-    def retrieved(self, prompt: str, sample: int) -> RetrievedImages | None:
-        """The whole images that an image is drawn with; None if it is drawn with none."""
-
-    def generate(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> np.ndarray:
-        """One image for each pair of prompt and sample number: uint8 [B, S, S, 3]."""
-
-
-class Kind(Protocol):
-    """What the ``kind`` of a generator stands for."""
-
-    def open(self, config: Config, method: str, paths: ArtifactPaths) -> ImageGenerator:
-        """Load a method whose generator is of this kind."""
+    def retrieved_images(self, prompt: str, sample: int) -> RetrievedImages | None:
+        """The whole images that an image is conditioned on; None without any."""
+        return None
 
 
 @dataclass(frozen=True)
-class CodeKind:
-    """A generator of codes: how it is loaded and which loop draws with it.
+class TokenGenerator(ImageGenerator):
+    """A backbone, its decoding loop, and what a method adds to them.
 
-    shape: of an image's random numbers, given the settings and the number of codes. The other
-    settings of the kind are the loop's keyword arguments.
+    Attributes:
+        settings: The ``generators`` entry of the configuration. Other than the fields that say what
+            to load, it holds the keyword arguments of the decoding loop.
+        backbone: The model that predicts image tokens.
+        image_tokenizer: Turns image tokens into pixels.
+        weights: Digests of everything that was loaded, by role.
+        num_parameters: Of the backbone and of modules added to it.
+        augmentation: Retrieval in the decoding loop.
+        index: Digest of what is retrieved from.
+        image_retriever: Gives the whole images that a prompt is conditioned on.
     """
 
-    load: Callable[..., Any]
-    decode: Callable[..., torch.Tensor]
-    shape: Callable[[Any, int], tuple[int, ...]]
+    settings: Any
+    backbone: Any
+    image_tokenizer: ImageTokenizer
+    weights: dict[str, str]
+    num_parameters: int
+    augmentation: Augmentation | None = None
+    index: str | None = None
+    image_retriever: Callable[[str], RetrievedImages] | None = None
 
-    def open(self, config: Config, method: str, paths: ArtifactPaths) -> TokenGenerator:
-        """Load backbone, tokenizer and what the method adds."""
-        return TokenGenerator(config, method, paths)
+    @classmethod
+    def load(cls, settings: Any) -> TokenGenerator:
+        """Load the backbone and its image tokenizer, without any augmentation.
 
-
-class PipelineKind:
-    """A pipeline of diffusers, alone or with images that it retrieves."""
-
-    def open(self, config: Config, method: str, paths: ArtifactPaths) -> ImageGenerator:
-        """Load it; only here, since diffusers takes seconds to import."""
-        from arrag.methods.pipelines import open_pipeline
-
-        return open_pipeline(config, method, paths)
-
-
-def _one_each(settings: Any, count: int) -> tuple[int, ...]:
-    return (count,)
-
-
-def _two_a_step(settings: Any, count: int) -> tuple[int, ...]:
-    return (settings.steps, 2, count)
-
-
-def _load(kind: str) -> Callable[..., Any]:
-    return lambda *args: BACKBONES.get(kind).load(*args)
-
-
-KINDS: dict[str, Kind] = {
-    "janus": CodeKind(_load("janus"), decode_raster, _one_each),
-    "showo": CodeKind(_load("showo"), decode_masked, _two_a_step),
-    "llamagen": CodeKind(_load("llamagen"), decode_raster, _one_each),
-    "emu3": CodeKind(_load("emu3"), decode_raster, _one_each),
-    "amused": CodeKind(_load("amused"), decode_masked, _two_a_step),
-    "diffusers": PipelineKind(),
-    "rdm": PipelineKind(),
-    "imagerag": PipelineKind(),
-}
-
-
-def open_method(config: Config, method: str, paths: ArtifactPaths = NO_SOURCES) -> ImageGenerator:
-    """Load a method; ArragError when something it needs is missing or of another generator."""
-    return KINDS[config.generator_of(method)[1].kind].open(config, method, paths)
-
-
-class TokenGenerator:
-    """A method of a generator of codes, ready to draw: a ``ImageGenerator``.
-
-    Raises ArragError when something it needs is missing or belongs to another generator.
-    """
-
-    def __init__(self, config: Config, method: str, paths: ArtifactPaths = NO_SOURCES):
-        self.settings = settings = config.generator_of(method)[1]
-        self.kind: CodeKind = KINDS[settings.kind]
+        Raises:
+            ArragError: The checkpoint is missing or damaged.
+        """
         device = default_device()
-        backbone = self.kind.load(settings.checkpoint, settings.dtype, device)
-        self.tokenizer: ImageTokenizer = load_tokenizer(settings.checkpoint, device)
-        equipped = equip(config, method, backbone, self.tokenizer.digest, paths)
-        self.backbone, self.augmentation = equipped.backbone, equipped.augment
-        self.index = equipped.index
-        self.parameters = self.backbone.num_parameters + equipped.parameters
-        self.weights = {
+        kind, module = settings.kind, getattr(settings, "module", None)
+        if module is not None:
+            import_registering(module)
+            kind = settings.name
+        backbone = load_backbone(kind, settings.checkpoint, settings.dtype, device)
+        image_tokenizer = load_tokenizer(settings.checkpoint, device)
+        weights = {
             "backbone": tree_digest(settings.checkpoint),
-            "tokenizer": self.tokenizer.digest,
-            **(equipped.weights or {}),
+            "tokenizer": image_tokenizer.digest,
         }
+        return cls(settings, backbone, image_tokenizer, weights, backbone.num_parameters)
 
-    def check(self, prompts: Sequence[str], samples: int) -> None:
-        """Any prompt can be drawn."""
-
-    def retrieved(self, prompt: str, sample: int) -> RetrievedImages | None:
-        """The reference of RA-CM3; other methods retrieve patches, or nothing."""
-        found = getattr(self.backbone, "retrieved", None)
-        return found(prompt) if found else None
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone is."""
+        return self.backbone.device
 
     def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of which the backbone reads only the beginning."""
         return self.backbone.truncated_prompts(prompts)
 
+    def retrieved_images(self, prompt: str, sample: int) -> RetrievedImages | None:
+        """The reference images of a prompt, the same for all its samples."""
+        return self.image_retriever(prompt) if self.image_retriever else None
+
     def generate(self, prompts: Sequence[str], samples: Sequence[int], seed: int) -> np.ndarray:
-        """One image for each pair of prompt and sample number: uint8 [B, S, S, 3]."""
-        return self.tokenizer.decode(self.generate_codes(prompts, samples, seed))
+        """Generate image tokens and decode them: uint8 [B, S, S, 3]."""
+        return self.image_tokenizer.decode(self.generate_codes(prompts, samples, seed))
 
     def generate_codes(
         self, prompts: Sequence[str], samples: Sequence[int], seed: int
     ) -> torch.Tensor:
-        """The same as codes: int64 [B, H, W]."""
-        settings = self.settings
-        shape = self.kind.shape(settings, self.backbone.grid[0] * self.backbone.grid[1])
+        """Generate the image tokens of each pair of prompt and sample number: int64 [B, H, W]."""
+        shape: tuple[int, ...] = (math.prod(self.backbone.grid),)
+        decode = decode_raster
+        if self.backbone.decoding == "masked":
+            shape, decode = (self.settings.steps, 2, *shape), decode_masked
         pairs = zip(prompts, samples, strict=True)
-        draws = [
-            seeded_uniforms(seed, prompt, sample, math.prod(shape)) for prompt, sample in pairs
-        ]
-        return self.kind.decode(
+        noise = [seeded_uniforms(seed, p, k, math.prod(shape)) for p, k in pairs]
+        return decode(
             self.backbone,
             prompts,
-            np.stack(draws).reshape(-1, *shape),
+            np.stack(noise).reshape(-1, *shape),
             augmentation=self.augmentation,
-            **settings.model_dump(exclude={"kind", "checkpoint", "dtype"}),
+            **self.settings.model_dump(exclude=LOADING),
         )

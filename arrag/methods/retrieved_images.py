@@ -1,4 +1,4 @@
-"""Which images of the database a text retrieves, for generators that look at whole images."""
+"""Which images of the database a text retrieves, for generators conditioned on whole images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from arrag.utils.shards import JobPart
 
 
 class RetrievedImages(NamedTuple):
-    """The images most like a text, best first. keys: their names in the store."""
+    """The images most like a text, best first.
+
+    Attributes:
+        query: The text.
+        images: Their numbers in the token store.
+        keys: Their names there.
+        cosines: Their similarities to the text.
+    """
 
     query: str
     images: list[int]
@@ -22,26 +29,31 @@ class RetrievedImages(NamedTuple):
     cosines: list[float]
 
     def as_json(self) -> dict[str, Any]:
-        """For the record beside the samples; cosines to six digits, which float32 has."""
+        """The fields for a record; similarities to the six digits that float32 has."""
         return self._asdict() | {"cosines": [round(cosine, 6) for cosine in self.cosines]}
 
 
 class ImageRetriever:
-    """The k images whose features are most like a text's; index: made with ``clip``.
+    """Retrieves the ``k`` images whose CLIP features are most like a text's.
 
-    One text at a time: the encoder's rounding depends on the batch, and could change the answer.
-    An answer is kept: a search reads the whole index, and a prompt is drawn several times.
+    One text at a time: the encoder's rounding depends on the batch, and could change the result.
+    Results are kept: a search reads the whole index, and a prompt has several samples.
+
+    Args:
+        index: Of the database's images.
+        clip: The model that it was made with.
+        k: Number of images.
     """
 
     def __init__(self, index: ImageIndex, clip: OpenClip, k: int) -> None:
         self.index, self.clip, self.k = index, clip, k
-        self._answers: dict[str, RetrievedImages] = {}
+        self._found: dict[str, RetrievedImages] = {}
 
     def __call__(self, query: str) -> RetrievedImages:
-        """What a text retrieves."""
-        if query not in self._answers:
-            self._answers[query] = self._search(query)
-        return self._answers[query]
+        """Retrieve the images for a text."""
+        if query not in self._found:
+            self._found[query] = self._search(query)
+        return self._found[query]
 
     def _search(self, query: str) -> RetrievedImages:
         if not self.k:
@@ -52,17 +64,23 @@ class ImageRetriever:
         return RetrievedImages(query, numbers, keys, cosines[0].tolist())
 
 
-def record_name(part: JobPart | None = None) -> str:
-    """Name of the record beside the samples; a part's own is there until all are drawn."""
-    return f"retrieved-{part}.jsonl" if part else "retrieved.jsonl"
+RECORD = "retrieved.jsonl"
 
 
-def record_retrieved(path: Path, found: Iterable[tuple[int, int, RetrievedImages | None]]) -> None:
-    """Write which whole images each sample was drawn with, one a line; no file if none has any.
+def write_retrieved(
+    folder: Path,
+    found: Iterable[tuple[int, int, RetrievedImages | None]],
+    part: JobPart | None = None,
+) -> None:
+    """Write which whole images the samples in a folder were conditioned on, one sample a line.
 
-    found: prompt, sample, and what it retrieved. A line: ``prompt`` and ``sample``, numbers as in
-    the samples' names, ``query``, and best first ``images``, ``keys`` and ``cosines``: images of
-    the store, and their names there.
+    The file is not written if nothing was retrieved. Its fields are ``prompt`` and ``sample``,
+    numbers as in the samples' names, and those of :class:`RetrievedImages`.
+
+    Args:
+        folder: Of the samples.
+        found: Number of the prompt, of the sample, and what was retrieved.
+        part: Of several jobs, each of which has its own file until all are merged.
     """
     lines = [
         json.dumps({"prompt": i, "sample": k, **one.as_json()}, ensure_ascii=False) + "\n"
@@ -70,18 +88,19 @@ def record_retrieved(path: Path, found: Iterable[tuple[int, int, RetrievedImages
         if one is not None
     ]
     if lines:
-        write_text(path, "".join(lines))
+        name = f"retrieved-{part}.jsonl" if part else RECORD
+        write_text(folder / name, "".join(lines))
 
 
-def join_records(folder: Path) -> None:
-    """Put the parts' records in the place of the one that a single job writes."""
+def merge_retrieved(folder: Path) -> None:
+    """Merge the parts' records into the one that a single job writes."""
     parts = sorted(folder.glob("retrieved-*-of-*.jsonl"))
     lines = {}
-    for path in [*folder.glob(record_name()), *parts]:  # it is there after a kill just below
+    for path in [*folder.glob(RECORD), *parts]:  # both after a kill just below
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
             about = json.loads(line)
             lines[about["prompt"], about["sample"]] = line
     if lines:
-        write_text(folder / record_name(), "".join(lines[key] for key in sorted(lines)))
+        write_text(folder / RECORD, "".join(lines[key] for key in sorted(lines)))
     for path in parts:
         path.unlink()

@@ -59,9 +59,10 @@ class Score(BaseModel):
         """The contents of the score's JSON file."""
         return self.model_dump(exclude_unset=True)
 
-    def write(self, path: str | Path) -> None:
-        """Write the JSON file, atomically."""
-        write_json(path, self.to_json())
+    def write(self, path: str | Path | None) -> None:
+        """Write the JSON file, atomically; None writes nothing."""
+        if path is not None:
+            write_json(path, self.to_json())
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -69,12 +70,9 @@ class Score(BaseModel):
         counts = {kind: gap["count"] for kind, gap in self.partial.items()}
         for side in ("images", "reference"):
             report = getattr(self, side, None) or {}
-            for kind, count in (
-                ("damaged", len(report.get("unreadable", ()))),
-                ("missing", report.get("missing", 0)),
-            ):
-                counts |= {f"{kind} {side}": count} if count else {}
-        return counts
+            counts[f"damaged {side}"] = len(report.get("unreadable", ()))
+            counts[f"missing {side}"] = report.get("missing", 0)
+        return {kind: count for kind, count in counts.items() if count}
 
 
 @dataclass(frozen=True)

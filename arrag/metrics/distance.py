@@ -33,9 +33,8 @@ from arrag.metrics.image_set import (
     normalize_rows,
     stored_image_set,
 )
-from arrag.metrics.reference_stats import is_reference_file, read_reference, write_features
+from arrag.metrics.reference_stats import is_reference_file, read_reference, write_arrays
 from arrag.metrics.types import Extractor
-from arrag.utils.errors import UsageError
 
 OFFICIAL = {source.file.partition(".")[0] for source in INCEPTION.values()} | {CLIP_FOLDER}
 LIBRARIES = ("numpy", "pillow", "torch", "torchvision", "transformers", "open-clip-torch")
@@ -108,8 +107,7 @@ class DistanceMetric(Metric):
             sets = self.open_sets((images, target), options, stack)
             check_same_judge(*sets)
             score = self._finish(*sets, options, self.measure(*sets, options))
-        if options.out is not None:
-            score.write(options.out)
+        score.write(options.out)
         return score
 
     def open_sets(
@@ -140,15 +138,7 @@ class DistanceMetric(Metric):
     def _extract(
         self, path: str | Path, extractor: Extractor, options: ScoreOptions
     ) -> tuple[ImageList, np.ndarray]:
-        found, features = extract(
-            path,
-            extractor,
-            options.cache,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            expect=options.expect,
-            allow_partial=options.allow_partial,
-        )
+        found, features = extract(path, extractor, options)
         return found, normalize_rows(features) if self.normalize else features
 
     def _finish(
@@ -156,7 +146,7 @@ class DistanceMetric(Metric):
     ) -> Score:
         unstated = {"extractor": "not stated", "extractor_digest": None}
         judge = images.judge or reference.judge or unstated
-        n, n_reference = images.report["n"], reference.report["n"]
+        n = images.report["n"]
         run = read_run(images.path) if Path(images.path).is_dir() else None
         resamples = IMAGE_RESAMPLES if options.resamples is None else options.resamples
         bootstrap = None
@@ -177,7 +167,7 @@ class DistanceMetric(Metric):
             lower_is_better=True,
             n=n,
             n_images=n,
-            n_reference=n_reference,
+            n_reference=reference.report["n"],
             images=images.report,
             reference=reference.report,
             shared_images=shared,
@@ -193,14 +183,16 @@ class DistanceMetric(Metric):
     def write_statistics(
         self, source: str | Path, out: str | Path, options: ScoreOptions = DEFAULTS
     ) -> dict[str, Any]:
-        """Write the file ``out`` (.npz) that stands for the images of ``source`` in a comparison.
+        """Write a file ``out`` (.npz) that replaces the images of ``source`` in a comparison.
 
         Returns:
             What the file states about itself.
         """
         extractor = self.open_extractor()
         found = self._open_set(source, extractor, options)
-        return self._write_features(extractor, found.features, found.report, out)
+        meta = self.statistics_meta(self.judge(extractor), found.report)
+        self.store(out, found.features, meta)
+        return meta
 
     def write_mjhq_statistics(
         self, root: str | Path, meta: str | Path, out: str | Path, options: ScoreOptions
@@ -223,24 +215,20 @@ class DistanceMetric(Metric):
         extractor = self.open_extractor()
         found, features = self._extract(root, extractor, options)
         found = replace(found, missing=missing)
+        judge = self.judge(extractor)
         labels = np.array([Path(name).parts[0] for name in found.names])
+        parts = {mjhq.OVERALL: (found, np.arange(len(found)))}
+        for name in mjhq.categories(entries):
+            rows = np.flatnonzero(labels == name)
+            parts[name] = found.take(rows), rows
         written = {}
-        for name in (mjhq.OVERALL, *mjhq.categories(entries)):
-            rows = np.flatnonzero(labels == name) if name != mjhq.OVERALL else np.arange(len(found))
-            if len(rows) < 2:
-                continue
-            report = found.take(rows).report() if name != mjhq.OVERALL else found.report()
-            path = Path(out) / f"{name}.npz"
-            self._write_features(extractor, features[rows], report, path)
-            written[str(path)] = len(rows)
+        for name, (images, rows) in parts.items():
+            if len(rows) > 1:
+                path = Path(out) / f"{name}.npz"
+                meta = self.statistics_meta(judge, images.report())
+                self.store(path, features[rows], meta)
+                written[str(path)] = len(rows)
         return written
-
-    def _write_features(
-        self, extractor: Extractor, features: np.ndarray, report: dict[str, Any], out: str | Path
-    ) -> dict[str, Any]:
-        meta = self.statistics_meta(self.judge(extractor), report)
-        self.store(out, features, meta)
-        return meta
 
     def statistics_meta(self, judge: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
         """What a file of statistics states about itself."""
@@ -249,19 +237,7 @@ class DistanceMetric(Metric):
 
     def store(self, out: str | Path, features: np.ndarray, meta: dict[str, Any]) -> None:
         """Write what the metric needs of reference features [n, d]: the features themselves."""
-        write_features(out, features, meta)
-
-
-def refuse_rank_deficient(found: ImageSet, dim: int, allowed: bool) -> None:
-    """Raise UsageError unless ``allowed``: the covariance of too few images is singular."""
-    if not allowed:
-        raise UsageError(
-            f"{found.report['n']} images for {dim} features: the covariance is singular, and the "
-            "distance depends on the number of images",
-            path=found.path,
-            hint="give more images, use an extractor of fewer features, or pass "
-            "--allow-rank-deficient, which states it in the score",
-        )
+        write_arrays(out, meta, feats=features)
 
 
 def _warnings(

@@ -7,7 +7,6 @@ part of an extractor's identity.
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,47 +52,41 @@ INCEPTION = {
     ),
 }
 CLIP_FOLDER = "clip-vit-large-patch14-336"
-CLIP_SOURCE = "https://huggingface.co/openai/clip-vit-large-patch14-336"
+CLIP_SOURCE = (
+    "https://huggingface.co/openai/clip-vit-large-patch14-336 (config.json, "
+    "preprocessor_config.json, model.safetensors)"
+)
 
 
+EXTRACTORS: Registry[Callable[[str, str], Extractor]] = Registry("feature extractor")
+"""Functions of (text after the colon of ``name:text``, resizing mode)."""
+
+
+@EXTRACTORS.register("inception")
 def _inception(_: str, mode: str) -> Extractor:
     source = INCEPTION[mode]
-    path = WEIGHTS / source.file
-    if not path.is_file():
-        dots = "..." if len(source.sha256) < 64 else ""
-        raise MissingError(
-            f"FID's Inception weights for mode {mode} are missing",
-            path=path,
-            hint=f"download {source.url} (SHA-256 {source.sha256}{dots}) and put it there, or give "
-            "the file as --extractor",
-        )
-    return open_extractor(path, mode)
+    return _open_download(source.file, f"{source.url} (SHA-256 {source.sha256})", mode)
 
 
+@EXTRACTORS.register("clip")
 def _clip(_: str, mode: str) -> Extractor:
-    path = WEIGHTS / CLIP_FOLDER
-    if not path.is_dir():
-        raise MissingError(
-            "no such folder",
-            path=path,
-            hint=f"download {CLIP_SOURCE} (config.json, preprocessor_config.json, "
-            "model.safetensors) and put it there, or give the folder as --extractor",
-        )
+    return _open_download(CLIP_FOLDER, CLIP_SOURCE, mode)
+
+
+def _open_download(name: str, source: str, mode: str) -> Extractor:
+    path = WEIGHTS / name
+    if not path.exists():
+        hint = f"download {source} and put it there, or give its path as --extractor"
+        raise MissingError("the weights are missing", path=path, hint=hint)
     return open_extractor(path, mode)
 
 
+@EXTRACTORS.register(mobilenet.NAME)
 def _mobilenet(width: str, mode: str, folder: Path = mobilenet.FOLDER) -> Extractor:
     width = width or mobilenet.DEFAULT_WIDTH
     weights = mobilenet.weights_file(folder, width)
     load = partial(mobilenet.load, weights, width)
     return Extractor(f"MobileNetV2-{width}", sha256_file(weights), Resize299(mode), load)
-
-
-EXTRACTORS: Registry[Callable[[str, str], Extractor]] = Registry("feature extractor")
-"""Functions of (text after the colon of ``name:text``, resizing mode)."""
-EXTRACTORS.register("inception")(_inception)
-EXTRACTORS.register("clip")(_clip)
-EXTRACTORS.register(mobilenet.NAME)(_mobilenet)
 
 
 def open_extractor(spec: str | Path, mode: str = "clean") -> Extractor:
@@ -120,7 +113,10 @@ def open_extractor(spec: str | Path, mode: str = "clean") -> Extractor:
     if path.suffix in (".pt", ".pth") and path.is_file():
         load = _load_torchscript if path.suffix == ".pt" else _load_pytorch_inception
         digest = sha256_file(path)
-        return Extractor(_official(path, digest), digest, Resize299(mode), partial(load, path))
+        # The published bytes have the published name, whatever their file is called here.
+        known = (Path(s.file) for s in INCEPTION.values() if digest.startswith(s.sha256))
+        name = next(known, path).stem
+        return Extractor(name, digest, Resize299(mode), partial(load, path))
     if (path / "open_clip_config.json").is_file():
         return _open_clip(path)
     if (path / "config.json").is_file():
@@ -133,14 +129,6 @@ def open_extractor(spec: str | Path, mode: str = "clean") -> Extractor:
     )
 
 
-def _official(path: Path, digest: str) -> str:
-    """The published name of a file with the published bytes, else the name of the file."""
-    for source in INCEPTION.values():
-        if digest.startswith(source.sha256):
-            return source.file.partition(".")[0]
-    return path.stem
-
-
 def _load_torchscript(path: Path) -> Network:
     """Any TorchScript network; clean-fid's Inception is fed through its layers, as clean-fid does.
 
@@ -148,13 +136,11 @@ def _load_torchscript(path: Path) -> Network:
     """
     import torch
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            module = torch.jit.load(path, map_location=default_device()).eval()
-    except (RuntimeError, ValueError) as error:
-        message = f"not a TorchScript file ({error})"
-        raise FormatError(message, path=path, hint="fetch it again") from None
+    from arrag.utils.checkpoint import loading
+
+    with loading(path, "TorchScript", "fetch it again"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module = torch.jit.load(path, map_location=default_device()).eval()
     if not hasattr(module, "layers"):
         return module
     return lambda pixels: module.layers((pixels - 128) / 128)
@@ -170,6 +156,8 @@ def _load_pytorch_inception(path: Path) -> Network:
     import torchvision
     from cleanfid import inception_pytorch as blocks
 
+    from arrag.utils.checkpoint import loading
+
     model = torchvision.models.inception_v3(
         weights=None, num_classes=1008, aux_logits=False, init_weights=False
     )
@@ -180,11 +168,8 @@ def _load_pytorch_inception(path: Path) -> Network:
         setattr(model, f"Mixed_{name}", blocks.FIDInceptionC(768, channels_7x7=width))
     model.Mixed_7b = blocks.FIDInceptionE_1(1280)
     model.Mixed_7c = blocks.FIDInceptionE_2(2048)
-    try:
+    with loading(path, "pytorch-fid's Inception weights", "fetch the file again"):
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError) as error:
-        message = f"not pytorch-fid's Inception weights ({str(error).splitlines()[0]})"
-        raise FormatError(message, path=path, hint="fetch the file again") from None
     model.fc = torch.nn.Identity()
     model.dropout = torch.nn.Identity()
     model.transform_input = False
@@ -232,11 +217,11 @@ def _transformers_clip(folder: Path) -> Extractor:
         import torch
         from transformers import CLIPModel, CLIPVisionModelWithProjection
 
+        from arrag.utils.checkpoint import loading
+
         model_class = CLIPModel if kind == "clip" else CLIPVisionModelWithProjection
-        try:
+        with loading(folder, "a CLIP of transformers"):
             model = model_class.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise FormatError(f"the CLIP cannot be read ({error})", path=folder) from None
         model = model.eval().to(default_device())
         tower, project = model.vision_model, model.visual_projection
         return lambda pixels: project(tower(pixel_values=pixels).pooler_output)

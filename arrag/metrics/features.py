@@ -15,11 +15,11 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from arrag.metrics.base import DEFAULTS, ScoreOptions
 from arrag.metrics.image_set import ImageList, list_images, open_image, read_images
 from arrag.metrics.types import Extractor
 from arrag.utils.device import default_device
@@ -33,23 +33,36 @@ SHARD = 1024  # newly computed images that are written together
 BATCH_ON_CPU, BATCH_ON_GPU = 4, 64
 
 
-class CachedFeature(NamedTuple):
-    """Features float32 [d] of one image, and its (width, height)."""
-
-    feature: np.ndarray
-    size: tuple[int, int]
+Feature = tuple[np.ndarray, tuple[int, int]]  # float32 [d] of an image, its (width, height)
 
 
 class FeatureCache:
-    """Features by image digest for one extractor; ``folder`` None keeps them in memory only."""
+    """Features by image digest for one extractor; computes those of new images in batches.
 
-    def __init__(self, folder: str | Path | None, extractor: Extractor) -> None:
-        self.known: dict[str, CachedFeature] = {}
+    A context manager: on leaving, waiting images are computed unless an error is raised, and what
+    is computed is written as a shard.
+
+    Args:
+        extractor: The network.
+        options: ``cache`` (None keeps the features in memory only), ``batch_size``, ``workers``.
+
+    Attributes:
+        known: Features by the digest of the image's file.
+        unreadable: Digests of the damaged images.
+    """
+
+    def __init__(self, extractor: Extractor, options: ScoreOptions = DEFAULTS) -> None:
+        self.extractor, self._batch_size = extractor, options.batch_size
+        self.known: dict[str, Feature] = {}
+        self.unreadable: set[str] = set()
+        self._waiting: dict[str, bytes] = {}
+        self._unwritten: list[str] = []
+        self._pool = ThreadPoolExecutor(options.workers) if options.workers else None
         self._writer: ShardWriter | None = None
-        if folder is not None:
+        if options.cache is not None:
             name = extractor.name.replace("/", "-")
             self._writer = ShardWriter(
-                Path(folder) / f"{name}-{extractor.key[:10]}",
+                Path(options.cache) / f"{name}-{extractor.key[:10]}",
                 extractor.identity,
                 own=("*.safetensors",),
                 partial="manifest.json",
@@ -57,6 +70,47 @@ class FeatureCache:
             )
             for shard in self._writer.shards():
                 self._read(shard)
+
+    def __enter__(self) -> FeatureCache:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None:
+            self._compute()
+        self._write()
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def add(self, digest: str, data: bytes) -> None:
+        """Queue an image file for the network unless its features are known."""
+        if digest in self.known or digest in self.unreadable:
+            return
+        if self._batch_size is None:
+            self._batch_size = BATCH_ON_GPU if default_device() == "cuda" else BATCH_ON_CPU
+        self._waiting[digest] = data
+        if len(self._waiting) >= self._batch_size:
+            self._compute()
+        if len(self._unwritten) >= SHARD:
+            self._write()
+
+    def _compute(self) -> None:
+        run = self._pool.map if self._pool else map
+        batch = dict(zip(self._waiting, run(self._prepare, self._waiting.values()), strict=True))
+        self._waiting = {}
+        self.unreadable |= {digest for digest, made in batch.items() if made is None}
+        batch = {digest: made for digest, made in batch.items() if made is not None}
+        if batch:
+            features = self.extractor([pixels for pixels, _ in batch.values()])
+            for (digest, (_, size)), feature in zip(batch.items(), features, strict=True):
+                self.known[digest] = feature, size
+            self._unwritten += batch
+
+    def _prepare(self, data: bytes) -> tuple[np.ndarray, tuple[int, int]] | None:
+        try:
+            image = open_image(data)
+        except UNREADABLE:
+            return None
+        return self.extractor.preprocess(image), image.size
 
     def _read(self, shard: Path) -> None:
         from safetensors import SafetensorError
@@ -66,49 +120,32 @@ class FeatureCache:
             held = load_file(shard)
             rows = zip(held["sha256"], held["features"], held["size"].tolist(), strict=True)
             for digest, feature, (width, height) in rows:
-                self.known[digest.tobytes().hex()] = CachedFeature(feature, (width, height))
+                self.known[digest.tobytes().hex()] = feature, (width, height)
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             hint = "delete it and run again"
             raise FormatError(f"damaged ({error})", path=shard, hint=hint) from None
 
-    def add(self, new: dict[str, CachedFeature]) -> None:
-        """Remember features and, with a folder, write them as one shard."""
-        self.known |= new
+    def _write(self) -> None:
+        new, self._unwritten = self._unwritten, []
         if self._writer is None or not new:
             return
         from safetensors.numpy import save_file
 
         tensors = {
-            "features": np.stack([row.feature for row in new.values()]),
+            "features": np.stack([self.known[digest][0] for digest in new]),
             "sha256": np.array([list(bytes.fromhex(digest)) for digest in new], np.uint8),
-            "size": np.array([row.size for row in new.values()], np.int32),
+            "size": np.array([self.known[digest][1] for digest in new], np.int32),
         }
-        shard = self._writer.folder / f"{sha256_json(list(new))[:16]}.safetensors"
+        shard = self._writer.folder / f"{sha256_json(new)[:16]}.safetensors"
         self._writer.write(shard, partial(save_file, tensors))
 
 
 def extract(
-    source: str | Path,
-    extractor: Extractor,
-    cache: str | Path | None = None,
-    *,
-    batch_size: int | None = None,
-    workers: int = 0,
-    expect: int | None = None,
-    allow_partial: bool = False,
+    source: str | Path, extractor: Extractor, options: ScoreOptions = DEFAULTS
 ) -> tuple[ImageList, np.ndarray]:
     """Extract the features of all images of a folder or tar.
 
     A killed run continues after its last shard.
-
-    Args:
-        source: The folder or tar.
-        extractor: The network.
-        cache: Folder of feature caches, or None.
-        batch_size: Images at a time; None chooses by the device.
-        workers: Threads that decode and resize.
-        expect: Number of images that there must be.
-        allow_partial: Accept missing and damaged images.
 
     Returns:
         The images, and their features, float32 [n, d], in order.
@@ -116,74 +153,15 @@ def extract(
     Raises:
         ArragError: See ``arrag.metrics.image_set.read_images`` and ``list_images``.
     """
-    held = FeatureCache(cache, extractor)
-    queue = _Queue(held, extractor, batch_size, workers)
+    cache = FeatureCache(extractor, options)
     named: list[tuple[str, str]] = []
-    with queue, tqdm(desc=f"{extractor.name} of {source}", unit="image") as progress:
+    with cache, tqdm(desc=f"{extractor.name} of {source}", unit="image") as progress:
         for name, data in read_images(source):
             digest = hashlib.sha256(data).hexdigest()
             named.append((name, digest))
-            if digest not in held.known and digest not in queue:
-                queue.add(digest, data)
+            cache.add(digest, data)
             progress.update()
-    unreadable = [name for name, digest in named if digest in queue.unreadable]
-    images = [(n, d, held.known[d].size) for n, d in named if d not in queue.unreadable]
-    found = list_images(source, images, unreadable, expect, allow_partial)
-    return found, np.stack([held.known[digest].feature for digest in found.digests])
-
-
-class _Queue:
-    """Images that wait for the network, in batches; features go to the cache by the shard."""
-
-    def __init__(
-        self, cache: FeatureCache, extractor: Extractor, batch_size: int | None, workers: int
-    ) -> None:
-        self.cache, self.extractor, self.batch_size = cache, extractor, batch_size
-        self.pool = ThreadPoolExecutor(workers) if workers else None
-        self.waiting: dict[str, bytes] = {}
-        self.done: dict[str, CachedFeature] = {}
-        self.unreadable: set[str] = set()
-
-    def __enter__(self) -> _Queue:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if error[0] is None:
-            self._run()
-        self._write()
-        if self.pool:
-            self.pool.shutdown(cancel_futures=True)
-
-    def __contains__(self, digest: str) -> bool:
-        return digest in self.waiting or digest in self.done or digest in self.unreadable
-
-    def add(self, digest: str, data: bytes) -> None:
-        if self.batch_size is None:
-            self.batch_size = BATCH_ON_GPU if default_device() == "cuda" else BATCH_ON_CPU
-        self.waiting[digest] = data
-        if len(self.waiting) >= self.batch_size:
-            self._run()
-        if len(self.done) >= SHARD:
-            self._write()
-
-    def _run(self) -> None:
-        run = self.pool.map if self.pool else map
-        batch = dict(zip(self.waiting, run(self._prepare, self.waiting.values()), strict=True))
-        self.waiting = {}
-        self.unreadable |= {digest for digest, made in batch.items() if made is None}
-        batch = {digest: made for digest, made in batch.items() if made is not None}
-        if batch:
-            features = self.extractor([pixels for pixels, _ in batch.values()])
-            for (digest, (_, size)), feature in zip(batch.items(), features, strict=True):
-                self.done[digest] = CachedFeature(feature, size)
-
-    def _prepare(self, data: bytes) -> tuple[np.ndarray, tuple[int, int]] | None:
-        try:
-            image = open_image(data)
-        except UNREADABLE:
-            return None
-        return self.extractor.preprocess(image), image.size
-
-    def _write(self) -> None:
-        self.cache.add(self.done)
-        self.done = {}
+    unreadable = [name for name, digest in named if digest in cache.unreadable]
+    images = [(n, d, cache.known[d][1]) for n, d in named if d not in cache.unreadable]
+    found = list_images(source, images, unreadable, options)
+    return found, np.stack([cache.known[digest][0] for digest in found.digests])

@@ -9,10 +9,11 @@ import numpy as np
 
 from arrag.config.benchmarks import FidSettings
 from arrag.metrics.base import ScoreOptions
-from arrag.metrics.distance import DistanceMetric, Measurement, refuse_rank_deficient
+from arrag.metrics.distance import DistanceMetric, Measurement
 from arrag.metrics.frechet import frechet_distance, resampled_distances
 from arrag.metrics.image_set import ImageSet
-from arrag.metrics.reference_stats import write_moments
+from arrag.metrics.reference_stats import write_arrays
+from arrag.utils.errors import UsageError
 
 
 class FID(DistanceMetric):
@@ -30,8 +31,15 @@ class FID(DistanceMetric):
         """See ``DistanceMetric``; refuses too few images unless the settings allow them."""
         ours, theirs = images.gaussian, reference.gaussian
         for found, gaussian in ((images, ours), (reference, theirs)):
-            if found.report["n"] is not None and gaussian.rank_deficient:
-                refuse_rank_deficient(found, gaussian.dim, self.settings.allow_rank_deficient)
+            n, singular = found.report["n"], gaussian.rank_deficient
+            if n is not None and singular and not self.settings.allow_rank_deficient:
+                raise UsageError(
+                    f"{n} images for {gaussian.dim} features: the covariance is singular, and the "
+                    "distance depends on the number of images",
+                    path=found.path,
+                    hint="give more images, use an extractor of fewer features, or pass "
+                    "--allow-rank-deficient, which states it in the score",
+                )
         details: dict[str, Any] = {
             "dimensions": ours.dim,
             "rank_deficient": ours.rank_deficient or theirs.rank_deficient,
@@ -47,7 +55,8 @@ class FID(DistanceMetric):
         """Write mean and covariance."""
         x = features.astype(np.float64)
         # Not from a factor: other programs read the covariance itself.
-        write_moments(out, x.mean(0), np.atleast_2d(np.cov(x, rowvar=False)), len(x), meta)
+        sigma = np.atleast_2d(np.cov(x, rowvar=False))
+        write_arrays(out, meta, mu=x.mean(0), sigma=sigma, n=len(x))
 
 
 def other_implementations(images: ImageSet, reference: ImageSet) -> dict[str, float]:

@@ -75,7 +75,17 @@ class FWD(DistanceMetric):
     def measure(self, images: ImageSet, reference: ImageSet, options: ScoreOptions) -> Measurement:
         """See ``DistanceMetric``."""
         ours, theirs = images.packets, reference.packets
-        resamples = self._resamples(ours, options.resamples)
+        possible = isinstance(ours, ImagePackets) and ours.keeps_features()
+        resamples = options.resamples
+        if resamples is None:
+            resamples = RESAMPLES if possible and ours.dim <= CHEAP_DIM else 0
+        elif resamples and not possible:
+            raise UsageError(
+                "these packets cannot be resampled: there are only moments, or the features of one "
+                "row of packets take more than 512 MiB",
+                field="resamples",
+                hint="pass --resamples 0",
+            )
         weights = image_weights(ours.n, resamples) if resamples else None
         value, resampled = fwd(ours, theirs, weights)
         details = {
@@ -87,19 +97,6 @@ class FWD(DistanceMetric):
         }
         return Measurement(value, None if resampled is None else lambda _: resampled, details)
 
-    def _resamples(self, ours: PacketSource, wanted: int | None) -> int:
-        possible = isinstance(ours, ImagePackets) and ours.keeps_features()
-        if wanted is None:
-            return RESAMPLES if possible and ours.dim <= CHEAP_DIM else 0
-        if wanted and not possible:
-            raise UsageError(
-                "these packets cannot be resampled: there are only moments, or the features of one "
-                "row of packets take more than 512 MiB",
-                field="resamples",
-                hint="pass --resamples 0",
-            )
-        return wanted
-
     def open_sets(
         self, paths: tuple[str | Path, ...], options: ScoreOptions, stack: ExitStack
     ) -> list[ImageSet]:
@@ -108,24 +105,19 @@ class FWD(DistanceMetric):
 
     def open_packets(self, path: str | Path, options: ScoreOptions, stack: ExitStack) -> PacketSet:
         """Open one set."""
-        if not is_reference_file(path):
+        found = None
+        if is_reference_file(path):
+            stored = read_reference(path)
+            stack.callback(stored.close)
+            if stored.features is None:
+                return self._stored_packets(stored)
+            pixels, report = PixelArray(stored.features), stored.report() | {"stated": True}
+        else:
             found, pixels = self._buffer_images(path, options, stack)
-            return self._image_packets(found.report(), pixels, found)
-        stored = read_reference(path)
-        stack.callback(stored.close)
-        if stored.features is None:
-            return self._stored_packets(stored)
-        return self._image_packets(stored.report() | {"stated": True}, PixelArray(stored.features))
-
-    def _image_packets(
-        self,
-        report: dict[str, Any],
-        pixels: PixelBuffer | PixelArray,
-        images: ImageList | None = None,
-    ) -> PacketSet:
+            report = found.report()
         transform = PacketTransform(self.wavelet, self.settings.level, *pixels.shape)
         packets = ImagePackets(pixels, transform)
-        return PacketSet(report, self._judge(pixels.shape), images=images, packets=packets)
+        return PacketSet(report, self._judge(pixels.shape), images=found, packets=packets)
 
     def _stored_packets(self, stored: ReferenceFile) -> PacketSet:
         packets = StoredPackets(stored.mu, stored.sigma, stored.n)
@@ -172,8 +164,7 @@ class FWD(DistanceMetric):
                 size = (self.settings.size,) * 2
                 image = center_square(image).resize(size, Image.Resampling.BICUBIC)
             pixels.add(f"{source}/{name}", np.asarray(image))
-        found = list_images(source, named, unreadable, options.expect, options.allow_partial)
-        return found, pixels
+        return list_images(source, named, unreadable, options), pixels
 
     def write_statistics(
         self, source: str | Path, out: str | Path, options: ScoreOptions = DEFAULTS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 from arrag.data.questions import listed
 from arrag.data.sample_dir import read_run
 from arrag.data.sources import TARS, open_source
+from arrag.metrics.base import ScoreOptions
 from arrag.metrics.frechet import Gaussian, gaussian_of_features, gaussian_of_moments
 from arrag.metrics.reference_stats import ReferenceFile
 from arrag.utils.errors import FormatError, MismatchError, MissingError
@@ -93,19 +95,16 @@ def read_images(source: str | Path) -> Iterator[tuple[str, bytes]]:
     empty = True
     for name, load in open_source(str(source), None, None):
         payload = load()
-        yield name, payload if isinstance(payload, bytes) else _read_bytes(payload)
+        if not isinstance(payload, bytes):
+            try:  # a pipe or an unreadable file counts as a damaged image
+                payload = payload.read_bytes() if payload.is_file() else b""
+            except OSError:
+                payload = b""
+        yield name, payload
         empty = False
     if empty:
         message = "holds no image (png, jpg, webp, bmp)"
         raise MissingError(message, path=source, hint="correct the path")
-
-
-def _read_bytes(path: Path) -> bytes:
-    """The bytes of a file; none, which is no image, for a pipe or an unreadable file."""
-    try:
-        return path.read_bytes() if path.is_file() else b""
-    except OSError:
-        return b""
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -118,8 +117,7 @@ def list_images(
     source: str | Path,
     images: list[tuple[str, str, tuple[int, int]]],
     unreadable: list[str],
-    expect: int | None,
-    allow_partial: bool,
+    options: ScoreOptions,
 ) -> ImageList:
     """Check that a set is complete and list it.
 
@@ -127,13 +125,13 @@ def list_images(
         source: The folder or tar.
         images: (name, SHA-256, (width, height)) of each readable image.
         unreadable: Names of the damaged images.
-        expect: Number of images that there must be; None takes it from run.json of samples.
-        allow_partial: Accept missing and damaged images.
+        options: ``allow_partial``, and ``expect``, which run.json of samples gives if it is None.
 
     Raises:
         FormatError: Images are damaged.
         MismatchError: There are fewer images than expected, or more.
     """
+    expect, allow_partial = options.expect, options.allow_partial
     if unreadable and not allow_partial:
         raise FormatError(f"damaged images: {listed(unreadable)}", path=source, hint=PARTIAL_HINT)
     run = read_run(source) if Path(source).is_dir() else None
@@ -198,20 +196,15 @@ class ImageSet:
 def stored_image_set(stored: ReferenceFile) -> ImageSet:
     """The set that a file of features or moments describes."""
     report, judge = stored.report(), stored.meta.get("judge")
-    try:
+    with closing(stored):
+        array, ndim = (stored.mu, 1) if stored.features is None else (stored.features, 2)
+        if array.ndim != ndim:
+            message = f"an array of shape {array.shape}, expected features [n, d] or a mean [d]"
+            raise FormatError(message, path=stored.path)
         if stored.features is not None:
-            if stored.features.ndim != 2:
-                message = f"shape {stored.features.shape}, expected [n, d]"
-                raise FormatError(message, path=stored.path)
             return ImageSet(report, judge, np.asarray(stored.features))
-        if stored.mu.ndim != 1:
-            message = f"has shape {stored.mu.shape}, expected [d]"
-            raise FormatError(message, path=stored.path, field="mu")
-        return ImageSet(
-            report, judge, moments=gaussian_of_moments(stored.mu, stored.sigma, stored.n)
-        )
-    finally:
-        stored.close()
+        moments = gaussian_of_moments(stored.mu, stored.sigma, stored.n)
+        return ImageSet(report, judge, moments=moments)
 
 
 def normalize_rows(features: np.ndarray) -> np.ndarray:

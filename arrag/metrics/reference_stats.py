@@ -11,20 +11,20 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from arrag.utils.errors import FormatError, MissingError
+from arrag.utils.files import validate_model
 from arrag.utils.hashing import sha256_file
 from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import (
+    UNREADABLE,
     check_zip_bomb,
     npz_names,
     parse_json,
@@ -37,14 +37,6 @@ from arrag.utils.resource_errors import disk_space
 FEATURE_KEYS = ("feats", "features", "embeddings", "arr_0")
 HINT = "make it again"
 NUMBERS = "biuf"  # kinds of NumPy types
-UNREADABLE = (
-    ValueError,
-    EOFError,
-    LookupError,
-    RuntimeError,
-    zlib.error,
-    zipfile.BadZipFile,
-)
 
 
 class _Meta(BaseModel):
@@ -117,7 +109,7 @@ def read_reference(path: str | Path) -> ReferenceFile:
             path=path,
             hint="make it with `arrag stats`",
         )
-    held = read_npz(path, HINT, ["mu", "n"] if "n" in names else ["mu"])
+    held = read_npz(path, HINT, {"mu", "n"} & {*names})
     n = held["n"].tolist() if "n" in held else meta.get("images", {}).get("n")
     if held["mu"].dtype.kind not in "iuf" or not (n is None or (type(n) is int and n >= 0)):
         message = "mu or n is not a number, or n is negative"
@@ -131,14 +123,10 @@ def _read_meta(path: Path) -> dict[str, Any]:
     """The ``meta`` of a file; FormatError unless it has the form that is written here."""
     try:
         meta = parse_json(str(read_npz(path, HINT, ["meta"])["meta"]))
-        _Meta.model_validate(meta)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        at = ".".join(["meta", *map(str, first["loc"])])
-        raise FormatError(first["msg"], path=path, field=at, hint=HINT) from None
     except ValueError as error:
         message = f"not JSON ({short_message(error)})"
         raise FormatError(message, path=path, field="meta", hint=HINT) from None
+    validate_model(meta, _Meta, path, HINT, "meta")
     return meta
 
 
@@ -162,33 +150,18 @@ def _map_covariances(found: ReferenceFile) -> None:
         found.sigma = read_npy(unpacked, HINT, "iuf")
         if found.sigma.ndim == 2:
             found.sigma = np.array(found.sigma, np.float64)
-    except UNREADABLE as error:
+    except BaseException as error:
         found.close()
+        if not isinstance(error, (*UNREADABLE, RuntimeError, zipfile.BadZipFile)):
+            raise
         message = f"cannot be read ({short_message(error)})"
         raise FormatError(message, path=found.path, hint=HINT) from None
-    except BaseException:
-        found.close()
-        raise
 
 
-def write_features(path: str | Path, features: np.ndarray, meta: dict[str, Any]) -> None:
-    """Write ``feats`` [n, d] and ``meta``, atomically."""
-    with _npz_file(path) as handle:
-        np.savez(handle, feats=features, meta=json.dumps(meta))
-
-
-def write_moments(
-    path: str | Path, mu: np.ndarray, sigma: np.ndarray, n: int, meta: dict[str, Any]
-) -> None:
-    """Write ``mu``, ``sigma``, ``n`` and ``meta``, atomically, in float64."""
-    with _npz_file(path) as handle:
-        np.savez(handle, mu=mu, sigma=sigma, n=n, meta=json.dumps(meta))
-
-
-@contextmanager
-def _npz_file(path: str | Path) -> Iterator[Any]:
+def write_arrays(path: str | Path, meta: dict[str, Any], **arrays: Any) -> None:
+    """Write ``feats``, or ``mu``, ``sigma`` and ``n``, and ``meta`` to an .npz file, atomically."""
     with disk_space(path), atomic_path(path) as partial, open(partial, "wb") as handle:
-        yield handle
+        np.savez(handle, **arrays, meta=json.dumps(meta))
 
 
 def write_packet_moments(

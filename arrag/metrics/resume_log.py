@@ -11,21 +11,24 @@ from arrag.utils.resource_errors import disk_space
 
 
 class ResumeLog:
-    """Results by key in a file beside the final one; ``remove`` it when the score is written.
+    """Results by key in a file next to the final one; ``remove`` it when the score is written.
 
     The first line is the identity, and every entry begins with a line feed, so that a line torn by
     a kill never merges with the next. A log of another identity is started anew.
 
     Args:
-        path: The file.
+        path: The file; None keeps the results in memory only.
         identity: JSON-able; everything that the results depend on: judge, questions, rules.
     """
 
-    def __init__(self, path: str | Path, identity: Any) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | None, identity: Any) -> None:
+        self.path = path
         self._head = json.dumps(identity, sort_keys=True)
         self._done: dict[str, Any] = {}
-        head, *lines = self._read().split("\n")
+        try:
+            head, *lines = path.read_text(encoding="utf-8").split("\n") if path else [""]
+        except (OSError, UnicodeDecodeError):
+            head, lines = "", []
         self._fresh = head != self._head
         for line in [] if self._fresh else lines:
             try:
@@ -33,12 +36,6 @@ class ResumeLog:
                 self._done[key] = result
             except (ValueError, TypeError):  # a torn line
                 continue
-
-    def _read(self) -> str:
-        try:
-            return self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            return ""
 
     def __contains__(self, key: str) -> bool:
         return key in self._done
@@ -49,6 +46,8 @@ class ResumeLog:
     def add(self, entries: dict[str, Any]) -> None:
         """Append results and hand them to the operating system at once."""
         self._done |= entries
+        if self.path is None:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with disk_space(self.path), open(self.path, "w" if self._fresh else "a") as handle:
             handle.write(self._head if self._fresh else "")
@@ -57,4 +56,5 @@ class ResumeLog:
 
     def remove(self) -> None:
         """Remove the file."""
-        self.path.unlink(missing_ok=True)
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from arrag.data.questions import listed
 from arrag.metrics.preprocess import Preprocess
 from arrag.utils.device import default_device
+from arrag.utils.errors import ArragError, MismatchError
 from arrag.utils.hashing import sha256_json
 
 if TYPE_CHECKING:
@@ -30,6 +33,20 @@ GENEVAL_NAMES = {
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels; x1 and y1 exclusive
 Gaps = dict[str, list[str]]  # kind of what is missing or superfluous -> names
+
+
+def refuse_gaps(
+    gaps: Gaps,
+    path: str | Path,
+    allow_partial: bool,
+    remedy: str,
+    error: type[ArragError] = MismatchError,
+) -> None:
+    """Raise ``error`` for the first gap unless ``allow_partial``."""
+    for kind, names in gaps.items():
+        if not allow_partial:
+            hint = f"{remedy}, or pass --allow-partial to have it stated in the score"
+            raise error(f"{kind}: {listed(names)}", path=path, hint=hint)
 
 
 @dataclass(frozen=True)

@@ -65,11 +65,6 @@ class PacketTransform:
         return path_matrices(self.wavelet, self.level, self.width)
 
     @property
-    def count(self) -> int:
-        """Number of packets, 4^level."""
-        return 4**self.level
-
-    @property
     def dim(self) -> int:
         """Coefficients of a packet: 3 channels x h x w."""
         return 3 * self.rows.shape[1] * self.columns.shape[1]
@@ -192,7 +187,7 @@ class ImagePackets:
 
     def gaussians(self, row: int) -> list[Gaussian]:
         """One a packet of the row."""
-        if self.n <= self.transform.dim:
+        if self.n <= self.dim:
             factors = self.features(row) / np.sqrt(self.n - 1)
         else:
             factors = (factor(c) for c in self.covariances(row))
@@ -201,7 +196,7 @@ class ImagePackets:
 
     def keeps_features(self) -> bool:
         """Whether a row's features fit the memory that resampling may take."""
-        return 8 * 2**self.transform.level * self.n * self.transform.dim <= KEPT_BYTES
+        return 8 * 2**self.level * self.n * self.dim <= KEPT_BYTES
 
 
 class StoredPackets:
@@ -222,8 +217,7 @@ class StoredPackets:
                 "packets: [P, d] and [P, d, d]"
             )
         self.means, self.covariances, self.n = means, covariances, n
-        places = natural_order(self.level)
-        self.place = {place: i for i, place in enumerate(places)}
+        self.place = {place: i for i, place in enumerate(natural_order(self.level))}
 
     def gaussians(self, row: int) -> list[Gaussian]:
         """One a packet of the row of the packet grid."""
@@ -235,18 +229,12 @@ PacketSource = ImagePackets | StoredPackets
 
 
 def fwd(
-    images: PacketSource,
-    reference: PacketSource,
-    weights: np.ndarray | None = None,
+    images: PacketSource, reference: PacketSource, weights: np.ndarray | None = None
 ) -> tuple[float, np.ndarray | None]:
     """Mean packet distance, and the same for every row of ``weights`` [R, n]: float64 [R].
 
-    Peak memory is one row of packets of both sides.
-
-    Args:
-        images: Packets of the generated images.
-        reference: Packets of the reference.
-        weights: How often each generated image is drawn; needs images, not moments.
+    Peak memory is one row of packets of both sides. ``weights``, how often each generated image is
+    drawn, need images, not moments.
 
     Raises:
         MismatchError: The two have other levels or sizes.

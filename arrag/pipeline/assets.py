@@ -38,7 +38,7 @@ def make_asset(path: Path, settings: Asset) -> dict[str, Any]:
     if settings.kind == "llamagen":
         return _llamagen(settings, path)
     if settings.kind == "pipeline":
-        from arrag.methods.pipeline_convert import convert_pipeline
+        from arrag.methods.pipeline_folder import convert_pipeline
 
         return convert_pipeline(settings.of, path)
     from arrag.methods.faid.convert import import_faid

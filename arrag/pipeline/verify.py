@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from arrag.pipeline.layout import SENTINEL_FILES
+from arrag.config.root import load_config
+from arrag.pipeline.layout import SENTINEL_FILES, Layout
 from arrag.pipeline.records import SUFFIX, Record, files_of, read_record, write_record
 from arrag.utils.errors import ArragError, MissingError
 from arrag.utils.hashing import digest_of, sha256_file
@@ -51,9 +53,65 @@ class VerifyReport:
 
     issues: list[Issue] = field(default_factory=list)
     notes: list[Issue] = field(default_factory=list)
+    recorded: list[Path] = field(default_factory=list)
     records: int = 0
     files: int = 0
     bytes: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The findings and counts as JSON."""
+        return {
+            "issues": [vars(issue) for issue in self.issues],
+            "notes": [vars(note) for note in self.notes],
+            "recorded": [str(path) for path in self.recorded],
+            "records": self.records,
+            "files": self.files,
+            "bytes": self.bytes,
+        }
+
+    def as_text(self) -> str:
+        """One line per finding and note, and a summary."""
+        summary = f"{len(self.issues)} issues" if self.issues else "all as recorded"
+        lines = [*map(str, self.issues), *(f"note: {note}" for note in self.notes)]
+        counts = f"{self.records} records, {self.files} files, {self.bytes} bytes"
+        return "\n".join([*lines, f"{counts}: {summary}"])
+
+
+def verify_results(
+    results: Path,
+    *,
+    full: bool = True,
+    record: bool = False,
+    config: Path | None = None,
+    tick: Callable[[int, int], object] = lambda *_: None,
+) -> VerifyReport:
+    """Compare results, downloads and reports with their records.
+
+    Args:
+        results: Folder of results; downloads and reports are next to it.
+        full: Read every byte, instead of comparing sizes.
+        record: First write records of results that have none.
+        config: A configuration; missing scores of its tables are issues too.
+        tick: See ``Verifier``.
+    """
+    recorded = record_unrecorded(results) if record else []
+    found = Verifier(results, full, tick).run()
+    found.recorded = recorded
+    if config is not None:
+        settings = load_config(config)
+        layout, make = (
+            Layout(settings, results),
+            f"run `snakemake --cores all --configfile {config}`",
+        )
+        wanted = (
+            score
+            for benchmark in settings.benchmarks
+            for row in settings.row_labels(benchmark)
+            for score in layout.scores(row, benchmark).values()
+        )
+        missing = (score for score in wanted if not score.is_file())
+        found.issues += [Issue(str(score), "missing", make) for score in missing]
+    return found
 
 
 class Verifier:

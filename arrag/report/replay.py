@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -44,14 +45,11 @@ def replay_samples(
     generator: TokenGenerator, jobs: list[tuple[str, int]], seed: int, batch_size: int | None
 ) -> list[SampleCodes]:
     """Generate (prompt, sample) again; the same random numbers give the same codes."""
-    augmentation = generator.augmentation
 
     def draw(batch: list[tuple[str, int]]) -> list[SampleCodes]:
-        generator.augmentation = recording = RecordingAugmentation(augmentation)
-        try:
-            codes = generator.generate_codes(*zip(*batch, strict=True), seed).cpu().numpy()
-        finally:
-            generator.augmentation = augmentation
+        recording = RecordingAugmentation(generator.augmentation)
+        recorded = replace(generator, augmentation=recording)
+        codes = recorded.generate_codes(*zip(*batch, strict=True), seed).cpu().numpy()
         orders = recording.order().cpu().numpy()
         return [SampleCodes(c, o) for c, o in zip(codes, orders, strict=True)]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,32 @@ class Trace:
     interval: tuple[str, str]  # empty texts without an interval
     steps: list[TraceStep] = field(default_factory=list)
     versions: dict[str, dict[str, str]] = field(default_factory=dict)  # of libraries, by stage
+
+    @property
+    def holds(self) -> bool:
+        """Whether no digest that was computed differs from the recorded one."""
+        return all(step.verified is not False for step in self.steps)
+
+    def as_json(self) -> dict[str, Any]:
+        """The number and its steps as JSON."""
+        return asdict(self) | {
+            "steps": [asdict(step) | {"verified": step.verified} for step in self.steps]
+        }
+
+    def as_text(self) -> str:
+        """One line per step, with whether its digest holds."""
+        interval = f" [{', '.join(self.interval)}]" if all(self.interval) else ""
+        lines = [f"{self.report}: {self.row}, {self.column} = {self.value}{interval}"]
+        marks = {True: "ok", False: "DIFFERS", None: "not checked"}
+        for step in self.steps:
+            of = f"{step.row}: " if step.row else ""
+            lines.append(f"{marks[step.verified]:12}{of}{step.what}  {step.path}  {step.recorded}")
+            if step.verified is False:
+                lines.append(f"{'':12}found now: {step.found}")
+        for stage, versions in self.versions.items():
+            text = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+            lines.append(f"versions of {stage}: {text}")
+        return "\n".join(lines)
 
 
 def trace_cell(report: str | Path, row: str, column: str) -> Trace:

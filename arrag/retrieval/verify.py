@@ -35,14 +35,12 @@ def verify_index(
     """Read every byte of store and index, then search for the neighbourhoods of random patches.
 
     Args:
-        path: Folder of the index.
-        codes: Folder of its store.
-        queries: How many random patches.
+        path, codes: Folders of the index and of its store.
+        queries, seed: How many random patches, and the seed of the random choices.
         k: Entries to find.
         nprobe: Lists to visit instead of the stored number.
         known: Share of the neighbours that a query knows, chosen at random; masked decoding asks
             with half-known neighbourhoods.
-        seed: Of the random choices.
 
     Returns:
         ``recall``: the share of the k entries found that are as near as the k nearest of an exact
@@ -69,8 +67,8 @@ def verify_index(
         "border_share": index.meta.border_share,
     }
     if index.meta.mode == "official":
-        nothing = {"queries": 0, "k": None, "recall": None, "retrieved_border_share": None}
-        return {**result, **nothing}
+        nothing = dict.fromkeys(("k", "recall", "retrieved_border_share"))
+        return {**result, "queries": 0, **nothing}
     k, queries = (min(value, index.meta.entries) for value in (k, queries))
     extractor = KeyExtractor(store, index.neighborhood)
     keys = extractor.sample(queries, seed).astype(np.int64)  # [Q, n]
@@ -84,6 +82,49 @@ def verify_index(
         "recall": recall(index, keys, k, found),
         "retrieved_border_share": border_share(index, found),
     }
+
+
+def nearest_patches(index: PatchIndex, image: int, row: int, column: int, k: int) -> dict[str, Any]:
+    """Search with the full neighbourhood of a stored patch, which is found at distance 0.
+
+    Args:
+        index: The index to search.
+        image: Number of the image in the store.
+        row: Row of the patch, from 0.
+        column: Column of the patch, from 0.
+        k: Patches to return.
+
+    Returns:
+        ``nearest``, best first: distance, code, entry, and the image's name, row and column if the
+        index knows them; and ``border_share``.
+
+    Raises:
+        UsageError: ``image``, ``row`` or ``column`` is out of range.
+    """
+    store, (rows, columns) = index.store, index.store.grid
+    for name, value, size in (
+        ("image", image, len(store)),
+        ("row", row, rows),
+        ("col", column, columns),
+    ):
+        if not 0 <= value < size:
+            raise UsageError(f"found {value}", field=f"--{name}", hint=f"give 0 to {size - 1}")
+    codes = torch.from_numpy(store.grids(np.array([image])).astype(np.int64))  # [1, H, W]
+    position = torch.tensor([row * columns + column])  # [P=1]
+    hits = index.search(codes, torch.ones_like(codes, dtype=torch.bool), position, k)
+    parts = (part[0, 0].tolist() for part in (hits.distances, hits.codes, hits.entries))
+    located = index.meta.mode != "official"  # whose files do not say of which image an entry is
+    nearest = []
+    for distance, code, entry in zip(*parts, strict=True):
+        if entry < 0:  # fewer than k were found
+            break
+        found = {"distance": round(distance, 6), "code": code, "entry": entry}
+        if located:
+            other, flat = divmod(entry, rows * columns)
+            found |= {"key": store.keys(other), "row": flat // columns, "col": flat % columns}
+        nearest.append(found)
+    share = {"border_share": border_share(index, hits.entries.numpy())} if located else {}
+    return {**share, "nearest": nearest}
 
 
 def border_share(index: PatchIndex, entries: np.ndarray) -> float | None:
@@ -108,13 +149,9 @@ def forget_neighbors(index: PatchIndex, keys: np.ndarray, known: float, seed: in
 
 
 def recall(index: PatchIndex, keys: np.ndarray, k: int, found: np.ndarray | None = None) -> float:
-    """Share of the k nearest that an index finds.
+    """Share of the k nearest to keys int64 [Q, n] that an index finds.
 
-    Args:
-        index: The index.
-        keys: int64 [Q, n], codes of the queries' neighbours.
-        k: Entries to find.
-        found: int64 [Q, k], the entries that it finds, if they are known already.
+    found: int64 [Q, k], the entries that it finds, if they are known already.
     """
     queries = torch.from_numpy(keys)
     # nprobe is of the lists, which the exact scan has not.

@@ -61,12 +61,20 @@ def read_model(path: str | Path, model: Any, hint: str = REMAKE) -> Any:
         FormatError: It is not JSON, or a field is missing, unknown or of another type; ``field``
             names the first such field.
     """
+    return validate_model(read_json(path, hint=hint), model, path, hint)
+
+
+def validate_model(found: Any, model: Any, path: str | Path, hint: str, *at: str) -> Any:
+    """Validate what was read from a part ``at`` of a file, such as a line; see ``read_model``.
+
+    Raises:
+        FormatError: As ``read_model``; ``field`` begins with ``at``.
+    """
     from pydantic import TypeAdapter, ValidationError
 
-    found = read_json(path, hint=hint)
     try:
         return TypeAdapter(model).validate_python(found)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"])) or None
+        field = ".".join([*at, *map(str, first["loc"])]) or None
         raise FormatError(first["msg"], path=path, field=field, hint=hint) from None

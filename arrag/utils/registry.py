@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
-from arrag.utils.errors import UnknownNameError
+from arrag.utils.errors import UnknownNameError, UsageError
 
 T = TypeVar("T")
 
@@ -73,6 +73,19 @@ class Registry(Generic[T]):
 
     def __len__(self) -> int:
         return len({*self._lazy, *self._loaded})
+
+
+def import_registering(module: str) -> None:
+    """Import a module that registers an implementation of one's own.
+
+    Raises:
+        UsageError: The module cannot be imported.
+    """
+    try:
+        import_module(module)
+    except ImportError as error:
+        hint = "give the dotted name of a module that Python finds"
+        raise UsageError(f"cannot import {module} ({error})", field="module", hint=hint) from None
 
 
 def nearest(name: str, names: Any) -> str:

@@ -27,10 +27,10 @@ from arrag.config.root import Config, load_config
 from arrag.data.encode import encode_source
 from arrag.data.prompts import load_geneval_prompts
 from arrag.data.token_store import TokenStore
-from arrag.methods.build import ArtifactPaths
 from arrag.methods.decoding import decode_raster, seeded_uniforms
 from arrag.methods.faid.adapter import FAiD, FAiDAugmentation, FaidSettings
 from arrag.methods.generator import TokenGenerator
+from arrag.methods.registry import ArtifactPaths, open_method
 from arrag.pipeline.layout import MICRO_ASSETS, Layout
 from arrag.retrieval.index import build_index
 from arrag.retrieval.neighborhood import Neighborhood
@@ -155,9 +155,8 @@ def main() -> None:
     if args.patches:
         codes, index = database(config, args.patches, args.work)
     retrieves = (index / "meta.json").is_file()
-    sampler = TokenGenerator(
-        config, "daid" if retrieves else "vanilla", ArtifactPaths(codes, index)
-    )
+    paths = ArtifactPaths(codes, index)
+    sampler = open_method(config, "daid" if retrieves else "vanilla", paths)
     runs = {
         ALONE: lambda prompts, seed: upstream(sampler, prompts),
         "vanilla": lambda prompts, seed: ours(sampler, prompts, None, seed),

@@ -5,6 +5,7 @@ import re
 import shutil
 
 import pytest
+import yaml
 from workflow_project import TABLE1_PLAN, TABLES, TARGETS, WorkflowProject
 
 WHOLE_PLAN = TABLE1_PLAN | {"gallery": 1}
@@ -222,3 +223,29 @@ def test_a_method_without_an_adapters_folder_trains_it(workflow_project):
     assert adapters() == first
     workflow_project.edit("hops: [1]", "hops: [1, 2]")
     assert not adapters() & first
+
+
+def test_pipelines_that_retrieve_share_one_database(workflow_project):
+    document = yaml.safe_load(workflow_project.config.read_text(encoding="utf-8"))
+    sampling = {"checkpoint": "checkpoints/micro-janus", "steps": 2, "guidance_scale": 4.0}
+    models = {"clip": "checkpoints/micro-retriever", "tokenizer": "checkpoints/micro-janus"}
+    document["generators"] |= {
+        "pixart": {"kind": "diffusers", **sampling},
+        "rdm": {"kind": "rdm", "k": 2, **sampling, **models},
+        "imagerag": {
+            "kind": "imagerag",
+            "ip_adapter": "checkpoints/micro-clip/model.safetensors",
+            "image_encoder": "checkpoints/micro-clip",
+            "judge": {"kind": "always"},
+            **sampling,
+            **models,
+        },
+    }
+    rows = {name: {"label": name, "generator": name} for name in ("pixart", "rdm", "imagerag")}
+    document["methods"] = {"vanilla": document["methods"]["vanilla"], **rows}
+    document |= {"grids": {}, "figures": {}}
+    workflow_project.config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    plan = workflow_project.plan("reports/table1.md")
+    made = {rule: plan[rule] for rule in ("encode_database", "index_images", "sample")}
+    assert made == {"encode_database": 1, "index_images": 1, "sample": 4}
+    assert "build_index" not in plan

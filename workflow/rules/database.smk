@@ -34,7 +34,7 @@ rule encode_database:
         options=argument(CODES, "options"),
         out=folder_of_output,
     shell:
-        "arrag encode {params.source:q} --tokenizer {params.tokenizer:q} --out {params.out:q}"
+        "arrag db encode {params.source:q} --tokenizer {params.tokenizer:q} --out {params.out:q}"
         " {params.options} --batch-size {resources.batch_size}"
         " --shard-size {resources.shard_size} {resources.workers} > {log:q} 2>&1"
 
@@ -51,7 +51,7 @@ rule list_corpus:
         source=argument(LIST, "source"),
         seed=argument(LIST, "seed"),
     shell:
-        "arrag corpus list {params.source:q} --seed {params.seed} --out {output:q} > {log:q} 2>&1"
+        "arrag db scan {params.source:q} --seed {params.seed} --out {output:q} > {log:q} 2>&1"
 
 
 # Fails when a corpus has fewer images than asked for, before any of them is encoded.
@@ -70,7 +70,7 @@ rule choose_images:
         seed=argument(CHOICE, "seed"),
         images=argument(CHOICE, "images"),
     shell:
-        "arrag corpus choose {input.lists:q} {params.images} --seed {params.seed} --out {output:q}"
+        "arrag db subsample {input.lists:q} {params.images} --seed {params.seed} --out {output:q}"
         " > {log:q} 2>&1"
 
 
@@ -86,7 +86,7 @@ rule hash_test_images:
     params:
         sources=argument(TEST_IMAGES, "sources"),
     shell:
-        "arrag corpus prints {params.sources:q} --out {output:q} > {log:q} 2>&1"
+        "arrag db fingerprint {params.sources:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule encode_part:
@@ -113,7 +113,7 @@ rule encode_part:
         exclude=argument(PART, "exclude"),
         out=folder_of_output,
     shell:
-        "arrag encode {params.source:q} --choice {input.choice:q} --tokenizer {params.tokenizer:q}"
+        "arrag db encode {params.source:q} --subsample {input.choice:q} --tokenizer {params.tokenizer:q}"
         " --out {params.out:q} {params.exclude} --batch-size {resources.batch_size}"
         " --shard-size {resources.shard_size} {resources.workers} > {log:q} 2>&1"
 
@@ -132,7 +132,7 @@ rule join_parts:
         parts=argument(CODES, "parts"),
         out=folder_of_output,
     shell:
-        "arrag corpus join {params.parts:q} --out {params.out:q} > {log:q} 2>&1"
+        "arrag db concat {params.parts:q} --out {params.out:q} > {log:q} 2>&1"
 
 
 rule build_index:

@@ -37,7 +37,7 @@ rule figure4:
         shown=argument(FIGURE[4], "shown"),
         labels=argument(FIGURE[4], "labels"),
     shell:
-        "arrag report figure4 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
+        "arrag report figure 4 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
 
 
 # Copying. It draws by itself: what is measured are codes, of which samples hold only the pixels.
@@ -62,7 +62,7 @@ rule figure5:
         runs=argument(FIGURE[5], "runs"),
         labels=argument(FIGURE[5], "labels"),
     shell:
-        "arrag report figure5 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
+        "arrag report figure 5 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
 
 
 # Distances of retrieved patches to the true ones, of held-out images.
@@ -83,7 +83,7 @@ rule figure6:
     params:
         shown=argument(FIGURE[6], "shown"),
     shell:
-        "arrag report figure6 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
+        "arrag report figure 6 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
 
 
 # Grids of two settings as maps.
@@ -101,4 +101,4 @@ rule figure7:
     params:
         labels=argument(FIGURE[7], "labels"),
     shell:
-        "arrag report figure7 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"
+        "arrag report figure 7 --config {resources.config:q} --out {output.png:q} > {log:q} 2>&1"

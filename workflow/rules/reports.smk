@@ -26,8 +26,9 @@ rule table:
         rows=argument(TABLE, "rows"),
         not_run=argument(TABLE, "not_run"),
         scale=CONFIG.scale,
+        number=lambda wildcards: wildcards.table.removeprefix("table"),
     shell:
-        "arrag report {wildcards.table} --config {resources.config:q} --out {output.md:q}"
+        "arrag report table {params.number} --config {resources.config:q} --out {output.md:q}"
         " > {log:q} 2>&1"
 
 
@@ -46,7 +47,7 @@ rule time_rows:
         gpu=GPUS,
         config=CONFIG_FILE,
     shell:
-        "arrag time --config {resources.config:q} --out {output:q} > {log:q} 2>&1"
+        "arrag benchmark --config {resources.config:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule table4:
@@ -65,7 +66,7 @@ rule table4:
         rows=argument("reports/table4.md", "rows"),
         not_run=argument("reports/table4.md", "not_run"),
     shell:
-        "arrag report table4 {input.timing:q} --config {resources.config:q} --out {output.md:q}"
+        "arrag report table 4 --timing {input.timing:q} --config {resources.config:q} --out {output.md:q}"
         " > {log:q} 2>&1"
 
 
@@ -141,5 +142,5 @@ rule crate:
     resources:
         config=CONFIG_FILE,
     shell:
-        "arrag crate {input.tables:q} --config {resources.config:q} --out {output:q}"
+        "arrag report crate {input.tables:q} --config {resources.config:q} --out {output:q}"
         " > {log:q} 2>&1"

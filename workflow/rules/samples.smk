@@ -1,6 +1,6 @@
 # One job a method and benchmark, or `resources.sample_parts` jobs and one that completes what they
 # drew. The images are no output of Snakemake's, which would delete them with a killed job: they stay
-# in the folder, and the next job goes on from there. run.json, written last, says that the folder is
+# in the folder, and the next job resumes. run.json, written last, says that the folder is
 # complete.
 SAMPLES = "results/samples/{benchmark}/{run}/run.json"
 
@@ -25,7 +25,7 @@ rule sample_part:
         config_hash=argument(SAMPLES, "config_hash"),
         out=argument(SAMPLES, "out"),
     shell:
-        "arrag sample --config {resources.config:q} --method {resources.method}"
+        "arrag generate --config {resources.config:q} --method {resources.method}"
         " --benchmark {wildcards.benchmark} --out {params.out:q}"
         " --part {wildcards.part}/{wildcards.parts}"
         " {resources.batch_size} > {log:q} 2>&1"
@@ -52,7 +52,7 @@ rule sample:
         config_hash=argument(SAMPLES, "config_hash"),
         out=folder_of_output,
     shell:
-        "arrag sample --config {resources.config:q} --method {resources.method}"
+        "arrag generate --config {resources.config:q} --method {resources.method}"
         " --benchmark {wildcards.benchmark} --out {params.out:q} {resources.join}"
         " {resources.batch_size} > {log:q} 2>&1"
 
@@ -74,5 +74,5 @@ rule sample_ceiling:
         ceiling=method_of(SAMPLES),
         out=folder_of_output,
     shell:
-        "arrag sample --config {resources.config:q} --method {params.ceiling}"
+        "arrag generate --config {resources.config:q} --method {params.ceiling}"
         " --benchmark {wildcards.benchmark} --out {params.out:q} > {log:q} 2>&1"

@@ -29,9 +29,9 @@ rule score_geneval:
     params:
         images="results/samples/{benchmark}/{run}",
     shell:
-        "arrag score geneval {params.images:q} --prompts {input.prompts:q}"
+        "arrag score geneval --images {params.images:q} --prompts {input.prompts:q}"
         " --detector {input.detector:q} --color {input.color:q}"
-        " --out {output.score:q} --records {output.records:q} > {log:q} 2>&1"
+        " --out {output.score:q} --verdicts {output.records:q} > {log:q} 2>&1"
 
 
 rule score_dpg:
@@ -52,7 +52,7 @@ rule score_dpg:
         rules=argument(DPG, "rules"),
         images_per_prompt=argument(DPG, "images_per_prompt"),
     shell:
-        "arrag score dpg {params.images:q} --questions {input.questions:q} {params.judge}"
+        "arrag score dpg --images {params.images:q} --questions {input.questions:q} {params.judge}"
         " {params.rules} --images-per-prompt {params.images_per_prompt} --out {output.score:q}"
         " --answers-out {output.answers:q} > {log:q} 2>&1"
 
@@ -70,7 +70,7 @@ rule render_reference:
     params:
         out=folder_of_output,
     shell:
-        "arrag micro reference --prompts {input.prompts:q} --out {params.out:q} > {log:q} 2>&1"
+        "python workflow/scripts/micro/prompts.py render {input.prompts:q} --out {params.out:q} > {log:q} 2>&1"
 
 
 # Of a reference that is downloaded: thirty thousand images need not be looked at for every row.
@@ -91,7 +91,7 @@ rule reference_statistics:
         reference=argument(STATISTICS, "reference"),
         settings=argument(STATISTICS, "settings"),
     shell:
-        "arrag stats {params.reference:q} --metric {wildcards.metric} {params.settings}"
+        "arrag fid-stats {params.reference:q} --metric {wildcards.metric} {params.settings}"
         " --out {output:q} > {log:q} 2>&1"
 
 

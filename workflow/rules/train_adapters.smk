@@ -1,7 +1,7 @@
 # Pairs -> their retrieval -> adapters. A method that names the folder of an adapter needs nothing of
 # this; one that names none is trained here, and `train_adapters` trains every adapter that there can
-# be for the configuration's methods into results/. A killed training goes on from the folder beside
-# its output, which is no output: Snakemake would delete it. Adapters are named by what they are
+# be for the configuration's methods into results/. A killed training resumes from the folder
+# OUTPUT.work, which is no output: Snakemake would delete it. Adapters are named by what they are
 # trained with, so that a change of λ, τ or prompts trains nothing.
 PAIRS = "results/pairs/{pairs}/pairs.json"
 NEIGHBOURS = "results/neighbours/{neighbours}/manifest.json"
@@ -52,7 +52,7 @@ rule retrieve_part:
     params:
         out=argument(NEIGHBOURS, "out"),
     shell:
-        "arrag train retrieve --config {resources.config:q} --method {resources.method}"
+        "arrag train neighbours --config {resources.config:q} --method {resources.method}"
         " --out {params.out:q} --part {wildcards.part}/{wildcards.parts} > {log:q} 2>&1"
 
 
@@ -73,7 +73,7 @@ rule retrieve_neighbours:
     params:
         out=folder_of_output,
     shell:
-        "arrag train retrieve --config {resources.config:q} --method {resources.method}"
+        "arrag train neighbours --config {resources.config:q} --method {resources.method}"
         " --out {params.out:q} > {log:q} 2>&1"
 
 
@@ -116,6 +116,6 @@ rule train_adapter:
         out=folder_of_output,
         work="results/adapters/{kind}-{key}.work",
     shell:
-        "arrag train {wildcards.kind} --config {resources.config:q} --method {resources.method}"
+        "arrag train adapter {wildcards.kind} --config {resources.config:q} --method {resources.method}"
         " --out {params.out:q} --work-dir {params.work:q} --batch-size {resources.batch_size}"
         " --gpus {resources.gpu} > {log:q} 2>&1"

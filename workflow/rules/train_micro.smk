@@ -1,6 +1,6 @@
 # The micro checkpoints, from nothing. Only the target `train_micro` runs this; the shipped ones in
 # checkpoints/ are what everything else uses, and nothing is copied there by itself.
-# A killed training goes on from its work folder, which is therefore no output. About two and a half
+# A killed training resumes from its work folder, which is therefore no output. About two and a half
 # hours on 2 cores, more than half of it for the language model; logs and loss plots are in the work folders.
 STEPS = {"decoder": 1000, "lm": 4400, "detector": 1200, "clip": 350, "retriever": 1600}
 STEPS |= {"showo-decoder": 600, "showo-lm": 3000}
@@ -34,7 +34,7 @@ rule train_codebook:
         codebook="codebook|signs",
     threads: workflow.cores
     shell:
-        "arrag micro train {wildcards.codebook} --out {output:q} > {log:q} 2>&1"
+        "python workflow/scripts/micro/train.py {wildcards.codebook} --out {output:q} > {log:q} 2>&1"
 
 
 # The tokenizer's decoder and the language model, which only share the codebook.
@@ -53,7 +53,7 @@ rule train_part:
         work="results/train/{part}.work",
         steps=lambda wildcards: STEPS[wildcards.part],
     shell:
-        "arrag micro train {wildcards.part} --codebook {input.codebook:q} --steps {params.steps}"
+        "python workflow/scripts/micro/train.py part {wildcards.part} --codes {input.codebook:q} --steps {params.steps}"
         " --work-dir {params.work:q} --out {output:q} > {log:q} 2>&1"
 
 
@@ -72,7 +72,7 @@ rule train_showo_part:
         work="results/train/{part}.work",
         steps=lambda wildcards: STEPS[wildcards.part],
     shell:
-        "arrag micro train {wildcards.part} --signs {input.signs:q} --steps {params.steps}"
+        "python workflow/scripts/micro/train.py part {wildcards.part} --codes {input.signs:q} --steps {params.steps}"
         " --work-dir {params.work:q} --out {output:q} > {log:q} 2>&1"
 
 
@@ -87,7 +87,7 @@ rule assemble_janus:
     params:
         out=folder_of_output,
     shell:
-        "arrag micro train janus --decoder {input.decoder:q} --lm {input.lm:q}"
+        "python workflow/scripts/micro/train.py assemble janus --decoder {input.decoder:q} --lm {input.lm:q}"
         " --out {params.out:q} > {log:q} 2>&1"
 
 
@@ -102,7 +102,7 @@ rule assemble_showo:
     params:
         out=folder_of_output,
     shell:
-        "arrag micro train showo --decoder {input.decoder:q} --lm {input.lm:q}"
+        "python workflow/scripts/micro/train.py assemble showo --decoder {input.decoder:q} --lm {input.lm:q}"
         " --out {params.out:q} > {log:q} 2>&1"
 
 
@@ -125,7 +125,7 @@ rule train_judge:
         steps=lambda wildcards: STEPS[wildcards.part],
         out=folder_of_output,
     shell:
-        "arrag micro train {wildcards.part} --tokenizer {params.tokenizer:q} --steps {params.steps}"
+        "python workflow/scripts/micro/train.py judge {wildcards.part} --tokenizer {params.tokenizer:q} --steps {params.steps}"
         " --work-dir {params.work:q} --out {params.out:q} > {log:q} 2>&1"
 
 
@@ -142,5 +142,5 @@ rule train_retriever:
         steps=STEPS["retriever"],
         out=folder_of_output,
     shell:
-        "arrag micro train retriever --steps {params.steps} --work-dir {params.work:q}"
+        "python workflow/scripts/micro/train.py retriever --steps {params.steps} --work-dir {params.work:q}"
         " --out {params.out:q} > {log:q} 2>&1"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +21,12 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import nn
 
+from arrag.methods.adapter_folder import MODULES, adapter_folder, load_finetuned
 from arrag.methods.augmentation import Augmentation
 from arrag.methods.faid.files import check_weights, read_weights, write_weights
 from arrag.methods.faid.module import FaidModule, FaidSettings, FusedConv, distinct
+from arrag.methods.generator import TokenGenerator
+from arrag.methods.registry import MethodContext
 from arrag.methods.search_cache import SearchCache
 from arrag.retrieval.base import PatchIndex
 from arrag.utils.errors import ArragError, FormatError
@@ -321,3 +325,20 @@ class FAiDAugmentation(Augmentation):
         _, found = self._search_cache.search(codes, known, positions)
         full = self.adapter.settings.context == "full"
         self.adapter.set_retrieved(found, positions, known if full else None)
+
+
+def build_faid(context: MethodContext) -> TokenGenerator:
+    """Load a fine-tuned generator with FAiD's modules attached to it."""
+    generator = load_finetuned(context)
+    index = context.open_patch_index(generator.image_tokenizer.digest)
+    adapter = FAiD.load(
+        adapter_folder(context) / MODULES, backbone_digest=generator.weights["backbone"]
+    )
+    adapter.to(generator.backbone.model.dtype).attach(generator.backbone)
+    size = sum(p.numel() for p in adapter.parameters())
+    return replace(
+        generator,
+        augmentation=FAiDAugmentation(adapter, index, context.settings.k),
+        num_parameters=generator.num_parameters + size,
+        index=index.digest,
+    )

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from arrag.metrics.types import GENEVAL_NAMES, Box, Detection
+from arrag.utils.checkpoint import load_pretrained, loading
 from arrag.utils.device import default_device
-from arrag.utils.errors import FormatError
 from arrag.utils.hashing import tree_digest
 
 # mmdetection 2.x, mask2former_*_lsj_8x2_50e_coco, test pipeline: keep-ratio resize, pad, normalise.
@@ -32,37 +32,18 @@ class Mask2FormerDetector:
     """transformers' Mask2Former with mmdetection's pre- and post-processing."""
 
     def __init__(self, model: torch.nn.Module, classes: list[str], name: str, digest: str) -> None:
-        self.device = torch.device(default_device())
-        self.model = model.eval().to(self.device)
-        self.classes = classes
-        self.name = name
-        self.digest = digest
+        self.model, self.classes, self.name, self.digest = model, classes, name, digest
 
     @classmethod
     def load(cls, path: str | Path) -> Mask2FormerDetector:
-        """Load a local transformers checkpoint; no network is used.
-
-        Raises:
-            FormatError: A weight is unreadable or missing. transformers would fill a missing one
-                with random numbers and only warn.
-        """
+        """Load a local transformers checkpoint; no network is used."""
         from transformers import Mask2FormerForUniversalSegmentation
 
-        try:
-            model, report = Mask2FormerForUniversalSegmentation.from_pretrained(
-                str(path), local_files_only=True, output_loading_info=True
+        with loading(path, "a Mask2Former of transformers"):
+            model = load_pretrained(
+                Mask2FormerForUniversalSegmentation, Path(path), "float32", leave_out=("",)
             )
-        except Exception as error:  # transformers and safetensors raise a dozen types here
-            message = f"the Mask2Former weights cannot be read ({error})"
-            raise FormatError(message, path=path, hint="fetch them again") from error
-        absent = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-        if absent:
-            raise FormatError(
-                f"{len(absent)} Mask2Former weights are missing or of another shape",
-                path=path,
-                field=absent[0],
-                hint="fetch the checkpoint that belongs to its config.json",
-            )
+        model = model.eval().to(default_device())
         labels = model.config.id2label
         names = [labels[i] for i in range(len(labels))]
         classes = [GENEVAL_NAMES.get(name, name) for name in names]
@@ -77,7 +58,7 @@ class Mask2FormerDetector:
             groups[image.shape].append(i)
         found: list[list[Detection]] = [[] for _ in images]
         for (height, width, _), members in groups.items():
-            batch = torch.from_numpy(np.stack([images[i] for i in members])).to(self.device)
+            batch = torch.from_numpy(np.stack([images[i] for i in members])).to(self.model.device)
             pixels, resized = preprocess(batch)
             output = self.model(pixel_values=pixels)
             for i, class_logits, mask_logits in zip(

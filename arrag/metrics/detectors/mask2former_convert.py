@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arrag.utils.checkpoint import loading
 from arrag.utils.errors import FormatError
 from arrag.utils.files import write_json
 from arrag.utils.hashing import sha256_file
 from arrag.utils.outputs import atomic_path
-from arrag.utils.readers import short_message
 
 HINT = "give GenEval's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco checkpoint"
 LEVELS, POINTS = 3, 4  # of the deformable attention, in mmdetection and in transformers
@@ -123,22 +123,14 @@ def convert_mask2former(checkpoint: str | Path, out: str | Path) -> dict[str, An
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Weights of a .pth file, names as in mmdetection 3.x. Nothing in the file is executed."""
-    try:
+    with loading(path, "weights alone", "fetch the checkpoint again"):
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, zipfile and the unpickler raise a dozen types here
-        message = f"cannot be read as weights alone ({short_message(error)})"
-        raise FormatError(message, path=path, hint="fetch the checkpoint again") from None
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    found = {}
-    for name, tensor in state.items() if isinstance(state, dict) else ():
-        if not isinstance(name, str):
-            continue
+        state = loaded.get("state_dict", loaded)
+        if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise TypeError("holds no state_dict of weights")
         for old, new in OLD_NAMES:
-            name = re.sub(old, new, name)
-        found[name] = tensor
-    if not found or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise FormatError("holds no state_dict of weights", path=path, hint=HINT)
-    return found
+            state = {re.sub(old, new, name): tensor for name, tensor in state.items()}
+    return state
 
 
 def make_config(state: dict[str, Tensor]) -> Any:

@@ -15,7 +15,7 @@ from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
 from arrag.metrics.types import Detection
-from arrag.utils.errors import FormatError
+from arrag.utils.checkpoint import loading
 from arrag.utils.files import read_json, write_json
 from arrag.utils.hashing import tree_digest
 from arrag.utils.outputs import atomic_path
@@ -84,10 +84,7 @@ class MicroDetector:
     """Detector of the micro world's classes."""
 
     def __init__(self, model: MaskRCNN, classes: list[str], name: str, digest: str):
-        self.model = model.eval()
-        self.classes = classes
-        self.name = name
-        self.digest = digest
+        self.model, self.classes, self.name, self.digest = model.eval(), classes, name, digest
 
     @classmethod
     def load(cls, path: str | Path) -> MicroDetector:
@@ -96,14 +93,9 @@ class MicroDetector:
         classes = read_json(path / "config.json")["classes"]
         model = build_detector(len(classes))
         weights = path / "model.safetensors"
-        try:
+        hint = "restore it from the repository, or train it with `snakemake train_micro`"
+        with loading(weights, "this detector", hint):
             model.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
-        except Exception as error:  # safetensors and torch raise several types here
-            raise FormatError(
-                f"cannot be read as this detector ({error})",
-                path=weights,
-                hint="restore it from the repository, or train it with `snakemake train_micro`",
-            ) from None
         return cls(model, classes, path.name, tree_digest(path))
 
     @torch.inference_mode()
@@ -113,18 +105,13 @@ class MicroDetector:
         for start in range(0, len(images), 16):
             chunk = images[start : start + 16]
             tensors = [torch.from_numpy(i).permute(2, 0, 1).float() / 255 for i in chunk]
-            found += [self._convert(result) for result in self.model(tensors)]
+            for result in self.model(tensors):
+                rows = (result[key].tolist() for key in ("labels", "scores", "boxes"))
+                rows = zip(*rows, (result["masks"][:, 0] > 0.5).numpy(), strict=True)
+                found.append(
+                    [Detection(self.classes[c - 1], s, tuple(box), m) for c, s, box, m in rows]
+                )
         return found
-
-    def _convert(self, result: dict[str, torch.Tensor]) -> list[Detection]:
-        rows = zip(
-            result["labels"].tolist(),
-            result["scores"].tolist(),
-            result["boxes"].tolist(),
-            (result["masks"][:, 0] > 0.5).numpy(),
-            strict=True,
-        )
-        return [Detection(self.classes[c - 1], s, tuple(box), m) for c, s, box, m in rows]
 
 
 def save_detector(model: MaskRCNN, classes: list[str], out: str | Path) -> None:

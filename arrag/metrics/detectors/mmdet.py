@@ -10,10 +10,10 @@ import torch
 
 from arrag.metrics.detectors.mask2former_convert import read_checkpoint
 from arrag.metrics.types import GENEVAL_NAMES, Detection
+from arrag.utils.checkpoint import loading
 from arrag.utils.device import default_device
-from arrag.utils.errors import FormatError, MissingError
+from arrag.utils.errors import MissingError
 from arrag.utils.hashing import sha256_file
-from arrag.utils.readers import short_message
 
 
 class MMDetDetector:
@@ -34,19 +34,11 @@ class MMDetDetector:
                 "mask2former`",
             ) from None
         state = read_checkpoint(checkpoint)
-        device = default_device()
-        try:
-            options = {"model.backbone.init_cfg": None}
-            model = init_detector(
-                str(config), None, palette="coco", device=device, cfg_options=options
-            )
+        options = {"palette": "coco", "cfg_options": {"model.backbone.init_cfg": None}}
+        hint = "give the configuration that belongs to the checkpoint"
+        with loading(checkpoint, f"weights of {config}", hint):
+            model = init_detector(str(config), None, device=default_device(), **options)
             model.load_state_dict(state)
-        except (OSError, KeyError, RuntimeError) as error:
-            raise FormatError(
-                f"does not fit {config} ({short_message(error)})",
-                path=checkpoint,
-                hint="give the configuration that belongs to the checkpoint",
-            ) from None
         self._model, self._infer = model, inference_detector
         names = model.dataset_meta["classes"]
         self.classes = [GENEVAL_NAMES.get(name, name) for name in names]

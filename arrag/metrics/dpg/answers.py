@@ -84,7 +84,10 @@ def read_answers(path: str | Path, where: Mapping[str, str] | None = None) -> An
             hint="give one answer a question and image, or pick one model's rows with --where "
             "COLUMN=VALUE",
         )
-    return {item: _in_order(images) for item, images in answers.items()}
+    for item, images in answers.items():
+        if all(name.isdecimal() for name in images):
+            answers[item] = dict(sorted(images.items(), key=lambda pair: int(pair[0])))
+    return answers
 
 
 def _find_columns(path: str | Path, rows: list[dict[str, str]]) -> dict[str, str]:
@@ -103,12 +106,6 @@ def _find_columns(path: str | Path, rows: list[dict[str, str]]) -> dict[str, str
                 hint=f"name a column {' or '.join(names)}",
             )
     return found
-
-
-def _in_order(images: dict[str, dict[int, str]]) -> dict[str, dict[int, str]]:
-    if all(name.isdecimal() for name in images):
-        return {name: images[name] for name in sorted(images, key=int)}
-    return images
 
 
 def write_answers(path: str | Path, answers: Answers) -> None:

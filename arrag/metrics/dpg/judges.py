@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ import torch
 from PIL import Image
 
 from arrag.data.questions import Question
-from arrag.metrics.base import load_detector
+from arrag.metrics.base import library_versions, load_detector
 from arrag.metrics.dpg.answers import VqaJudge
 from arrag.metrics.geneval.judge import keep_detections, relations
 from arrag.metrics.types import ColorNamer, Detector
+from arrag.utils.checkpoint import load_pretrained, loading
 from arrag.utils.device import default_device
-from arrag.utils.errors import FormatError, MismatchError, MissingError, UsageError
-from arrag.utils.files import read_json
+from arrag.utils.errors import MismatchError, MissingError, UsageError
 from arrag.utils.hashing import tree_digest
 from arrag.utils.registry import Registry
 
@@ -31,7 +30,13 @@ MPLUG = "damo/mplug_visual-question-answering_coco_large_en"  # the official jud
 MAX_NEW_TOKENS = 10  # of a generated answer
 # "entity - whole (dog)" -> category and arguments
 TUPLE = re.compile(r"^\s*(?P<category>[^(]*?)\s*\((?P<arguments>.*)\)\s*$", re.S)
-
+ARGUMENTS = {  # category of a tuple that the rules judge -> number of arguments
+    "entity - whole": 1,
+    "attribute - color": 2,
+    "relation - spatial": 3,
+    "other - count": 2,
+    "global - objects": 1,
+}
 
 VQA_JUDGES: Registry[type[VqaJudge]] = Registry("VQA judge")
 
@@ -53,15 +58,11 @@ def open_judge(
     if name == "rules":
         from arrag.metrics.color import ColorClassifier
 
-        for option, given in (("--detector", detector), ("--color", color)):
-            if given is None:
-                raise UsageError("is missing; judging images needs it", field=option)
+        if detector is None or color is None:
+            option = "--detector" if detector is None else "--color"
+            raise UsageError("is missing; judging images needs it", field=option)
         return RuleJudge(load_detector(detector), ColorClassifier(color))
     return VQA_JUDGES.get(name)() if name in VQA_JUDGES else TransformersJudge(name)
-
-
-def _versions(*names: str) -> dict[str, str]:
-    return {name: version(name) for name in names}
 
 
 class TransformersJudge:
@@ -70,30 +71,16 @@ class TransformersJudge:
     def __init__(self, path: str | Path) -> None:
         from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
-        read_json(Path(path) / "config.json")
-        self.device = torch.device(default_device())
-        try:
+        hint = "give a folder with config.json, model.safetensors and the processor's files"
+        with loading(path, "a VQA model of transformers", hint):
+            model = load_pretrained(
+                AutoModelForVisualQuestionAnswering, Path(path), "float32", leave_out=("",)
+            )
             self.processor = AutoProcessor.from_pretrained(str(path), local_files_only=True)
-            model, report = AutoModelForVisualQuestionAnswering.from_pretrained(
-                str(path), local_files_only=True, output_loading_info=True
-            )
-        except Exception as error:  # transformers and safetensors raise a dozen types here
-            raise FormatError(
-                f"cannot be read as a VQA model of transformers ({error})",
-                path=path,
-                hint="give a folder with config.json, model.safetensors and the processor's files",
-            ) from error
-        if absent := [*report["missing_keys"], *map(str, report["mismatched_keys"])]:
-            raise FormatError(
-                f"{len(absent)} weights are missing or of another shape",
-                path=path,
-                field=absent[0],
-                hint="fetch the checkpoint that belongs to its config.json",
-            )
-        self.model = model.eval().to(self.device)
-        self.name = f"{model.config.model_type}:{Path(path).name}"
+        self.model = model.eval().to(default_device())
+        self.name = f"{self.model.config.model_type}:{Path(path).name}"
         self.digest = tree_digest(path)
-        self.versions = _versions("torch", "transformers", "pillow")
+        self.versions = library_versions("torch", "transformers", "pillow")
 
     @torch.inference_mode()
     def answer(self, image: np.ndarray, questions: Sequence[Question]) -> list[str]:
@@ -102,7 +89,9 @@ class TransformersJudge:
         return [self._one(picture, question.question) for question in questions]
 
     def _one(self, picture: Image.Image, question: str) -> str:
-        inputs = self.processor(images=picture, text=question, return_tensors="pt").to(self.device)
+        inputs = self.processor(images=picture, text=question, return_tensors="pt").to(
+            self.model.device
+        )
         if self.model.can_generate():
             tokens = self.model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
             return self.processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
@@ -136,14 +125,13 @@ class MPlugJudge:
         self.name = f"modelscope:{MPLUG}"
         folder = getattr(self._pipeline.model, "model_dir", None)
         self.digest = tree_digest(folder) if folder else ""
-        self.versions = _versions("torch", "modelscope")
+        self.versions = library_versions("torch", "modelscope")
 
     def answer(self, image: np.ndarray, questions: Sequence[Question]) -> list[str]:
         """See ``VqaJudge``."""
         picture = Image.fromarray(image)
         return [
-            self._pipeline({"image": picture, "question": question.question})["text"]
-            for question in questions
+            self._pipeline({"image": picture, "question": q.question})["text"] for q in questions
         ]
 
 
@@ -160,66 +148,54 @@ class RuleJudge:
         self.detector, self.color = detector, color
         self.name = f"rules:{detector.name}+{color.name}"
         self.digest = f"{detector.digest}+{color.digest}"
-        self.versions = _versions("torch", "torchvision", "transformers", "open-clip-torch")
-        self._rules = {
-            ("entity - whole", 1): self._entity,
-            ("attribute - color", 2): self._color,
-            ("relation - spatial", 3): self._spatial,
-            ("other - count", 2): self._count,
-            ("global - objects", 1): self._total,
-        }
-        self._counting = (self._count, self._total)
+        self.versions = library_versions("torch", "torchvision", "transformers", "open-clip-torch")
 
     def answer(self, image: np.ndarray, questions: Sequence[Question]) -> list[str]:
         """See ``VqaJudge``: yes or no."""
         detections = self.detector.detect([image])[0]
         found = keep_detections(detections, "")
         counted = keep_detections(detections, "counting")
-        answers = []
-        for question in questions:
-            rule, arguments = self._parse(question)
-            holds = rule(image, counted if rule in self._counting else found, *arguments)
-            answers.append("yes" if holds else "no")
-        return answers
+        return [
+            "yes" if self._holds(image, found, counted, self._parse(question)) else "no"
+            for question in questions
+        ]
 
     def check(self, questions: Sequence[Question]) -> None:
         """Raise ArragError for the first tuple that no rule answers, before any image is judged."""
         for question in questions:
-            rule, (label, *_) = self._parse(question)
-            if rule != self._total and label not in self.detector.classes:
+            category, label, *_ = self._parse(question)
+            if category != "global - objects" and label not in self.detector.classes:
                 raise MismatchError(
                     f"detector {self.detector.name} does not know {label!r}",
                     field=f"question {question.item}/{question.id}",
                     hint="use the questions that belong to this detector",
                 )
 
-    def _parse(self, question: Question) -> tuple[Any, list[str]]:
+    def _parse(self, question: Question) -> list[str]:
+        """Category and arguments of the question's tuple."""
         match = TUPLE.match(question.tuple)
         arguments = [a.strip() for a in match["arguments"].split(",")] if match else []
-        rule = self._rules.get((match["category"], len(arguments))) if match else None
-        if rule is None:
-            known = "; ".join(f"{name} with {n} arguments" for name, n in self._rules)
+        if not match or ARGUMENTS.get(match["category"]) != len(arguments):
+            known = "; ".join(f"{name} with {n} arguments" for name, n in ARGUMENTS.items())
             raise MismatchError(
                 f"tuple is {question.tuple!r}; the rule judge knows {known}",
                 field=f"question {question.item}/{question.id}",
                 hint="give another judge",
             )
-        return rule, arguments
+        return [match["category"], *arguments]
 
-    def _entity(self, image: np.ndarray, found: dict, label: str) -> bool:
-        return label in found
-
-    def _color(self, image: np.ndarray, found: dict, label: str, color: str) -> bool:
-        best = found.get(label, [])[:1]
-        return any(self.color.classify(image, d.mask, d.box, label) == color for d in best)
-
-    def _spatial(self, image: np.ndarray, found: dict, label: str, other: str, side: str) -> bool:
-        if label not in found or other not in found:
-            return False
-        return side in relations(found[label][0].box, found[other][0].box)
-
-    def _count(self, image: np.ndarray, counted: dict, label: str, number: str) -> bool:
-        return f"=={len(counted.get(label, []))}" == number.replace(" ", "")
-
-    def _total(self, image: np.ndarray, counted: dict, number: str) -> bool:
-        return f"=={sum(map(len, counted.values()))}" == number.replace(" ", "")
+    def _holds(self, image: np.ndarray, found: dict, counted: dict, parsed: list[str]) -> bool:
+        match parsed:
+            case "entity - whole", label:
+                return label in found
+            case "attribute - color", label, color:
+                best = found.get(label, [])[:1]
+                return any(self.color.classify(image, d.mask, d.box, label) == color for d in best)
+            case "relation - spatial", label, other, side:
+                if label not in found or other not in found:
+                    return False
+                return side in relations(found[label][0].box, found[other][0].box)
+            case "other - count", label, number:
+                return f"=={len(counted.get(label, []))}" == number.replace(" ", "")
+            case _, number:  # global - objects
+                return f"=={sum(map(len, counted.values()))}" == number.replace(" ", "")

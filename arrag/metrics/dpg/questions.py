@@ -29,6 +29,7 @@ from arrag.data import questions as table
 from arrag.data.questions import Items, Question, by_item, by_item_official
 from arrag.metrics.bootstrap import OVERALL, bootstrap, bootstrap_shares
 from arrag.metrics.dpg.answers import Answers, complete_images, unknown_ids
+from arrag.metrics.types import refuse_gaps
 from arrag.utils.errors import FormatError, MismatchError
 
 YES = "yes"  # an answer counts when it is exactly this
@@ -65,19 +66,6 @@ def choose_rules(compat: str | None, dependency: str | None) -> tuple[str, str]:
     if compat is None:
         compat = "official" if dependency in (None, "official") else "corrected"
     return compat, dependency or OWN_DEPENDENCY[compat]
-
-
-def check_table(path: Any, rows: list[Question], compat: str, allow_partial: bool) -> dict:
-    """What is malformed in a table, counted. Raises FormatError for what ``compat`` refuses."""
-    found = table.problems(rows)
-    for kind in REFUSED[compat]:
-        if kind in found and not allow_partial:
-            raise FormatError(
-                f"{kind}: {table.listed(found[kind])}",
-                path=path,
-                hint="correct the table, or pass --allow-partial to have it stated in the score",
-            )
-    return {kind: table.counted(names) for kind, names in found.items()}
 
 
 def question_scores(
@@ -140,20 +128,18 @@ def summarise(counts: _Tally, items: Items) -> dict[str, Any]:
     At least one prompt must have been scored.
     """
     names = list(counts.images)
-    means = {item: sum(scores) / len(scores) for item, scores in counts.images.items()}
-    tags = [STRATUM] * len(names)
-    overall = bootstrap(tags, [PERCENT * means[item] for item in names])[OVERALL]
-    level1, level2 = _categories(counts, names)
     rows = [
         {
             "item_id": item,
             "tag": STRATUM,
-            "mean": PERCENT * means[item],
-            "images": [PERCENT * score for score in counts.images[item]],
+            "mean": PERCENT * (sum(scores) / len(scores)),
+            "images": [PERCENT * score for score in scores],
             "l1": _shares(counts.categories[item]),
         }
-        for item in names
+        for item, scores in counts.images.items()
     ]
+    overall = bootstrap([STRATUM] * len(rows), [row["mean"] for row in rows])[OVERALL]
+    level1, level2 = _categories(counts, names)
     return {
         "value": overall.value,
         OVERALL: overall.value,
@@ -222,29 +208,25 @@ def score_answers(
         allow_partial: State gaps in the score instead of refusing them.
 
     Raises:
-        ArragError: The table is malformed, answers are missing, or no prompt can be scored.
+        FormatError: The table is malformed.
+        MismatchError: Answers are missing, or no prompt can be scored.
     """
-    malformed = check_table(questions_path, rows, compat, allow_partial)
+    malformed = table.problems(rows)
+    refused = {kind: malformed[kind] for kind in REFUSED[compat] if kind in malformed}
+    refuse_gaps(refused, questions_path, allow_partial, "correct the table", FormatError)
     every = by_item(rows)
     items = {"official": by_item_official(rows), "corrected": every}[compat]
     whole, gaps = complete_images(answers, items)
     if compat == "official":
         # A prompt whose only row is skipped has images but no question: it is dropped, not missing.
-        bare = [item for item in every if item not in items and item in answers]
-        whole |= {item: answers[item] for item in bare}
-        lost = [item for item in every if item not in items and item not in answers]
-        gaps |= {"items without an answer": [*gaps.get("items without an answer", []), *lost]}
-        gaps = {kind: names for kind, names in gaps.items() if names}
+        for item in (item for item in every if item not in items):
+            if item in answers:
+                whole[item] = answers[item]
+            else:
+                gaps.setdefault("items without an answer", []).append(item)
     if unknown := unknown_ids(answers, every):
         gaps["answers to no question of the table"] = unknown
-    for kind, names in gaps.items():
-        if not allow_partial:
-            raise MismatchError(
-                f"{kind}: {table.listed(names)}",
-                path=questions_path,
-                hint="answer every question of every image, or pass --allow-partial to have what "
-                "is missing stated in the score",
-            )
+    refuse_gaps(gaps, questions_path, allow_partial, "answer every question of every image")
     counts = tally(items, whole, compat, dependency)
     if not counts.images:
         reasons = [f"{kind}: {table.listed(names)}" for kind, names in gaps.items()]
@@ -262,7 +244,7 @@ def score_answers(
         **summarise(counts, items),
         "compat_values": _both(rows, answers, compat, dependency),
         "partial": {kind: table.counted(names) for kind, names in gaps.items()},
-        "table_problems": malformed,
+        "table_problems": {kind: table.counted(names) for kind, names in malformed.items()},
         # Said yes in another way, which does not count.
         "n_near_yes": sum(t != YES and t.strip().strip(".").lower() == YES for t in texts),
     }

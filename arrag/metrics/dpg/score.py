@@ -8,15 +8,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from arrag.data.questions import Items, Question, by_item, counted, listed, read_questions
+from arrag.data.questions import Items, Question, by_item, counted, read_questions
 from arrag.data.sample_dir import read_run
 from arrag.metrics.base import DEFAULTS, Metric, Score, ScoreOptions, library_versions
 from arrag.metrics.dpg.answers import Answers, VqaJudge, read_answers, write_answers
 from arrag.metrics.dpg.images import DpgImage, list_dpg_images
 from arrag.metrics.dpg.questions import choose_rules, score_answers
 from arrag.metrics.resume_log import ResumeLog
-from arrag.metrics.types import Gaps
-from arrag.utils.errors import MismatchError
+from arrag.metrics.types import Gaps, refuse_gaps
 from arrag.utils.hashing import images_digest, sha256_file, sha256_json
 
 
@@ -63,27 +62,20 @@ class DPGBench(Metric):
         rows = read_questions(target)
         items = by_item(rows)
         found, gaps = list_dpg_images(images, items, self.per_prompt, self.resolution)
-        for kind, names in gaps.items():
-            if not options.allow_partial:
-                raise MismatchError(
-                    f"{kind}: {listed(names)}",
-                    path=images,
-                    hint=f"generate the images of {target} again, or pass --allow-partial to have "
-                    "it stated in the score",
-                )
+        remedy = f"generate the images of {target} again"
+        refuse_gaps(gaps, images, options.allow_partial, remedy)
         if check := getattr(self.judge, "check", None):
             check(rows)
-        log = None
-        if options.records is not None:
-            identity = ["dpg", self.judge.name, self.judge.digest, sha256_file(target)]
-            log = ResumeLog(options.records.with_suffix(".partial"), identity)
+        identity = ["dpg", self.judge.name, self.judge.digest, sha256_file(target)]
+        unfinished = options.records and options.records.with_suffix(".partial")
+        log = ResumeLog(unfinished, identity)
         answers = _ask(found, items, self.judge, log)
         files = {image.path for image in found}
         score = self._score(
             rows,
             target,
             answers,
-            options.allow_partial,
+            options,
             gaps,
             judge={"name": self.judge.name, "digest": self.judge.digest},
             run=read_run(images),
@@ -92,10 +84,8 @@ class DPGBench(Metric):
         )
         if options.records is not None:
             write_answers(options.records, answers)
-        if options.out is not None:
-            score.write(options.out)
-        if log is not None:
-            log.remove()
+        score.write(options.out)
+        log.remove()
         return score
 
     def score_recorded(
@@ -109,10 +99,8 @@ class DPGBench(Metric):
         given = read_answers(answers, where)
         judge = {"name": "recorded", "digest": sha256_file(answers)}
         about = {"judge": judge, "run": None, "versions": library_versions()}
-        rows = read_questions(target)
-        score = self._score(rows, target, given, options.allow_partial, {}, **about)
-        if options.out is not None:
-            score.write(options.out)
+        score = self._score(read_questions(target), target, given, options, {}, **about)
+        score.write(options.out)
         return score
 
     def _score(
@@ -120,28 +108,26 @@ class DPGBench(Metric):
         rows: list[Question],
         target: str | Path,
         answers: Answers,
-        allow_partial: bool,
+        options: ScoreOptions,
         gaps: Gaps,
         **about: Any,
     ) -> Score:
-        found = score_answers(target, rows, answers, self.compat, self.dependency, allow_partial)
+        found = score_answers(
+            target, rows, answers, self.compat, self.dependency, options.allow_partial
+        )
         found["partial"] |= {kind: counted(names) for kind, names in gaps.items()}
         return Score(**found, prompt_set_sha256=sha256_file(target), **about)
 
 
-def _ask(images: list[DpgImage], items: Items, judge: VqaJudge, log: ResumeLog | None) -> Answers:
+def _ask(images: list[DpgImage], items: Items, judge: VqaJudge, log: ResumeLog) -> Answers:
     """Answers to every question of every image; those in the log are not asked again."""
     answers: Answers = {}
     digests = {path: sha256_file(path) for path in {image.path for image in images}}
     for image in tqdm(images, desc="DPG-Bench", unit="image"):
         key = sha256_json([digests[image.path], image.item, image.image, image.box])
         questions = items[image.item]
-        if log is not None and key in log:
-            texts = log[key]
-        else:
-            texts = judge.answer(image.load(), list(questions.values()))
-            if log is not None:
-                log.add({key: texts})
-        given = dict(zip(questions, texts, strict=True))
+        if key not in log:
+            log.add({key: judge.answer(image.load(), list(questions.values()))})
+        given = dict(zip(questions, log[key], strict=True))
         answers.setdefault(image.item, {})[image.image] = given
     return answers

@@ -10,18 +10,19 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from arrag.data.prompts import MAX_COUNT, TASKS, load_geneval_prompts, prompt_problem
 from arrag.data.questions import counted, listed
 from arrag.metrics.base import Score, library_versions
 from arrag.metrics.geneval.judge import failure_reasons
 from arrag.metrics.geneval.score import COMPAT, Record, summarise
-from arrag.metrics.types import Detection, Gaps
-from arrag.utils.errors import FormatError, MismatchError
+from arrag.metrics.types import Detection, Gaps, refuse_gaps
+from arrag.utils.errors import FormatError
+from arrag.utils.files import validate_model
 from arrag.utils.hashing import sha256_file, sha256_json
 from arrag.utils.readers import numbered_lines, parse_json, read_text
 
@@ -31,13 +32,17 @@ NO_MASK = np.zeros((0, 0), dtype=bool)
 HINT = "give the official results.jsonl"
 
 
+def _json_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 class _RecordForm(BaseModel):
     model_config = ConfigDict(extra="allow")
 
-    filename: Any
+    filename: Annotated[str, BeforeValidator(str)]
     tag: Literal[TASKS]
-    correct: Literal[True, False, 0, 1]
-    metadata: Any
+    correct: Annotated[Literal[True, False, 0, 1], AfterValidator(bool)]
+    metadata: Annotated[str, BeforeValidator(_json_text)]
     reason: str = ""
     prompt: str = ""
 
@@ -69,21 +74,12 @@ def read_results(path: str | Path) -> list[Record]:
 
 
 def _parse_record(path: Path, number: int, line: str) -> Record:
+    at = f"line {number}"
     try:
         record = parse_json(line)
-        _RecordForm.model_validate(record)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join([f"line {number}", *map(str, first["loc"][:1])])
-        raise FormatError(first["msg"], path=path, field=field, hint=HINT) from None
     except ValueError as error:
-        message = f"not a JSON object ({error})"
-        raise FormatError(message, path=path, field=f"line {number}") from None
-    if not isinstance(record["metadata"], str):
-        record["metadata"] = json.dumps(record["metadata"])
-    for name in ("reason", "prompt"):
-        record.setdefault(name, "")
-    return record | {"filename": str(record["filename"]), "correct": bool(record["correct"])}
+        raise FormatError(f"not a JSON object ({error})", path=path, field=at) from None
+    return record | validate_model(record, _RecordForm, path, HINT, at).model_dump()
 
 
 def score_results(
@@ -106,15 +102,9 @@ def score_results(
     rejudged = {"rejudged": rejudge_records(path, records)} if rejudge else {}
     gaps = _gaps(records)
     if prompts_path is not None:
-        for what, names in _compare_prompts(records, load_geneval_prompts(prompts_path)).items():
-            if not allow_partial:
-                raise MismatchError(
-                    f"{what}, by {prompts_path}: {listed(names)}",
-                    path=path,
-                    hint="judge the whole set, or pass --allow-partial to have it stated in the "
-                    "score",
-                )
-            gaps[what] = names
+        others = _compare_prompts(records, load_geneval_prompts(prompts_path))
+        refuse_gaps(others, path, allow_partial, f"judge all prompts of {prompts_path}")
+        gaps |= others
     texts = list(dict.fromkeys(record["metadata"] for record in records))
     score = Score(
         metric="geneval",

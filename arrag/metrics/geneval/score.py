@@ -16,7 +16,14 @@ from tqdm import tqdm
 
 from arrag.data.prompts import load_geneval_prompts
 from arrag.data.questions import counted
-from arrag.data.sample_dir import Sample, folder_prompts, list_samples, load_image, read_run
+from arrag.data.sample_dir import (
+    Sample,
+    folder_prompts,
+    image_size,
+    list_samples,
+    load_image,
+    read_run,
+)
 from arrag.metrics.base import DEFAULTS, Metric, Score, ScoreOptions, library_versions
 from arrag.metrics.bootstrap import OVERALL, bootstrap
 from arrag.metrics.geneval.judge import evaluate_image
@@ -25,7 +32,6 @@ from arrag.metrics.types import ColorNamer, Detector, Gaps
 from arrag.utils.errors import FormatError, MismatchError
 from arrag.utils.files import write_text
 from arrag.utils.hashing import images_digest, sha256_file, sha256_json
-from arrag.utils.readers import open_picture
 
 COMPAT = "official"
 LIBRARIES = ("torch", "torchvision", "transformers", "open-clip-torch", "pillow", "numpy")
@@ -71,9 +77,8 @@ class GenEval(Metric):
             "color": self.color.name,
             "color_digest": self.color.digest,
         }
-        log = None
-        if options.records is not None:
-            log = ResumeLog(options.records.with_suffix(".partial"), ["geneval", judge])
+        unfinished = options.records and options.records.with_suffix(".partial")
+        log = ResumeLog(unfinished, ["geneval", judge])
         records = self._evaluate(samples, prompts, options.batch_size or BATCH_SIZE, log)
         numbered = [(s.prompt_index, r) for s, r in zip(samples, records, strict=True)]
         score = Score(
@@ -82,7 +87,7 @@ class GenEval(Metric):
             **summarise(numbered, gaps),
             prompt_set_sha256=digest,
             judge=judge,
-            image_sizes=_image_sizes(samples),
+            image_sizes=dict(Counter("{} x {}".format(*image_size(s.path)) for s in samples)),
             images={
                 "path": str(images),
                 "sha256": images_digest(sha256_file(s.path) for s in samples),
@@ -92,10 +97,8 @@ class GenEval(Metric):
         )
         if options.records is not None:
             write_records(options.records, records)
-        if options.out is not None:
-            score.write(options.out)
-        if log is not None:
-            log.remove()
+        score.write(options.out)
+        log.remove()
         return score
 
     def _check_classes(self, path: str | Path, prompts: dict[int, dict[str, Any]]) -> None:
@@ -113,47 +116,34 @@ class GenEval(Metric):
         samples: list[Sample],
         prompts: dict[int, dict[str, Any]],
         batch_size: int,
-        log: ResumeLog | None,
+        log: ResumeLog,
     ) -> list[Record]:
         """Records of all samples, in their order; ``filename`` is folder/samples/name."""
         names = ["/".join(s.path.parts[-3:]) for s in samples]
+        asked = [prompts[s.prompt_index] for s in samples]
         keys = [
-            sha256_json([sha256_file(s.path), prompts[s.prompt_index], name])
-            for s, name in zip(samples, names, strict=True)
+            sha256_json([sha256_file(s.path), prompt, name])
+            for s, prompt, name in zip(samples, asked, names, strict=True)
         ]
-        done = {key: log[key] for key in keys if log is not None and key in log}
-        left = [i for i, key in enumerate(keys) if key not in done]
+        left = [i for i, key in enumerate(keys) if key not in log]
         with tqdm(total=len(samples), initial=len(samples) - len(left), desc="GenEval") as progress:
             for start in range(0, len(left), batch_size):
                 batch = left[start : start + batch_size]
                 images = [load_image(samples[i].path) for i in batch]
-                new = {
-                    keys[i]: evaluate_image(
-                        image, found, prompts[samples[i].prompt_index], self.color, names[i]
-                    )
-                    for i, image, found in zip(
-                        batch, images, self.detector.detect(images), strict=True
-                    )
-                }
-                done |= new
-                if log is not None:
-                    log.add(new)
+                rows = zip(batch, images, self.detector.detect(images), strict=True)
+                log.add(
+                    {
+                        keys[i]: evaluate_image(image, found, asked[i], self.color, names[i])
+                        for i, image, found in rows
+                    }
+                )
                 progress.update(len(batch))
-        return [done[key] for key in keys]
+        return [log[key] for key in keys]
 
 
 def write_records(path: str | Path, records: list[Record]) -> None:
     """Write records as JSON lines, as the official code does, atomically."""
     write_text(path, "".join(json.dumps(record) + "\n" for record in records))
-
-
-def _image_sizes(samples: list[Sample]) -> dict[str, int]:
-    """Number of images of each size, ``{"width x height": n}``."""
-    counts: Counter[str] = Counter()
-    for sample in samples:
-        with open_picture(sample.path) as picture:
-            counts["{} x {}".format(*picture.size)] += 1
-    return dict(counts.most_common())
 
 
 def summarise(records: list[tuple[Any, Record]], gaps: Gaps) -> dict[str, Any]:

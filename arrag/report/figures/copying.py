@@ -87,10 +87,10 @@ def write_figure5(
 
         batches = batched_by_memory(generate, prompts, config.resources.batch_size)
         codes = torch.cat([some for _, some in tqdm(batches, desc="codes", unit="batch")])
-        drawn[label], pictures[label] = codes.numpy(), generator.tokenizer.decode(codes)
+        drawn[label], pictures[label] = codes.numpy(), generator.image_tokenizer.decode(codes)
         if name == methods[0]:
             shown = torch.from_numpy(grids[: len(prompts)].astype("int64"))
-            pictures = {"reference": generator.tokenizer.decode(shown), **pictures}
+            pictures = {"reference": generator.image_tokenizer.decode(shown), **pictures}
     found = measure(drawn, prompts, grids, references, others, store.codebook)
     figure5(found, pictures, out.with_suffix(""))
     means = {f"{a} {b} {c}": e.value for (a, b, c), e in found.estimates().items() if b == "share"}

@@ -14,10 +14,10 @@ from tiny_backbones import CODES, KINDS, SIDE, N
 
 from arrag.config.root import load_config
 from arrag.data.token_store import StoreWriter, TokenStore
-from arrag.methods.build import ArtifactPaths
 from arrag.methods.daid import DAiD
 from arrag.methods.decoding import seeded_uniforms
 from arrag.methods.faid.adapter import FAiD, FAiDAugmentation, FaidSettings
+from arrag.methods.registry import ArtifactPaths
 from arrag.methods.runner import sample_benchmark
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood

@@ -1,266 +1,164 @@
-import argparse
+"""The command line: help, parsing, errors on one line, what is printed."""
+
+import contextlib
+import inspect
+import io
 import json
-import os
-import re
+import shlex
 import subprocess
 import sys
 
-import numpy as np
+import docstring_parser
 import pytest
-from PIL import Image
+from cyclopts import App
 
-from arrag.cli.main import bound_threads, build_parser, main
-from arrag.cli.micro import keep_first
-from arrag.data.prompts import first_of_each_task
-
-
-def commands(parser, name="arrag"):
-    """Every command and group below a parser, by its full name."""
-    yield name, parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for word, inner in action.choices.items():
-                yield from commands(inner, f"{name} {word}")
+from arrag.cli.common import Result, given, options_of
+from arrag.cli.main import COMMANDS, build_app, describe, escape, main
+from arrag.config.benchmarks import FwdSettings
+from arrag.utils.resource_errors import translate_resource_errors
 
 
-ALL = dict(commands(build_parser()))
-LEAVES = {name: parser for name, parser in ALL.items() if parser.get_default("run")}
-
-
-def test_there_is_a_command_for_every_stage():
-    stages = "fetch, encode, index build, index search, index info, index verify, "
-    stages += "index merge, index images, generate, sample, "
-    stages += "score geneval, report table1, report gallery, micro prompts, micro train lm, "
-    stages += "config check, config schema"
-    assert {f"arrag {stage}" for stage in stages.split(", ")} <= set(LEAVES)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_every_help_shows_an_example(name):
-    text = ALL[name].format_help()
-    assert "\nexample:\n  arrag " in text
-
-
-@pytest.mark.parametrize("name", LEAVES)
-def test_every_command_can_answer_in_json(name):
-    assert "--json" in LEAVES[name].format_help()
-
-
-def test_help_loads_no_heavy_library():
-    code = (
-        "import sys; from arrag.cli.main import build_parser; build_parser().format_help();"
-        "print([m for m in ('torch', 'numpy', 'faiss', 'transformers') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr
-
-
-def test_json_is_one_object_and_nothing_else(root, capsys):
-    assert main(["config", "check", str(root / "config/micro.yaml"), "--json"]) == 0
-    out = capsys.readouterr().out
-    assert set(json.loads(out)["methods"]) >= {"vanilla", "daid", "faid"}
-
-
-@pytest.mark.parametrize(
-    "argv, message",
-    [
-        (
-            ["faid", "--method", "daid"],
-            r"--method: 'daid' is not of kind faid; .*\(known: faid, showo-faid\)",
-        ),
-        (["faid", "--method", "fiad"], r"unknown method 'fiad'; did you mean faid\?"),
-        (["references", "--method", "faid"], r"is not of kind racm3"),
-        (["pairs", "--method", "vanilla"], r"not of kind finetune or faid or racm3"),
-    ],
-)
-def test_training_is_for_a_method_of_its_kind(root, argv, message, capsys):
-    assert main(["train", *argv, "--config", str(root / "config/micro.yaml")]) == 2
-    assert re.search(message, capsys.readouterr().err)
-
-
-def test_what_a_stage_prints_goes_to_stderr(monkeypatch, capsys):
-    def noisy(args):
-        print("progress")
-        return {"a": {"b": 1}, "c": 2}
-
-    monkeypatch.setattr("arrag.cli.data.run_fetch", noisy)
-    assert main(["fetch", "--json"]) == 0
-    captured = capsys.readouterr()
-    assert json.loads(captured.out) == {"a": {"b": 1}, "c": 2} and captured.err == "progress\n"
-    assert main(["fetch"]) == 0
-    assert capsys.readouterr().out == 'a: {"b": 1}\nc: 2\n'
-
-
-def test_a_mistake_is_one_line_and_status_2(root, tmp_path, capsys):
-    text = (root / "config/micro.yaml").read_text(encoding="utf-8")
-    bad = tmp_path / "bad.yaml"
-    bad.write_text(text.replace("tau:", "tua:", 1), encoding="utf-8")
-    assert main(["config", "check", str(bad)]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    assert captured.err.startswith(f"arrag: error: {bad}: methods.daid.augment.tua: unknown key")
-
-
-def test_an_interrupted_command_says_how_to_go_on(monkeypatch, capsys):
-    def interrupted(args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("arrag.cli.data.run_fetch", interrupted)
-    assert main(["fetch"]) == 130
-    assert "goes on" in capsys.readouterr().err
-
-
-def test_threads_of_every_library_follow_one_variable(monkeypatch):
-    monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": "3"})
-    bound_threads()
-    assert os.environ["NUMBA_NUM_THREADS"] == os.environ["RAYON_NUM_THREADS"] == "3"
-
-
-def test_schema_can_be_printed(capsys):
-    assert main(["config", "schema", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["additionalProperties"] is False
-
-
-def test_generate_saves_one_image_or_numbers_several(root, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(root)  # checkpoints are named from there
-    base = ["generate", "--method", "vanilla"]
-    dog, cup = "a photo of a dog", "a photo of a cup"
-    assert main([*base, dog, "--seed", "7", "--out", str(tmp_path / "x.png")]) == 0
-    one = np.asarray(Image.open(tmp_path / "x.png"))
-    assert one.shape == (48, 48, 3)
-
-    argv = [*base, cup, dog, "--images", "2", "--seed", "7", "--out", str(tmp_path / "y.png")]
-    capsys.readouterr()
-    assert main([*argv, "--json"]) == 0
-    names = [f"y-{i:04d}.png" for i in range(4)]
-    assert json.loads(capsys.readouterr().out)["images"] == [str(tmp_path / n) for n in names]
-    several = [np.asarray(Image.open(tmp_path / name)) for name in names]
-    assert np.array_equal(several[2], one)  # the dog's first image, whatever is drawn beside it
-    assert len({image.tobytes() for image in several}) == 4
-
-
-@pytest.mark.parametrize(
-    "argv, message",
-    [
-        (["a dog", "--method", "vanila", "--out", "x.png"], "did you mean vanilla?"),
-        (["a dog", "--method", "vanilla", "--out", "x.jpg"], "--out: found x.jpg; wanted"),
-        ([" ", "--method", "vanilla", "--out", "x.png"], "PROMPT: found ' '"),
-        (["a dragon", "--method", "vanilla", "--out", "x.png"], "does not know 'dragon'"),
-    ],
-)
-def test_generate_names_what_is_wrong(root, argv, message, capsys, monkeypatch):
-    monkeypatch.chdir(root)
-    assert main(["generate", *argv, "--config", str(root / "config/micro.yaml")]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_samples_are_not_drawn_into_a_folder_of_something_else(root, tmp_path, capsys):
-    (tmp_path / "letters.txt").write_text("dear all")
-    argv = ["sample", "--method", "vanilla", "--config", str(root / "config/micro.yaml")]
-    assert main([*argv, "--out", str(tmp_path)]) == 2
-    assert "holds other files than samples" in capsys.readouterr().err
-    assert (tmp_path / "letters.txt").exists()
-
-
-def test_a_method_that_retrieves_says_how_to_make_its_index(root, tmp_path, capsys):
-    argv = ["generate", "a dog", "--method", "daid", "--out", str(tmp_path / "x.png")]
-    argv += ["--config", str(root / "config/micro.yaml"), "--codes", str(tmp_path / "codes")]
-    argv += ["--index", str(tmp_path / "index")]
-    assert main(argv) == 2
-    assert "manifest.json: method 'daid' needs it" in capsys.readouterr().err
+def leaves(app: App, path=()):
+    """(words, application) of every command that runs something."""
+    for name in app:
+        if name.startswith("-"):
+            continue
+        inner = app[name]
+        names = [n for n in inner if not n.startswith("-")]
+        if names:
+            yield from leaves(inner, (*path, name))
+        else:
+            yield (*path, name), inner
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """A store of ten random grids, and arguments that name it."""
-    from arrag.data.token_store import StoreWriter
-
-    path = tmp_path_factory.mktemp("database") / "codes"
-    rng = np.random.default_rng(0)
-    with StoreWriter(
-        path,
-        tokenizer_digest="t",
-        grid=(6, 6),
-        codebook=rng.normal(size=(32, 4)).astype(np.float32),
-        source="random",
-        shard_size=4,
-    ) as writer:
-        keys = [f"image {i}" for i in range(10)]
-        writer.add(keys, rng.integers(0, 32, (10, 6, 6)).astype(np.uint16))
-    return path
+def commands():
+    return dict(leaves(build_app(*COMMANDS)))
 
 
-@pytest.mark.parametrize("mode", ["exact", "ivf", "faiss:Flat"])
-def test_an_index_is_built_described_and_finds_a_patch_at_distance_0(
-    mode, database, tmp_path, capsys
-):
-    index = str(tmp_path / "index")
-    lists = ["--nlist", "2", "--nprobe", "2"] if mode == "ivf" else []
-    argv = ["index", "build", "--codes", str(database), "--out", index, "--mode", mode, *lists]
-    assert main(argv) == 0
-    capsys.readouterr()
-
-    assert main(["index", "info", index, "--json"]) == 0
-    info = json.loads(capsys.readouterr().out)
-    assert info["mode"] == mode and info["images"] == 10
-
-    argv = ["index", "search", index, "--codes", str(database), "--image", "7", "--row", "2"]
-    argv += ["--col", "3", "-k", "4", "--json"]
-    assert main(argv) == 0
-    nearest = json.loads(capsys.readouterr().out)["nearest"]
-    first = nearest[0]
-    assert (first["distance"], first["key"], first["row"], first["col"]) == (0, "image 7", 2, 3)
-    assert [n["distance"] for n in nearest] == sorted(n["distance"] for n in nearest)
+def parse(words):
+    with contextlib.redirect_stdout(io.StringIO()):
+        return build_app(*words[:1]).parse_args(words, exit_on_error=False, print_error=False)
 
 
-def test_an_index_that_measures_what_is_known(database, tmp_path, capsys):
-    argv = ["index", "build", "--codes", str(database), "--out", str(tmp_path / "index")]
-    argv += ["--mode", "exact", "--context", "full", "--border", "zero", "--masked-distance"]
-    assert main([*argv, "--json"]) == 0
-    about = json.loads(capsys.readouterr().out)["neighborhood"]
-    assert about == {"context": "full", "hop": 1, "border": "zero", "masked_distance": True}
+def run(capsys, *words):
+    """(exit status, standard output, standard error) of a command."""
+    status = main([str(word) for word in words])
+    found = capsys.readouterr()
+    return status, found.out, found.err
 
 
-@pytest.mark.parametrize("option, value", [("--image", "10"), ("--row", "6"), ("--col", "-1")])
-def test_a_search_outside_the_store_is_refused(option, value, database, tmp_path, capsys):
-    index = str(tmp_path / "index")
-    main(["index", "build", "--codes", str(database), "--out", index, "--mode", "exact"])
-    place = {"--image": "0", "--row": "2", "--col": "3"} | {option: value}
-    argv = [word for pair in place.items() for word in pair]
-    assert main(["index", "search", index, "--codes", str(database), *argv]) == 2
-    assert f"{option}: found {value}; wanted 0 to" in capsys.readouterr().err
+def test_every_command_has_an_example_that_parses(commands):
+    for words, app in commands.items():
+        paragraphs = inspect.cleandoc(app.default_command.__doc__ or "").split("\n\n")
+        examples = [text for text in paragraphs if text.startswith("Example: arrag ")]
+        assert examples, words
+        for example in examples:
+            found = shlex.split(example.removeprefix("Example: arrag "))
+            assert tuple(found[: len(words)]) == words
+            parse(found)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "many"])
-def test_a_count_is_at_least_one(text, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["report", "gallery", "--images", text])
-    assert caught.value.code == 2
-    assert "wanted a whole number of at least 1" in capsys.readouterr().err
+def test_every_parameter_is_described(commands):
+    for words, app in commands.items():
+        described = {p.arg_name for p in docstring_parser.parse(app.default_command.__doc__).params}
+        grouped = {
+            "inputs",
+            "artifacts",
+            "judges",
+            "computing",
+            "settings",
+        }  # each describes its own
+        named = set(inspect.signature(app.default_command).parameters)
+        assert named - grouped <= described, words
+
+
+def test_the_help_loads_no_slow_library():
+    code = (
+        "import sys, contextlib, io\n"
+        "from arrag.cli.main import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as out:\n"
+        "    assert main(['--help']) == 0\n"
+        "assert 'generate' in out.getvalue()\n"
+        "print({'torch', 'numpy', 'transformers', 'pandas'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize(
-    "name, options",
+    "words, named",
     [
-        ("geneval_micro.jsonl", []),
-        ("geneval_micro_ci.jsonl", ["--per-task", "2"]),
-        ("dpg_micro.csv", ["--dpg"]),
-        ("dpg_micro_ci.csv", ["--dpg", "--per-task", "2"]),
-        ("mjhq_micro_ci.jsonl", ["--mjhq", "--per-task", "4"]),
+        (["frobnicate"], "frobnicate"),
+        (["db", "encod"], "encode"),
+        (["db", "encode", "x", "--tokeniser", "t", "--out", "o"], "--tokenizer"),
+        (["db", "encode", "x", "--out", "o"], "--tokenizer"),
+        (["db", "encode", "x", "--tokenizer", "t", "--out", "o", "--images", "0"], "--images"),
+        (["train", "adapter", "foo"], "KIND"),
+        (["train", "neighbours", "--part", "4/3"], "--part"),
+        (["score", "fwd", "a", "b", "--level", "0"], "--level"),
+        (["score", "dpg", "--questions", "q"], "--images"),
+        (["score", "geneval", "--images", "a"], "--detector"),
+        (["generate", "--method", "daid"], "PROMPT"),
+        (["generate", " ", "--method", "daid", "--out", "a.png"], "PROMPT"),
+        (["generate", "a", "--method", "daid", "--out", "a.jpg"], "--out"),
+        (["generate", "a", "--method", "daid", "--benchmark", "geneval"], "PROMPT"),
+        (["assets", "get", "https://example.org/a"], "--out"),
+        (["assets", "get", "hub:nothing"], "NAME"),
+        (["config", "check", "missing.yaml"], "missing.yaml"),
+        (["index", "info", "missing"], "missing"),
     ],
 )
-def test_the_shipped_prompts_are_what_the_command_writes(root, assets, tmp_path, name, options):
-    out = tmp_path / "prompts"
-    argv = ["micro", "prompts", "--out", str(out), "--assets", str(assets), *options]
-    assert main(argv) == 0
-    assert out.read_bytes() == (root / "benchmarks" / name).read_bytes()
+def test_a_mistake_is_one_line_that_names_its_place(capsys, words, named):
+    status, out, err = run(capsys, *words)
+    assert status == 2 and out == ""
+    (line,) = err.strip().splitlines()
+    assert line.startswith("arrag: error: ") and named in line
 
 
-def test_first_prompts_of_each_task(tmp_path):
-    tags = ["a", "a", "b", "a", "b", "b"]
-    assert first_of_each_task([{"tag": tag} for tag in tags], 2) == [0, 1, 2, 4]
-    path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(json.dumps({"tag": tag, "i": i}) + "\n" for i, tag in enumerate(tags)))
-    keep_first(path, 1)
-    assert [json.loads(line)["i"] for line in path.read_text().splitlines()] == [0, 2]
+def test_a_result_is_lines_or_json(capsys, root, monkeypatch):
+    monkeypatch.chdir(root)
+    status, out, _ = run(capsys, "config", "check", "config/micro-ci.yaml")
+    assert status == 0 and "scale: micro" in out.splitlines()
+    status, out, _ = run(capsys, "--json", "config", "check", "config/micro-ci.yaml")
+    assert status == 0 and json.loads(out)["scale"] == "micro"
+
+
+def test_text_and_status_of_a_result():
+    result = Result(a=1)
+    result.text, result.status = "one line", 1
+    assert describe({"a": 1, "b": [1, "ü"]}) == 'a: 1\nb: [1, "ü"]'
+    assert (result.text, result.status, dict(result)) == ("one line", 1, {"a": 1})
+
+
+def test_control_characters_do_not_reach_the_terminal(capsys):
+    assert escape("a\x1b[31m\u202eb\n\t") == "a\\u001b[31m\\u202eb\n\t"
+    _, _, err = run(capsys, "config", "check", "a\x1b[31m.yaml")
+    assert "\x1b" not in err and "\\u001b" in err
+
+
+def test_a_command_replaces_none_of_its_inputs(capsys, tmp_path):
+    questions = tmp_path / "q.csv"
+    questions.write_text("kept")
+    for out in (tmp_path, questions):
+        words = ["score", "dpg", "--questions", questions, "--answers", questions, "--out", out]
+        status, _, err = run(capsys, *words)
+        assert status == 2 and "--out" in err
+    assert questions.read_text() == "kept"
+
+
+def test_options_of_a_settings_model_are_parsed_as_text():
+    app = App()
+
+    @app.default
+    def command(*, settings: options_of(FwdSettings) = None):
+        return given(settings)
+
+    found = app(["--level", "2", "--wavelet", "db2"], result_action="return_value")
+    assert found == {"level": 2, "wavelet": "db2"}
+    assert app([], result_action="return_value") == {}
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+    with pytest.raises(ZeroDivisionError), translate_resource_errors("out"):
+        1 / 0  # noqa: B018

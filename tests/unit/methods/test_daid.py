@@ -7,12 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patch_database import make_patch_index
 
-from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.methods.daid import DAiD, retrieval_distribution
-from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.utils.errors import ArragError, UsageError
+from arrag.utils.errors import ArragError, MismatchError, UsageError
 
 INF = math.inf
 BOOK = np.array([[0.0], [1.0], [2.0], [3.0]], np.float32)
@@ -23,19 +22,7 @@ GRIDS = np.array([[[0, 1, 0], [1, 3, 2]], [[0, 1, 1], [1, 2, 2]]], np.uint16)
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    path = tmp_path_factory.mktemp("daid")
-    with StoreWriter(
-        path / "store",
-        tokenizer_digest="tok",
-        grid=(2, 3),
-        codebook=BOOK,
-        source="by hand",
-        shard_size=9,
-    ) as writer:
-        writer.add(["a", "b"], GRIDS)
-    store = TokenStore.open(path / "store")
-    build_index(store, path / "index", neighborhood=Neighborhood("causal"), progress=False)
-    return open_index(path / "index", store)
+    return make_patch_index(tmp_path_factory.mktemp("daid"), GRIDS, BOOK, Neighborhood("causal"))
 
 
 @pytest.fixture
@@ -141,14 +128,15 @@ def test_rows_that_retrieve_nothing_are_unchanged(index, step, lam):
 def test_values_out_of_range_are_named(option, values):
     for value in values:
         options = {"k": 2, "lam": 0.5, "tau": 1.0, option: value}
-        with pytest.raises(ArragError, match=f"{option} is {value!r}"):
+        with pytest.raises(UsageError) as error:
             DAiD(Unsearchable(), **options)
+        assert error.value.field == f"daid.{option}" and error.value.hint
 
 
 def test_a_database_of_another_tokenizer_or_too_small_is_refused(index, step):
-    with pytest.raises(ArragError, match="predicts 5 codes, the database has 4"):
+    with pytest.raises(MismatchError):
         DAiD(index, k=2, lam=0.5, tau=1.0).on_probs(torch.rand(1, 1, 5), *step)
-    with pytest.raises(UsageError):
+    with pytest.raises(ArragError):  # two patches are indexed
         DAiD(index, k=3, lam=0.5, tau=1.0).on_probs(torch.rand(1, 1, 4), *step)
-    with pytest.raises(ArragError, match="dedupe is 'mean'"):
+    with pytest.raises(UsageError):
         retrieval_distribution(torch.zeros(1), torch.zeros(1, dtype=torch.long), 2, 1.0, "mean")

@@ -12,7 +12,7 @@ from arrag.data.token_store import TokenStore
 from arrag.methods.decoding import decode_raster, seeded_uniforms
 from arrag.methods.racm3 import RetrievalPrefixBackbone
 from arrag.retrieval.image_index import ImageIndex, build_image_index
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import MismatchError
 
 IMAGES = 40
 PROMPTS = [
@@ -66,7 +66,7 @@ def test_the_sequence_with_a_reference(backbone, images, clip):
     assert torch.equal(state.inputs[:, size:], bare.inputs)
     assert torch.equal(state.mask[:, size:], bare.mask)
     nearest = images.search(clip.encode_texts(PROMPTS), 1)[1][:, 0].numpy()
-    assert [with_reference.retrieved(p).images for p in PROMPTS] == nearest[:, None].tolist()
+    assert [with_reference.retriever(p).images for p in PROMPTS] == nearest[:, None].tolist()
     codes = torch.from_numpy(images.store.grids(nearest).astype(np.int64)).flatten(1)
     assert torch.equal(state.inputs[:3, :size], backbone.embed_codes(codes))
     pad = backbone.model.get_input_embeddings()(torch.tensor(backbone.pad))
@@ -117,5 +117,6 @@ def test_an_image_does_not_depend_on_its_batch(backbone, images, clip):
 
 def test_a_database_of_another_grid(backbone, images, clip):
     backbone.grid = (24, 24)
-    with pytest.raises(ArragError, match=r"grids are \[12, 12\], the generator's \[24, 24\]"):
+    with pytest.raises(MismatchError) as error:
         RetrievalPrefixBackbone(backbone, images, clip)
+    assert error.value.field == "grid" and error.value.hint

@@ -6,7 +6,6 @@ import torch
 
 from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.methods import search_cache
-from arrag.methods.daid import DAiD
 from arrag.methods.search_cache import SearchCache
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
@@ -67,22 +66,3 @@ def test_another_grid_is_refused(index):
     codes = torch.zeros(1, 3, 3, dtype=torch.long)
     with pytest.raises(MismatchError):
         SearchCache(index, K).search(codes, codes.bool(), torch.tensor([4]))
-
-
-def test_a_search_beside_the_forward_changes_nothing(index):
-    probs = torch.rand(3, 1, CODES, dtype=torch.float64).softmax(-1)
-    before = torch.get_num_threads()
-    drawn = []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            daid = DAiD(index, k=K, lam=0.5, tau=0.1)
-            drawn.append([])
-            for step in steps(0):
-                daid.on_step_start(*step)
-                assert (daid._begun is None) == (threads == 1)
-                drawn[-1].append(daid.on_probs(probs, *step))
-    finally:
-        torch.set_num_threads(before)
-    assert torch.equal(torch.stack(drawn[0]), torch.stack(drawn[1]))
-    assert not torch.equal(drawn[0][-1], drawn[0][8])

@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats
 from arrag.cli.main import main
 from arrag.methods import timing
 from arrag.methods.timing import best_batch, overhead, seconds_of, time_rows, typical
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ResourceError
 from arrag.utils.files import read_json
 
 
@@ -86,7 +86,7 @@ def test_memory_ends_the_search(clock, error):
     def nothing(prompts):
         raise error
 
-    with pytest.raises(ArragError, match="no memory for one image"):
+    with pytest.raises(ResourceError):
         best_batch(nothing, ["p"], most=64)
 
 
@@ -165,4 +165,5 @@ def test_a_run_times_our_loop_and_upstream_s(timed, tmp_path):
 def test_an_unknown_row_is_one_line(timed, capsys):
     arguments = ["time", "--config", str(timed[0]), "--out", "x.json", "--methods", "bear"]
     assert main(arguments) == 2
-    assert "no such method 'bear'; did you mean 'bare'?" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "bare" in printed and printed.count("\n") == 1

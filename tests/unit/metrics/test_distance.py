@@ -17,7 +17,7 @@ from arrag.metrics.bootstrap import paired_difference
 from arrag.metrics.fid import FID
 from arrag.metrics.fwd import FWD
 from arrag.metrics.kid import KID
-from arrag.metrics.reference_stats import write_moments
+from arrag.metrics.reference_stats import write_arrays
 from arrag.utils.errors import FormatError, MismatchError, MissingError, UsageError
 from arrag.utils.files import read_json
 
@@ -158,7 +158,7 @@ def test_too_few_images_are_refused_or_stated(arrag, tmp_path, network):
     assert any("covariance is singular" in w for w in found["warnings"])
     assert found["shared_images"] == DIM  # A and B the same
     assert any("in the reference too" in w for w in found["warnings"])
-    write_moments("ref.npz", np.zeros(DIM), np.eye(DIM), DIM, {})
+    write_arrays("ref.npz", {}, mu=np.zeros(DIM), sigma=np.eye(DIM), n=DIM)
     with refused(UsageError, path="ref.npz"):
         FID().score("ref.npz", "ref.npz")
 

@@ -15,8 +15,9 @@ from refusals import refused
 from safetensors.numpy import load_file
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from arrag.metrics import features as feature_cache
+from arrag.metrics.base import ScoreOptions
 from arrag.metrics.extractors import INCEPTION, open_extractor
-from arrag.metrics.features import extract
 from arrag.metrics.preprocess import ClipSquare, Resize299
 from arrag.metrics.types import Extractor
 from arrag.utils.errors import (
@@ -225,6 +226,10 @@ class Means:
     def __call__(self, pixels):
         self.seen += len(pixels)
         return torch.cat([pixels.mean((2, 3)), pixels.std((2, 3))], 1)
+
+
+def extract(source, extractor, cache=None, **options):
+    return feature_cache.extract(source, extractor, ScoreOptions(cache=cache, **options))
 
 
 def means(digest="d" * 64, mode="clean"):

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from arrag.cli.timing import opened
 from markupsafe import escape
 from page_run import EVIL, LAM, PROMPTS, TAU, WHY, K, make_project
 from PIL import Image
 from report_data import a_map, a_timing, make_score
 
 from arrag.cli.main import main
-from arrag.cli.timing import opened
 from arrag.data.sample_dir import read_codes
-from arrag.methods.build import ArtifactPaths
+from arrag.methods.registry import ArtifactPaths
 from arrag.methods.runner import generate_images
 from arrag.report.ablation import write_grid
 from arrag.report.attribution import Blend, attribute_patches

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fit_codebook import CONSTANT, PatchCoder, set_linear_encoder, to_patches
 
 from arrag.backbones import micro
-from arrag.cli.micro_train.codebook import CONSTANT, PatchCoder, set_linear_encoder, to_patches
 from arrag.data.micro.world import World
 from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.errors import MismatchError

@@ -19,8 +19,7 @@ from arrag.config.root import load_config
 from arrag.config.training import LoraSettings
 from arrag.data.encode import encode_source
 from arrag.data.token_store import TokenStore
-from arrag.methods.build import ArtifactPaths
-from arrag.methods.generator import TokenGenerator
+from arrag.methods.registry import ArtifactPaths, open_method
 from arrag.pipeline.layout import Layout
 from arrag.retrieval.index import build_index, open_index
 from arrag.retrieval.neighborhood import Neighborhood
@@ -228,7 +227,7 @@ def test_adapters_change_what_is_drawn(made, trained):
             parts = made.layout.artifacts_for(method)
             store, index = (made.folder / parts[part] for part in ("codes", "index"))
             sources = ArtifactPaths(store, index, adapter=trained[kind])
-        sampler = TokenGenerator(made.config, method, sources)
+        sampler = open_method(made.config, method, sources)
         drawn[method] = sampler.generate_codes(["a photo of a dog"], [0], 0)
         assert drawn[method].shape == (1, 12, 12)
     assert not torch.equal(drawn["showo"], drawn["showo-finetune"])

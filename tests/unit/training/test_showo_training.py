@@ -2,16 +2,18 @@
 
 import math
 
+import fit_signs as signs
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import train_masked_lm as masked_lm
+import training_data as data
+from fit_codebook import to_patches
 from safetensors.torch import save_file
 
 from arrag.backbones import micro
 from arrag.backbones.showo import ShowoBackbone
-from arrag.cli.micro_train import data, masked_lm, signs
-from arrag.cli.micro_train.codebook import to_patches
 from arrag.data.micro.world import World
 from arrag.tokenizers.base import load_tokenizer
 from arrag.tokenizers.magvit2 import Magvit
