@@ -7,12 +7,10 @@ import re
 import shutil
 from base64 import b64decode, b64encode
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from arrag.cli.timing import opened
 from markupsafe import escape
 from page_run import EVIL, LAM, PROMPTS, TAU, WHY, K, make_project
 from PIL import Image
@@ -20,7 +18,7 @@ from report_data import a_map, a_timing, make_score
 
 from arrag.cli.main import main
 from arrag.data.sample_dir import read_codes
-from arrag.methods.registry import ArtifactPaths
+from arrag.methods.registry import ArtifactPaths, open_method
 from arrag.methods.runner import generate_images
 from arrag.report.ablation import write_grid
 from arrag.report.attribution import Blend, attribute_patches
@@ -189,9 +187,9 @@ def test_codes_are_read_redrawn_or_left_out_but_never_guessed(project, tmp_path)
 
 def test_a_generation_can_be_repeated(project):
     text = PROMPTS[0]["prompt"]
-    generator = opened(project.config, "daid", Path("config.yaml"))
-    (found,) = replay_samples(generator, [(text, 1)], project.config.seed, None)
     at = {"store": project.layout.codes("daid"), "index": project.layout.index("daid")}
+    generator = open_method(project.config, "daid", ArtifactPaths(**at))
+    (found,) = replay_samples(generator, [(text, 1)], project.config.seed, None)
     drawn = generate_images(
         project.config, "daid", [text], seed=0, samples_per_prompt=2, paths=ArtifactPaths(**at)
     )
@@ -202,7 +200,7 @@ def test_a_generation_can_be_repeated(project):
 
 
 def test_the_command(project, capsys):
-    options = ["--prompts", "1", "--images", "1", "--followed", "1", "--neighbours", "2"]
+    options = ["--prompts", "1", "--images", "1", "--traced-prompts", "1", "--neighbours", "2"]
     out = ["--out", "small.html", "--reports", "nowhere"]
     assert main(["report", "page", "--config", "config.yaml", "--json", *out, *options]) == 0
     said = json.loads(capsys.readouterr().out)
