@@ -95,12 +95,15 @@ def failure_reasons(
     reasons: list[str] = []
     matched: list[list[Detection] | None] = []
     for clause in metadata.get("include", []):
-        objects = found.get(clause["class"], [])[: clause["count"]]
-        failure = (
-            _count_failure(objects, clause)
-            or _color_failure(image, objects, clause, color)
-            or _position_failure(objects, clause, matched)
-        )
+        name, count = clause["class"], clause["count"]
+        objects = found.get(name, [])[:count]
+        failure = None
+        if len(objects) < count:
+            failure = f"expected {name}>={count}, found {len(objects)}"
+        if not failure and "color" in clause:
+            failure = _color_failure(image, objects, clause, color)
+        if not failure and "position" in clause:
+            failure = _position_failure(objects, clause, matched)
         matched.append(None if failure else objects)
         reasons += [failure] if failure else []
     for clause in metadata.get("exclude", []):
@@ -110,17 +113,9 @@ def failure_reasons(
     return reasons
 
 
-def _count_failure(objects: list[Detection], clause: dict[str, Any]) -> str | None:
-    if len(objects) >= clause["count"]:
-        return None
-    return f"expected {clause['class']}>={clause['count']}, found {len(objects)}"
-
-
 def _color_failure(
     image: np.ndarray, objects: list[Detection], clause: dict[str, Any], color: ColorNamer
 ) -> str | None:
-    if "color" not in clause:
-        return None
     name, wanted = clause["class"], clause["color"]
     seen = [color.classify(image, d.mask, d.box, name) for d in objects]
     hits = seen.count(wanted)
@@ -133,8 +128,6 @@ def _color_failure(
 def _position_failure(
     objects: list[Detection], clause: dict[str, Any], matched: list[list[Detection] | None]
 ) -> str | None:
-    if "position" not in clause:
-        return None
     name = clause["class"]
     relation, target = clause["position"]
     others = matched[target]
