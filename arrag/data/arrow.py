@@ -6,7 +6,7 @@ and damage is named with its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, Field
 
 from arrag.data.images import Payload
-from arrag.data.sources import BROKEN, Items, chain_files, matching_files
+from arrag.data.sources import Items, broken, chain_files, matching_files
 from arrag.utils.errors import FormatError, MissingError, UsageError
 from arrag.utils.files import read_model
-from arrag.utils.readers import escapes_folder, parse_json, short_message
+from arrag.utils.readers import escapes_folder, parse_json
 from arrag.utils.shards import FileName
 
 ROWS_AT_ONCE = 64
@@ -98,7 +98,7 @@ def arrow_rows(path: Path, label: str) -> Items:
             if file.read() != END_OF_STREAM:
                 raise EOFError("no end-of-stream mark")
     except DAMAGE as error:
-        raise _broken(path, f"byte {at}", error) from None
+        raise broken(path, f"byte {at}", error) from None
 
 
 def parquet_rows(path: Path, label: str) -> Items:
@@ -106,36 +106,37 @@ def parquet_rows(path: Path, label: str) -> Items:
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
     except DAMAGE as error:
-        raise _broken(path, "footer", error) from None
+        raise broken(path, "footer", error) from None
     with file:
         column, row = image_column(file.schema_arrow, path), 0
         for number in range(file.num_row_groups):
-            group = _RowGroup(file, number, column, path)
+            load = _row_group(file, number, column, path)
             for i in range(file.metadata.row_group(number).num_rows):
-                yield f"{label}/{row}", partial(group.load, i)
+                yield f"{label}/{row}", partial(load, i)
                 row += 1
 
 
-class _RowGroup:
-    """One group of rows; nothing is read before the first row is loaded."""
+def _row_group(
+    file: pq.ParquetFile, number: int, column: str, path: Path
+) -> Callable[[int], Payload]:
+    """A function that loads a row of a group. Rows must be asked for in ascending order."""
+    batches = file.iter_batches(ROWS_AT_ONCE, row_groups=[number], columns=[column])
+    first, cells = 0, []
 
-    def __init__(self, file: pq.ParquetFile, number: int, column: str, path: Path) -> None:
-        self._path, self._number = path, number
-        self._batches: Iterator = file.iter_batches(
-            ROWS_AT_ONCE, row_groups=[number], columns=[column]
-        )
-        self._first, self._cells = 0, []
-
-    def load(self, row: int) -> Payload:
-        """Rows must be asked for in ascending order."""
+    def load(row: int) -> Payload:
+        nonlocal first, cells
         try:
-            while row >= self._first + len(self._cells):
-                self._first += len(self._cells)
-                self._cells = next(self._batches).column(0)
-                self._cells.validate(full=True)
-        except (*DAMAGE, StopIteration) as error:
-            raise _broken(self._path, f"row group {self._number}", error) from None
-        return _payload(self._cells, row - self._first, self._path)
+            while row >= first + len(cells):
+                first += len(cells)
+                if (batch := next(batches, None)) is None:
+                    raise EOFError("it has fewer rows than it says")
+                cells = batch.column(0)
+                cells.validate(full=True)
+        except DAMAGE as error:
+            raise broken(path, f"row group {number}", error) from None
+        return _payload(cells, row - first, path)
+
+    return load
 
 
 def image_column(schema: pa.Schema, path: Path) -> str:
@@ -144,9 +145,7 @@ def image_column(schema: pa.Schema, path: Path) -> str:
     Raises:
         FormatError: There is none, or it cannot be told which.
     """
-    features = _features(schema)
-    marked = [name for name, kind in features.items() if _is_image(kind) and name in schema.names]
-    found = marked or [field.name for field in schema if _holds_bytes(field.type)]
+    found = _marked(schema) or [field.name for field in schema if _holds_bytes(field.type)]
     if len(found) > 1 and "image" in found:
         found = ["image"]
     if len(found) != 1:
@@ -158,19 +157,15 @@ def image_column(schema: pa.Schema, path: Path) -> str:
     return found[0]
 
 
-def _features(schema: pa.Schema) -> dict[str, object]:
-    """What ``datasets`` says of the columns; nothing where it does not say it as it should."""
+def _marked(schema: pa.Schema) -> list[str]:
+    """Columns that ``datasets`` marks as images in the metadata, which may be malformed."""
     try:
         about = parse_json((schema.metadata or {}).get(b"huggingface", b"{}").decode())
-    except ValueError:
-        return {}
-    for name in ("info", "features"):
-        about = about.get(name) if isinstance(about, dict) else None
-    return about if isinstance(about, dict) else {}
-
-
-def _is_image(feature: object) -> bool:
-    return isinstance(feature, dict) and feature.get("_type") == "Image"
+        features = about["info"]["features"].items()
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return []
+    kinds = {name: kind.get("_type") for name, kind in features if isinstance(kind, dict)}
+    return [name for name, kind in kinds.items() if kind == "Image" and name in schema.names]
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
@@ -191,9 +186,3 @@ def _payload(cells: pa.Array, row: int, path: Path) -> Payload:
             return path.parent / named
         value = value.get("bytes")
     return value if isinstance(value, bytes) else b""
-
-
-def _broken(path: Path, place: str, error: Exception) -> FormatError:
-    stopped = isinstance(error, StopIteration)
-    why = "it has fewer rows than it says" if stopped else short_message(error)
-    return FormatError(f"broken ({why})", path=path, field=place, hint=BROKEN)

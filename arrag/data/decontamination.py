@@ -15,8 +15,7 @@ import numpy as np
 from PIL import ImageOps
 from tqdm import tqdm
 
-from arrag.data.fingerprint import Fingerprint, fingerprint, perceptual_hash
-from arrag.data.images import open_rgb
+from arrag.data.images import Fingerprint, fingerprint, open_rgb, perceptual_hash
 from arrag.data.sources import open_source
 from arrag.utils.errors import FormatError, MissingError, UsageError
 from arrag.utils.hashing import sha256_json
@@ -32,16 +31,10 @@ KINDS = {"names": "U", "sha256": "U", "look": "u", "mirrored": "u"}  # NumPy kin
 
 
 class Decontaminator:
-    """Fingerprints of test images and of their mirror images.
-
-    Args:
-        names: Names of the test images.
-        prints: Their fingerprints.
-        mirrored: Perceptual hashes of their mirror images.
-    """
+    """Fingerprints of named test images, and perceptual hashes of their mirror images."""
 
     def __init__(self, names: list[str], prints: list[Fingerprint], mirrored: list[int]) -> None:
-        self.names, self._prints, self._mirrored = names, prints, mirrored
+        self.names, self._prints = names, prints
         self._exact = {p.sha256: i for i, p in reversed(list(enumerate(prints)))}
         self._hashes = np.array([p.phash for p in prints] + mirrored, np.uint64)  # [2 M]
         self.digest = sha256_json([sorted(self._exact), NEAR])
@@ -56,13 +49,13 @@ class Decontaminator:
         """
         names, prints, mirrored = [], [], []
         for source in sources:
-            before = len(names)
             if str(source).endswith(PRINTS):
                 held = _read_prints(source)
                 names += held["names"]
                 prints += map(Fingerprint, held["sha256"], held["look"])
                 mirrored += held["mirrored"]
                 continue
+            before = len(names)
             items = open_source(str(source), None, None)
             for key, load in tqdm(items, desc=f"test images {source}", unit="image"):
                 try:
@@ -91,8 +84,8 @@ class Decontaminator:
                 file,
                 names=np.array(self.names, dtype=str),
                 sha256=np.array([p.sha256 for p in self._prints], dtype=str),
-                look=np.array([p.phash for p in self._prints], np.uint64),
-                mirrored=np.array(self._mirrored, np.uint64),
+                look=self._hashes[: len(self.names)],
+                mirrored=self._hashes[len(self.names) :],
             )
 
     def match(self, found: Fingerprint) -> dict[str, Any] | None:
@@ -107,11 +100,10 @@ class Decontaminator:
             return {"test_image": name, "reason": "same pixels", "bits": 0}
         differing = np.bitwise_count(self._hashes ^ np.uint64(found.phash))
         nearest = int(differing.argmin())
-        if differing[nearest] > NEAR:
+        if (bits := int(differing[nearest])) > NEAR:
             return None
         mirror, number = divmod(nearest, len(self.names))
         reason = "looks like its mirror image" if mirror else "looks like it"
-        bits = int(differing[nearest])
         return {"test_image": self.names[number], "reason": reason, "bits": bits}
 
 

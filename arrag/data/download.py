@@ -70,12 +70,11 @@ def _receive(url: str, out: Path) -> None:
     download = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT, chunk_size=1 << 20)
     try:
         download(url, str(out), None)
-    except requests.HTTPError as error:
-        message = f"the server answered {error.response.status_code}"
-        raise MissingError(message, field=display_url(url), hint=hint) from None
     except (requests.RequestException, ValueError) as error:
         # Its own message quotes the URL, which may contain a password.
         message = f"no answer ({type(error).__name__})"
+        if isinstance(error, requests.HTTPError):
+            message = f"the server answered {error.response.status_code}"
         raise MissingError(message, field=display_url(url), hint=hint) from None
 
 
@@ -89,14 +88,10 @@ def _mismatch(path: Path, sha256: str | None, git_blob: str | None) -> str | Non
 
 def git_digest(path: str | Path) -> str:
     """Hex SHA-1 by which git names a file's content."""
-    path = Path(path)
-
-    def start() -> object:
-        head = f"blob {path.stat().st_size}\0".encode()
-        return hashlib.sha1(head, usedforsecurity=False)
-
+    head = f"blob {Path(path).stat().st_size}\0".encode()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, start).hexdigest()
+        digest = hashlib.file_digest(file, lambda: hashlib.sha1(head, usedforsecurity=False))
+    return digest.hexdigest()
 
 
 def display_url(url: str) -> str:

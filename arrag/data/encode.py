@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -16,7 +15,7 @@ from arrag.data.sources import ADVICE, Items, open_source
 from arrag.data.store_format import EXCLUDED, SKIPPED, read_omitted
 from arrag.data.subsample import SubsampleSpec
 from arrag.data.token_store import StoreWriter
-from arrag.tokenizers.base import ImageTokenizer, load_tokenizer
+from arrag.tokenizers.base import load_tokenizer
 from arrag.utils.device import default_device
 from arrag.utils.errors import MismatchError, MissingError
 from arrag.utils.files import write_json
@@ -46,13 +45,10 @@ def encode_source(
     in ``excluded.json``, each with the reason.
 
     Args:
-        source: See ``open_source``.
+        source, limit, assets: See ``open_source``.
         checkpoint: The tokenizer.
         out: Directory of the store.
-        batch_size: Images encoded at once.
-        shard_size: Images of a shard.
-        limit: At most so many images of the source.
-        assets: Assets of the micro world.
+        batch_size, shard_size: Images encoded at once, and images of a shard.
         exclude: Sources of test images whose copies are left out.
         workers: Processes that decode; their number changes nothing in the store.
         only: Keys of the images wanted; the others are not read.
@@ -60,9 +56,6 @@ def encode_source(
 
     Returns:
         The numbers of images stored, skipped and excluded, the grid and the store.
-
-    Raises:
-        ArragError: The source, the tokenizer or the test images cannot be used.
     """
     tokenizer = load_tokenizer(checkpoint, default_device())
     items = open_source(source, limit, assets)
@@ -90,12 +83,16 @@ def encode_source(
             fingerprints=tests is not None,
             workers=workers,
         )
-        stored = writer.done
+        kept, stored = omitted.filter(images), writer.done
         total = limit if only is None else len(only)
         with tqdm(desc=f"encode {source}", unit="image", initial=stored, total=total) as bar:
-            for count in _store(images, tokenizer, writer, omitted, batch_size):
-                stored += count
-                bar.update(count)
+            while batch := list(islice(kept, batch_size)):
+                codes = tokenizer.encode(np.stack([image.pixels for image in batch])).numpy()
+                omitted.write()  # before the shard that they belong to
+                writer.add([image.key for image in batch], codes.astype(np.uint16))
+                stored += len(batch)
+                bar.update(len(batch))
+        omitted.write()
         if not stored:
             raise MissingError(
                 f"no readable image (skipped {len(omitted.skipped)}, excluded "
@@ -107,30 +104,12 @@ def encode_source(
     return {"images": stored, **counts, "grid": list(tokenizer.grid), "store": str(out)}
 
 
-def _store(
-    images: Iterator[Decoded],
-    tokenizer: ImageTokenizer,
-    writer: StoreWriter,
-    omitted: _Omitted,
-    batch_size: int,
-) -> Iterator[int]:
-    """Encode batches and add them; yields how many images each one had."""
-    todo = omitted.filter(images)
-    while batch := list(islice(todo, batch_size)):
-        codes = tokenizer.encode(np.stack([image.pixels for image in batch])).numpy()
-        omitted.write()  # before the shard that they belong to
-        writer.add([image.key for image in batch], codes.astype(np.uint16))
-        yield len(batch)
-    omitted.write()
-
-
 class _Omitted:
     """Images left out so far, and why; on disk the lists are never behind the shards."""
 
     def __init__(self, folder: Path, tests: Decontaminator | None) -> None:
         self.folder, self.tests = folder, tests
-        self.skipped: list[dict[str, Any]] = self._read(SKIPPED)
-        self.excluded: list[dict[str, Any]] = self._read(EXCLUDED)
+        self.skipped, self.excluded = (read_omitted(folder / n) for n in (SKIPPED, EXCLUDED))
         self._written = (len(self.skipped), len(self.excluded))
 
     def filter(self, images: Iterator[Decoded]) -> Iterator[Decoded]:
@@ -143,14 +122,6 @@ class _Omitted:
             else:
                 yield image
 
-    def keep(self, passed: set[str]) -> None:
-        """Forget what comes after the last whole shard: it will be read again."""
-        self.skipped = [entry for entry in self.skipped if entry["key"] in passed]
-        self.excluded = [entry for entry in self.excluded if entry["key"] in passed]
-
-    def keys(self) -> set[str]:
-        return {entry["key"] for entry in self.skipped + self.excluded}
-
     def write(self) -> None:
         """Write the lists if they have grown; the one of test images even if it is empty."""
         now = (len(self.skipped), len(self.excluded))
@@ -160,14 +131,11 @@ class _Omitted:
             write_json(self.folder / EXCLUDED, self.excluded)
         self._written = now
 
-    def _read(self, name: str) -> list[dict[str, Any]]:
-        path = self.folder / name
-        return read_omitted(path) if path.exists() else []
-
 
 def _after(items: Items, writer: StoreWriter, omitted: _Omitted) -> Items:
     """The items after the last stored one; those before are skipped without being read."""
-    recorded, passed, stored, key = omitted.keys(), set(), 0, None
+    recorded = {entry["key"] for entry in omitted.skipped + omitted.excluded}
+    passed, stored, key = set(), 0, None
     while stored < writer.done:
         key, _ = next(items, (None, None))
         if key is None:
@@ -183,15 +151,15 @@ def _after(items: Items, writer: StoreWriter, omitted: _Omitted) -> Items:
             hint="restore the source, or delete the store and encode again",
         )
     if writer.complete:  # what comes after it has been left out, or is new
-        new = sum(key not in recorded for key, _ in items)
-        if new:
+        if new := sum(key not in recorded for key, _ in items):
             raise MismatchError(
                 f"is finished with {writer.done} images, the source has {new} more",
                 path=writer.path,
                 hint="encode those into another store and merge",
             )
         return iter(())
-    omitted.keep(passed)
+    for entries in (omitted.skipped, omitted.excluded):  # what comes later will be read again
+        entries[:] = [entry for entry in entries if entry["key"] in passed]
     return items
 
 

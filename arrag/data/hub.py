@@ -12,8 +12,6 @@ import os
 import shutil
 import stat
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +41,7 @@ ERRORS = {  # the first that fits
     hub.DisabledRepoError: ("closed by its owner or the hub", "name another repository"),
     hub.LocalEntryNotFoundError: UNREACHABLE,
     hub.OfflineModeIsEnabled: UNREACHABLE,
-    hub.EntryNotFoundError: (
-        "a file it lists is not there",
-        "try again or take another revision",
-    ),
+    hub.EntryNotFoundError: ("a file it lists is not there", "try again or change the revision"),
     hub.HfHubHTTPError: ("the hub answered {status}", f"try again later, or {LOGIN}"),
 }
 
@@ -59,20 +54,6 @@ def hub_error(reference: Reference, error: Exception) -> MissingError | None:
             message = message.format(status=status)
             return MissingError(message, field=f"{reference} ({reference.page})", hint=hint)
     return None
-
-
-@contextmanager
-def _user_errors(reference: Reference) -> Iterator[None]:
-    try:
-        yield
-    except ArragError as error:
-        raise type(error)(
-            error.message, path=error.path, field=str(reference), hint=error.hint
-        ) from None
-    except Exception as error:
-        if (described := hub_error(reference, error)) is None:
-            raise
-        raise described from None
 
 
 def manifest_path(folder: Path) -> Path:
@@ -104,26 +85,36 @@ def fetch_hub(
         FormatError: A zip that was asked for is broken or unsafe.
     """
     out = reference.folder if out is None else out
-    with _user_errors(reference), disk_space(out):
-        snapshot, names, commit = _snapshot(reference, cache and str(cache), endpoint)
-        with atomic_path(out) as folder:
-            for name in names:
-                link(snapshot / name, folder / name)
-            for name in (n for n in names if n.endswith(".zip")):
-                _unpack(folder / name)
-        held = {
-            n: {"bytes": (out / n).stat().st_size, "sha256": sha256_file(out / n)} for n in names
-        }
-        manifest = {
-            "repository": str(reference).partition("@")[0],
-            "revision": reference.revision,
-            "commit": commit,
-            "page": reference.page,
-            "files": held,
-            "digest": sha256_json({name: f["sha256"] for name, f in held.items()}),
-        }
-        write_json(manifest_path(out), manifest)
-    return manifest
+    try:
+        with disk_space(out):
+            snapshot, names, commit = _snapshot(reference, cache and str(cache), endpoint)
+            with atomic_path(out) as folder:
+                for name in names:
+                    link(snapshot / name, folder / name)
+                for name in (n for n in names if n.endswith(".zip")):
+                    _unpack(folder / name)
+            held = {
+                name: {"bytes": (out / name).stat().st_size, "sha256": sha256_file(out / name)}
+                for name in names
+            }
+            manifest = {
+                "repository": str(reference).partition("@")[0],
+                "revision": reference.revision,
+                "commit": commit,
+                "page": reference.page,
+                "files": held,
+                "digest": sha256_json({name: f["sha256"] for name, f in held.items()}),
+            }
+            write_json(manifest_path(out), manifest)
+            return manifest
+    except ArragError as error:
+        raise type(error)(
+            error.message, path=error.path, field=str(reference), hint=error.hint
+        ) from None
+    except Exception as error:
+        if (described := hub_error(reference, error)) is None:
+            raise
+        raise described from None
 
 
 def _snapshot(
@@ -131,34 +122,26 @@ def _snapshot(
 ) -> tuple[Path, list[str], str]:
     """The client's folder with the files wanted, their names, and the commit they are of."""
     at: dict[str, Any] = {"repo_type": reference.repo_type, "cache_dir": cache}
+    revision = {"revision": reference.revision}
     try:
         found = HfApi(endpoint=endpoint).repo_info(
-            reference.repository, revision=reference.revision, repo_type=reference.repo_type
+            reference.repository, repo_type=reference.repo_type, **revision
         )
     except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError):
         raise
     except (hub.HTTPError, OSError):  # a busy hub, no route, no name, a broken proxy
-        return _cached(reference, at)
+        at |= revision | {"local_files_only": True}  # an earlier download
+        try:
+            snapshot = Path(snapshot_download(reference.repository, **at))
+        except OSError:
+            raise hub.LocalEntryNotFoundError("not in the cache") from None
+        files = (p for p in snapshot.rglob("*") if p.is_file())
+        names = wanted((p.relative_to(snapshot).as_posix() for p in files), reference.also)
+        return snapshot, names, snapshot.name
     names = wanted((s.rfilename for s in found.siblings or ()), reference.also)
-    patterns = [glob.escape(name) for name in names]
-    snapshot = snapshot_download(
-        reference.repository, revision=found.sha, allow_patterns=patterns, endpoint=endpoint, **at
-    )
+    at |= {"allow_patterns": [glob.escape(name) for name in names], "endpoint": endpoint}
+    snapshot = snapshot_download(reference.repository, revision=found.sha, **at)
     return Path(snapshot), names, found.sha
-
-
-def _cached(reference: Reference, at: dict[str, Any]) -> tuple[Path, list[str], str]:
-    """The same from an earlier download."""
-    revision = reference.revision
-    try:
-        snapshot = Path(
-            snapshot_download(reference.repository, revision=revision, local_files_only=True, **at)
-        )
-    except OSError:
-        raise hub.LocalEntryNotFoundError("not in the cache") from None
-    files = [p for p in snapshot.rglob("*") if p.is_file()]
-    names = wanted((p.relative_to(snapshot).as_posix() for p in files), reference.also)
-    return snapshot, names, snapshot.name
 
 
 def _unpack(archive: Path) -> None:

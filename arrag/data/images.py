@@ -1,7 +1,8 @@
-"""Decode images: files, bytes and scenes to square pixel arrays, in worker processes, in order."""
+"""Images of a source: decoded to square pixels in worker processes, and fingerprinted."""
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -14,10 +15,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 from threading import Thread
 
+import imagehash
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from arrag.data.fingerprint import Fingerprint, fingerprint
 from arrag.utils.errors import ResourceError
 from arrag.utils.readers import UNREADABLE, open_picture, short_message
 
@@ -36,6 +37,19 @@ class MicroScene:
 
 
 Payload = Path | bytes | MicroScene
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What identifies an image and its copies.
+
+    Attributes:
+        sha256: Hex SHA-256 of the image's size and RGB pixels, whatever the file format.
+        phash: 64-bit perceptual hash.
+    """
+
+    sha256: str
+    phash: int
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,21 @@ def square(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
+def fingerprint(image: Image.Image) -> Fingerprint:
+    """Compute the fingerprint of an RGB image."""
+    pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+    return Fingerprint(pixels, perceptual_hash(image))
+
+
+def perceptual_hash(image: Image.Image) -> int:
+    """Compute the 64-bit pHash: the signs of the low DCT coefficients of a 32 x 32 thumbnail.
+
+    It survives another file format, JPEG compression and resizing, but not cropping or rotation.
+    """
+    bits = imagehash.phash(image).hash.reshape(-1)  # bool [64]
+    return int.from_bytes(np.packbits(bits).tobytes())
+
+
 def decode_all(
     items: Iterable[tuple[str, Callable[[], Payload]]],
     size: int,
@@ -97,16 +126,16 @@ def decode_all(
     fingerprints: bool = False,
     workers: int = 0,
 ) -> Iterator[Decoded]:
-    """Decode the items of a source, in their order.
+    """Decode the items of a source (see ``open_source``), in their order.
 
     Args:
-        items: See ``open_source``.
+        items: Keys, and functions that load them.
         size: Pixels a side.
-        fingerprints: Whether to compute fingerprints.
+        fingerprints: Whether to compute them.
         workers: Processes; 0: in this one.
 
     Raises:
-        ResourceError: A worker process died (the failing image cannot be identified).
+        ResourceError: A worker process died, which does not say at which image.
     """
     work = partial(decode, size=size, fingerprints=fingerprints)
     if workers == 0:
@@ -138,12 +167,8 @@ def decode_all(
 def _follow_the_parent() -> None:
     """Leave interrupts to it, and end with it: nothing else ends a worker after a kill -9."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_end_with_the_parent, daemon=True).start()
-
-
-def _end_with_the_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    parent = multiprocessing.parent_process()
+    Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 @lru_cache(maxsize=1)

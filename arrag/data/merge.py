@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,14 @@ def merge_stores(
         raise OutputError("exists already", path=out, hint="write to another path or delete it")
     head = parts[0].manifest
     same = ("tokenizer_digest", "grid", "codebook")
-    for part in parts[1:]:
-        for field in same:
-            if part.manifest[field] != head[field]:
-                raise MismatchError(
-                    f"is {part.manifest[field]}, that of {parts[0].path} is {head[field]}",
-                    path=part.path,
-                    field=field,
-                    hint="encode both with the same tokenizer",
-                )
+    for part, field in product(parts[1:], same):
+        if part.manifest[field] != head[field]:
+            raise MismatchError(
+                f"is {part.manifest[field]}, that of {parts[0].path} is {head[field]}",
+                path=part.path,
+                field=field,
+                hint="encode both with the same tokenizer",
+            )
     with atomic_path(out) as folder, disk_space(out):
         folder.mkdir()
         shards, sources = [], []
@@ -102,12 +102,11 @@ def join_stores(stores: Sequence[str | Path], out: str | Path) -> dict[str, Any]
     _refuse_repeats([part.path / s["keys"] for part in parts for s in part.manifest["shards"]])
     lists = {}
     for name in (SKIPPED, EXCLUDED):
-        files = [part.path / name for part in parts if (part.path / name).is_file()]
-        if files:
-            lists[name] = [entry for file in files for entry in read_omitted(file)]
+        if any((part.path / name).is_file() for part in parts):
+            lists[name] = [entry for part in parts for entry in read_omitted(part.path / name)]
     merged = merge_stores(parts, out, lists)
-    omitted = {n.partition(".")[0]: len(lists.get(n, [])) for n in (SKIPPED, EXCLUDED)}
-    return {"images": len(merged), **omitted}
+    skipped, excluded = (len(lists.get(name, [])) for name in (SKIPPED, EXCLUDED))
+    return {"images": len(merged), "skipped": skipped, "excluded": excluded}
 
 
 def _refuse_repeats(files: list[Path]) -> None:

@@ -44,14 +44,11 @@ class _MetaData(BaseModel):
 
 
 def load_mjhq(meta: str | Path) -> list[Entry]:
-    """Read the entries of meta_data.json in the file's order.
-
-    Raises:
-        FormatError: The file is empty, or an entry is malformed; ``field`` names the first.
-    """
-    held = read_model(meta, dict[FileName, _MetaData], hint="give MJHQ-30K's meta_data.json")
+    """Read the entries of meta_data.json in the file's order; FormatError if one is malformed."""
+    hint = "give MJHQ-30K's meta_data.json"
+    held = read_model(meta, dict[FileName, _MetaData], hint)
     if not held:
-        raise FormatError("has no entry", path=meta, hint="give MJHQ-30K's meta_data.json")
+        raise FormatError("has no entry", path=meta, hint=hint)
     return [Entry(key, value.category, value.prompt) for key, value in held.items()]
 
 
@@ -64,11 +61,7 @@ def categories(entries: list[Entry]) -> dict[str, list[Entry]]:
 
 
 def images(root: str | Path, entries: list[Entry]) -> Iterator[tuple[Entry, Path | None]]:
-    """Yield every entry with its file, None where there is none.
-
-    Raises:
-        MissingError: There is no such folder.
-    """
+    """Yield every entry with its file, None where there is none."""
     root = Path(root)
     if not root.is_dir():
         raise MissingError("no such folder", path=root, hint="unpack mjhq30k_imgs.zip there")

@@ -7,6 +7,7 @@ A GenEval prompt file holds one JSON object a line (djghosh13/geneval, evaluatio
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -16,10 +17,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from arrag.config.benchmarks import Benchmark
-from arrag.data.questions import read_rows
+from arrag.data.questions import bad_row, read_rows
 from arrag.utils.errors import FormatError
 from arrag.utils.files import write_text
-from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import numbered_lines, parse_json, read_text, short_message
 
 # GenEval's six tasks in the order of its prompt file and of the paper's Table 1.
@@ -106,11 +106,10 @@ def load_prompt_set(benchmark: Benchmark) -> list[dict[str, Any]]:
     Raises:
         FormatError: The file has a mistake; the first one is named.
     """
-    if benchmark.kind == "geneval":
-        return load_geneval_prompts(benchmark.prompts)
     if benchmark.kind == "dpg":
         return load_question_prompts(benchmark.questions)
-    return load_captions(benchmark.prompts)
+    load = load_geneval_prompts if benchmark.kind == "geneval" else load_captions
+    return load(benchmark.prompts)
 
 
 def load_question_prompts(path: str | Path) -> list[dict[str, Any]]:
@@ -119,12 +118,8 @@ def load_question_prompts(path: str | Path) -> list[dict[str, Any]]:
     for number, row in enumerate(read_rows(path, ("item_id", "text")), 1):
         item, text = row["item_id"].strip(), row["text"].strip()
         if not item or not text or found.setdefault(item, text) != text:
-            raise FormatError(
-                "item_id or text is missing, or the item had another text before",
-                path=path,
-                field=f"data row {number}",
-                hint="correct that row",
-            )
+            problem = "item_id or text is missing, or the item had another text before"
+            raise bad_row(path, number, problem)
     _not_empty(list(found), path, "give a table in dpg_bench.csv's format")
     return [{"item_id": item, "prompt": text} for item, text in found.items()]
 
@@ -183,14 +178,17 @@ def write_subset(source: str | Path, out: str | Path, every: int) -> int:
 
     Returns:
         The number of prompts written.
-
-    Raises:
-        ArragError: ``source`` cannot be read or is no prompt file.
     """
     source, out = Path(source), Path(out)
     if source.suffix == ".csv":
         rows = _not_empty(read_rows(source, ("item_id",)), source, "give another table")
-        return _write_items(rows, out, every)
+        kept = list(dict.fromkeys(row["item_id"] for row in rows))[::every]
+        table = io.StringIO()
+        writer = csv.DictWriter(table, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(row for row in rows if row["item_id"] in set(kept))
+        write_text(out, table.getvalue())
+        return len(kept)
     text = read_text(source, "the prompt file", "fetch it first")
     if source.suffix == ".json":
         try:
@@ -204,12 +202,3 @@ def write_subset(source: str | Path, out: str | Path, every: int) -> int:
     lines = [line for _, line in numbered_lines(text)][::every]
     write_text(out, "\n".join(lines) + "\n")
     return len(lines)
-
-
-def _write_items(rows: list[dict[str, str]], out: Path, every: int) -> int:
-    items = list(dict.fromkeys(row["item_id"] for row in rows))[::every]
-    with atomic_path(out) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(row for row in rows if row["item_id"] in set(items))
-    return len(items)

@@ -10,6 +10,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from arrag.utils.errors import FormatError
@@ -22,6 +23,7 @@ COLUMNS = (
 REQUIRED = ("item_id", "proposition_id", "dependency", "tuple", "question_natural_language")
 NO_PARENT = 0
 NAMED = 5  # offenders that a message or a report names
+EXAMPLE = "give a table like dpg_bench.csv"
 
 NOT_INTEGER = "dependency is not a list of whole numbers"
 OWN_PARENT = "a proposition depends on itself"
@@ -48,11 +50,6 @@ class Question:
     def category(self) -> str:
         """The official L2 category: the tuple's text before its bracket."""
         return self.tuple.split("(")[0].strip()
-
-    @property
-    def broad_category(self) -> str:
-        """The official L1 category."""
-        return broad(self.category)
 
 
 def broad(category: str) -> str:
@@ -83,17 +80,17 @@ def read_rows(path: str | Path, required: Iterable[str] = ()) -> list[dict[str, 
             f"not a readable CSV file ({short_message(error)})", path=path, hint="give another file"
         ) from None
     if absent := [name for name in required if name not in columns]:
-        raise FormatError(
-            f"columns {', '.join(absent)} are missing; found {', '.join(columns) or 'none'}",
-            path=path,
-            hint="give a table like dpg_bench.csv",
-        )
+        message = f"columns {', '.join(absent)} are missing; found {', '.join(columns) or 'none'}"
+        raise FormatError(message, path=path, hint=EXAMPLE)
     for number, row in enumerate(rows, 1):
         if None in row or None in row.values():
-            raise FormatError(
-                f"expected {len(columns)} fields", path=path, field=f"data row {number}"
-            )
+            raise bad_row(path, number, f"expected {len(columns)} fields")
     return rows
+
+
+def bad_row(path: str | Path, number: int, message: str) -> FormatError:
+    """The error for data row ``number``, from 1, of a table."""
+    return FormatError(message, path=path, field=f"data row {number}", hint="correct that row")
 
 
 def read_questions(path: str | Path) -> list[Question]:
@@ -104,18 +101,16 @@ def read_questions(path: str | Path) -> list[Question]:
     """
     rows = read_rows(path, REQUIRED)
     if not rows:
-        raise FormatError("holds no question", path=path, hint="give a table like dpg_bench.csv")
+        raise FormatError("holds no question", path=path, hint=EXAMPLE)
     questions = []
     for number, row in enumerate(rows, 1):
         item, proposition = row["item_id"], _whole(row["proposition_id"])
         if not item or proposition is None:
             name = "proposition_id" if item else "item_id"
-            raise FormatError(
-                f"{name} is {row[name]!r}, expected the prompt's name and a whole number",
-                path=path,
-                field=f"data row {number}",
-            )
-        parents = _parents(row["dependency"])
+            expected = "expected the prompt's name and a whole number"
+            raise bad_row(path, number, f"{name} is {row[name]!r}, {expected}")
+        numbers = [_whole(part) for part in row["dependency"].split(",")]
+        parents = None if None in numbers else tuple(n for n in numbers if n != NO_PARENT)
         text = row["question_natural_language"]
         questions.append(
             Question(item, proposition, parents, row["tuple"], text, row.get("text", ""))
@@ -130,11 +125,6 @@ def _whole(text: str) -> int | None:
         return None
 
 
-def _parents(text: str) -> tuple[int, ...] | None:
-    numbers = [_whole(part) for part in text.split(",")]
-    return None if None in numbers else tuple(n for n in numbers if n != NO_PARENT)
-
-
 def by_item(questions: list[Question]) -> Items:
     """Every question of every prompt; of a repeated proposition the last row holds."""
     items: Items = {}
@@ -147,12 +137,8 @@ def by_item_official(questions: list[Question]) -> Items:
     """What the official DPG script holds: without data row 0, and of a prompt whose rows are not
     together only the last run of them (compute_dpg_bench.py, ``prepare_dpg_data``)."""
     items: Items = {}
-    previous = None
-    for question in questions[1:]:
-        if question.item != previous:
-            items[question.item] = {}
-        items[question.item][question.id] = question
-        previous = question.item
+    for item, run in groupby(questions[1:], key=lambda question: question.item):
+        items[item] = {question.id: question for question in run}
     return items
 
 

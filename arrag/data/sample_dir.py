@@ -19,7 +19,7 @@ from PIL import ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from arrag.data.prompts import MAX_COUNT, prompt_problem
-from arrag.data.questions import NAMED
+from arrag.data.questions import listed
 from arrag.utils.errors import FormatError, MismatchError, MissingError
 from arrag.utils.files import read_model
 from arrag.utils.readers import UNREADABLE, open_picture, parse_json, short_message
@@ -46,12 +46,9 @@ def read_run(images_dir: str | Path) -> dict[str, Any] | None:
         return None
     run = read_model(path, dict[str, Any])
     for field in ("images_per_prompt", "prompts"):
-        count = run.get(field, 1)
-        if type(count) is not int or not 1 <= count <= MAX_COUNT:
-            raise FormatError(
-                f"found {str(count)[:40]}, expected a number from 1",
-                path=path, field=field, hint=AGAIN,
-            )  # fmt: skip
+        if type(count := run.get(field, 1)) is not int or not 1 <= count <= MAX_COUNT:
+            message = f"found {str(count)[:40]}, expected a number from 1"
+            raise FormatError(message, path=path, field=field, hint=AGAIN)
     return run
 
 
@@ -99,11 +96,10 @@ def prompt_folders(images_dir: str | Path) -> dict[int, Path]:
         raise MissingError("no such folder of samples", path=root, hint="generate them first")
     folders: dict[int, Path] = {}
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name.isdecimal()):
-        if int(folder.name) > MAX_COUNT:
-            _refuse(root, f"folders have a number above {MAX_COUNT}", [folder.name])
-        if int(folder.name) in folders:
-            _refuse(root, "folders have the number of another", [folder.name])
-        folders[int(folder.name)] = folder
+        if (number := int(folder.name)) > MAX_COUNT or number in folders:
+            what = f"folders have a number above {MAX_COUNT}, or that of another"
+            _refuse(root, what, [folder.name])
+        folders[number] = folder
     return dict(sorted(folders.items()))
 
 
@@ -131,22 +127,20 @@ def list_samples(
     root = Path(images_dir)
     folders = prompt_folders(root)
     wanted = range(len(prompts) if prompts is not None else max(folders, default=-1) + 1)
-    _refuse(
-        root, "folders belong to no prompt", [f.name for i, f in folders.items() if i not in wanted]
-    )
+    left_over = [folder.name for i, folder in folders.items() if i not in wanted]
+    _refuse(root, "folders belong to no prompt", left_over)
     found = {i: numbered_images(folders[i] / "samples") for i in wanted if i in folders}
     if prompts is not None:
+        files = {i: folders[i] / "metadata.jsonl" for i in found}
         strangers = [
-            f"{folders[i].name}/metadata.jsonl"
-            for i in found
-            if read_metadata(folders[i] / "metadata.jsonl") != prompts[i]
+            _short(file, 2) for i, file in files.items() if read_metadata(file) != prompts[i]
         ]
         _refuse(root, "metadata files are missing or of another prompt set", strangers)
     count = (read_run(root) or {}).get("images_per_prompt")
     numbers = range(count) if count else sorted({int(p.stem) for ps in found.values() for p in ps})
     samples = [Sample(i, int(p.stem), p) for i, paths in found.items() for p in paths]
-    extra = [s for s in samples if s.sample_index not in numbers]
-    _refuse(root, f"images are beyond the {len(numbers)} a prompt", [_short(s) for s in extra])
+    extra = [_short(s.path) for s in samples if s.sample_index not in numbers]
+    _refuse(root, f"images are beyond the {len(numbers)} a prompt", extra)
     have = {(s.prompt_index, s.sample_index) for s in samples}
     if len(have) < len(samples):
         _refuse(root, "images have the number of another", [str(len(samples) - len(have))])
@@ -159,24 +153,21 @@ def list_samples(
             for n in numbers or [0]
             if (i, n) not in have
         ],
-        "images are damaged": [_short(s) for s in samples if s in damaged],
+        "images are damaged": [_short(s.path) for s in samples if s in damaged],
     }
     gaps = {what: names for what, names in gaps.items() if names}
-    if not allow_partial:
-        for what, names in gaps.items():
-            _refuse(root, what, names)
+    for what, names in gaps.items() if not allow_partial else ():
+        _refuse(root, what, names)
     return [s for s in samples if s not in damaged], gaps
 
 
 def _refuse(root: Path, what: str, names: list[str]) -> None:
     if names:
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        message = f"{len(names)} {what}: {', '.join(names[:NAMED])}{more}"
-        raise MismatchError(message, path=root, hint=REPAIR)
+        raise MismatchError(f"{what}: {listed(names)}", path=root, hint=REPAIR)
 
 
-def _short(sample: Sample) -> str:
-    return "/".join(sample.path.parts[-3:])
+def _short(path: Path, parts: int = 3) -> str:
+    return "/".join(path.parts[-parts:])
 
 
 def numbered_images(folder: Path) -> list[Path]:

@@ -16,9 +16,10 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from arrag.data.images import SUFFIXES, MicroScene, Payload
-from arrag.utils.errors import MissingError, UsageError
+from arrag.data.images import MicroScene, Payload
+from arrag.utils.errors import FormatError, MissingError, UsageError
 from arrag.utils.globs import PARQUET, TARS, files_of
+from arrag.utils.readers import short_message
 from arrag.utils.registry import Registry
 
 Items = Iterator[tuple[str, Callable[[], Payload]]]
@@ -27,15 +28,13 @@ Items = Iterator[tuple[str, Callable[[], Payload]]]
 IMAGE_SOURCES: Registry[Callable[..., Items]] = Registry(
     "image source",
     {
-        "folder": "arrag.data.folder:open_folder",
-        "tar": "arrag.data.tar:open_tars",
+        "folder": "arrag.data.files:open_folder",
+        "tar": "arrag.data.files:open_tars",
         "parquet": "arrag.data.arrow:open_parquet",
         "huggingface": "arrag.data.arrow:open_saved_dataset",
         "micro": "arrag.data.sources:open_micro",
     },
 )
-BROKEN = "fetch it again, then run the same command, which continues after the last whole shard"
-"""What to do about a damaged file of a source."""
 ADVICE = (
     "give a folder of images, tars (`data-{000..099}.tar`), a folder of Hugging Face datasets, "
     "Parquet files or `micro:database`"
@@ -61,20 +60,16 @@ def open_source(source: str, limit: int | None, assets: str | Path | None) -> It
     Raises:
         ArragError: The source cannot be used: at once or, for a damaged file, when it is reached.
     """
-    kind, location = _kind_of(source)
-    return islice(IMAGE_SOURCES.get(kind)(location, limit=limit, assets=assets), limit)
-
-
-def _kind_of(source: str) -> tuple[str, str]:
     kind, colon, location = source.partition(":")
-    if kind == "micro" or (colon and kind in IMAGE_SOURCES):
-        return kind, location
-    if source.endswith(TARS):
-        return "tar", source
-    if source.endswith(PARQUET):
-        return "parquet", source
-    saved = any((Path(source) / f"dataset_{name}.json").is_file() for name in ("info", "dict"))
-    return ("huggingface" if saved else "folder"), source
+    if not (kind == "micro" or (colon and kind in IMAGE_SOURCES)):
+        kind, location = "folder", source
+        if source.endswith(TARS):
+            kind = "tar"
+        elif source.endswith(PARQUET):
+            kind = "parquet"
+        elif any((Path(source) / f"dataset_{name}.json").is_file() for name in ("info", "dict")):
+            kind = "huggingface"
+    return islice(IMAGE_SOURCES.get(kind)(location, limit=limit, assets=assets), limit)
 
 
 def open_micro(split: str, *, limit: int | None, assets: str | Path | None) -> Items:
@@ -92,23 +87,8 @@ def open_micro(split: str, *, limit: int | None, assets: str | Path | None) -> I
     return ((f"{split}/{i}", partial(MicroScene, str(assets), split, i)) for i in range(limit))
 
 
-def is_image(name: str) -> bool:
-    """Whether a file name is that of an image; files that begin with a dot are not."""
-    path = Path(name)
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-
-
-def printable(name: str) -> str:
-    """A file's name as a text: bytes that are not UTF-8, which JSON cannot hold, written out."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def matching_files(pattern: str) -> list[Path]:
-    """The files of a brace pattern.
-
-    Raises:
-        MissingError: One is not there.
-    """
+    """The files of a brace pattern; MissingError if one is not there."""
     files = [Path(name) for name in files_of(pattern)]
     for file in files:
         if not file.is_file():
@@ -122,3 +102,9 @@ def chain_files(files: Sequence[Path], read: Callable[[Path, str], Items]) -> It
     # The file's name tells files apart, unless two folders have one of the same name.
     labels = names if len(set(names)) == len(names) else [str(file) for file in files]
     return (item for file, label in zip(files, labels, strict=True) for item in read(file, label))
+
+
+def broken(path: Path, place: str, error: Exception) -> FormatError:
+    """The error for a damaged file of a source."""
+    hint = "fetch it again, then run the same command, which continues after the last whole shard"
+    return FormatError(f"broken ({short_message(error)})", path=path, field=place, hint=hint)

@@ -50,7 +50,7 @@ class StoreShard(ShardFile):
             check_file(folder / self.keys, says=MANIFEST, remedy=hint, sha256=self.keys_sha256)
 
 
-class OmittedImage(BaseModel):
+class _Omitted(BaseModel):
     """An image of the source that is not in the store; its other fields say why."""
 
     model_config = ConfigDict(extra="allow")
@@ -58,8 +58,10 @@ class OmittedImage(BaseModel):
 
 
 def read_omitted(path: Path) -> list[dict[str, Any]]:
-    """The entries of ``skipped.json`` or ``excluded.json``."""
-    return [image.model_dump() for image in read_model(path, list[OmittedImage])]
+    """The entries of ``skipped.json`` or ``excluded.json``; none if there is no such file."""
+    if not path.is_file():
+        return []
+    return [image.model_dump() for image in read_model(path, list[_Omitted])]
 
 
 class CodebookInfo(BaseModel):
@@ -134,31 +136,21 @@ def content_digests(shards: Iterable[tuple[Path, Path]]) -> dict[str, str]:
 
 
 def read_names(path: Path, shard: Mapping[str, Any]) -> list[str]:
-    """Read the names of a shard's images.
-
-    Raises:
-        MismatchError: There are not as many names as images.
-    """
-    names = read_model(path / shard["keys"], list[str])
-    if len(names) != shard["images"]:
-        raise MismatchError(
-            f"{len(names)} names for {shard['images']} images",
-            path=path / shard["keys"],
-            hint=AGAIN,
-        )
+    """Read the names of a shard's images; MismatchError unless there is one for each."""
+    file, images = path / shard["keys"], shard["images"]
+    names = read_model(file, list[str])
+    if len(names) != images:
+        raise MismatchError(f"{len(names)} names for {images} images", path=file, hint=AGAIN)
     return names
 
 
 def open_shard(path: Path, shard: Mapping[str, Any], grid: tuple[int, int]) -> np.ndarray:
     """Memory-map the codes of a shard: uint16 [n, H, W]."""
-    codes = read_npy(path / shard["file"], AGAIN, "u", 3)
-    expected = (shard["images"], *grid)
+    file, expected = path / shard["file"], (shard["images"], *grid)
+    codes = read_npy(file, AGAIN, "u", 3)
     if codes.dtype != np.uint16 or codes.shape != expected:
-        raise MismatchError(
-            f"expected uint16 {list(expected)}, found {codes.dtype} {list(codes.shape)}",
-            path=path / shard["file"],
-            hint=AGAIN,
-        )
+        message = f"expected uint16 {list(expected)}, found {codes.dtype} {list(codes.shape)}"
+        raise MismatchError(message, path=file, hint=AGAIN)
     return codes
 
 
@@ -181,12 +173,11 @@ def checked_codebook(codebook: Any) -> np.ndarray:
         FormatError: It is not finite, not two-dimensional, or has more than MAX_CODES rows.
     """
     vectors = torch.as_tensor(codebook).detach().cpu().float().contiguous().numpy()
-    if vectors.ndim != 2 or not 1 <= len(vectors) <= MAX_CODES or not np.isfinite(vectors).all():
-        raise FormatError(
-            f"expected finite numbers of shape [codes <= {MAX_CODES}, dimension], found "
-            f"shape {list(vectors.shape)}, finite: {bool(np.isfinite(vectors).all())}",
-            field="codebook",
-        )
+    finite = bool(np.isfinite(vectors).all())
+    if vectors.ndim != 2 or not 1 <= len(vectors) <= MAX_CODES or not finite:
+        expected = f"expected finite numbers of shape [codes <= {MAX_CODES}, dimension]"
+        found = f"found shape {list(vectors.shape)}, finite: {finite}"
+        raise FormatError(f"{expected}, {found}", field="codebook")
     return vectors
 
 
@@ -199,9 +190,7 @@ def load_codebook(path: Path, sha256: str) -> np.ndarray:
             f"cannot be read ({short_message(error)})", path=path, hint=AGAIN
         ) from None
     checked_codebook(vectors)
-    found = hashlib.sha256(vectors.tobytes()).hexdigest()
-    if found != sha256:
-        raise MismatchError(
-            f"SHA-256 of the vectors is {found}, {MANIFEST} says {sha256}", path=path, hint=AGAIN
-        )
+    if (found := hashlib.sha256(vectors.tobytes()).hexdigest()) != sha256:
+        message = f"SHA-256 of the vectors is {found}, {MANIFEST} says {sha256}"
+        raise MismatchError(message, path=path, hint=AGAIN)
     return vectors

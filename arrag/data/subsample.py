@@ -33,11 +33,8 @@ class SubsampleSpec(BaseModel):
     """Which images of a corpus are in a subsample: those whose number is at most ``largest``.
 
     Attributes:
-        seed: Seed of the numbers.
-        largest: The largest number taken.
         whole_names: Whether a name includes its tar's, because names repeat from tar to tar.
-        images: Images in the subsample.
-        of: Images in the corpus.
+        images, of: Images in the subsample, and in the corpus.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -56,7 +53,7 @@ class SubsampleSpec(BaseModel):
     @classmethod
     def read(cls, path: str | Path) -> SubsampleSpec:
         """Read what ``subsample_corpus`` wrote."""
-        return read_model(path, cls, hint="make it with `arrag corpus choose`")
+        return read_model(path, cls, hint="make it with `arrag db subsample`")
 
 
 def number(name: str, seed: int) -> int:
@@ -71,41 +68,34 @@ def name_of(key: str, inside: bool) -> str:
 
 
 def list_images(source: str, out: str | Path, seed: int) -> dict[str, Any]:
-    """Write the numbers of all images of a source, from which ``subsample_corpus`` chooses.
+    """Write the numbers of all images of a source to an .npz file, for ``subsample_corpus``.
 
     Of tars only the headers are read, of Parquet files only the number of rows.
-
-    Args:
-        source: See ``open_source``.
-        out: An .npz file.
-        seed: Seed of the numbers.
 
     Returns:
         ``{"images": count}``.
     """
-    tar = is_tars(source)
-    inside, whole = [], []
-    for key, _ in tqdm(
-        open_source(source, None, None), desc=f"list {Path(source).name}", unit="image"
-    ):
+    tar, inside, whole = is_tars(source), [], []
+    items = open_source(source, None, None)
+    for key, _ in tqdm(items, desc=f"list {Path(source).name}", unit="image"):
         inside.append(number(name_of(key, tar), seed))
         whole.append(number(key, seed) if tar else inside[-1])
+    numbers = {"seed": [seed], "inside": inside, "whole": whole}
     with disk_space(out), atomic_path(out) as temporary, open(temporary, "wb") as file:
-        arrays = {"inside": np.array(inside, np.uint64), "whole": np.array(whole, np.uint64)}
-        np.savez(file, seed=np.array([seed], np.uint64), **arrays)
+        np.savez(file, **{name: np.array(held, np.uint64) for name, held in numbers.items()})
     return {"images": len(inside)}
 
 
 def subsample_corpus(
     lists: Sequence[str | Path], out: str | Path, images: int | None, seed: int
 ) -> SubsampleSpec:
-    """Choose which images of the listed parts of a corpus are taken, and write it.
+    """Choose which images of the listed parts of a corpus are taken, and write it as JSON.
 
     Args:
         lists: What ``list_images`` wrote of all parts.
-        out: JSON file to write.
+        out: The file to write.
         images: How many to take; None: all.
-        seed: Seed of the lists.
+        seed: Of the lists.
 
     Raises:
         MismatchError: The corpus has fewer images, or a list has another seed.

@@ -83,15 +83,14 @@ class StoreWriter:
         self._grids: list[np.ndarray] = []
         self._names = DuplicateFilter()
         if not (self.path / CODEBOOK).exists():
-            data = save({"codebook": vectors})
-            self._writer.write(self.path / CODEBOOK, lambda file: file.write_bytes(data))
+            self._writer.write(
+                self.path / CODEBOOK, lambda file: file.write_bytes(save({"codebook": vectors}))
+            )
         self._resume()
 
     def _resume(self) -> None:
         if self.complete:
-            manifest = _read_manifest(self.path)
-            for shard in manifest.shards:
-                shard.check(self.path)
+            manifest = _checked_manifest(self.path)
             self._shards = [shard.model_dump() for shard in manifest.shards]
             return
         for number in count():
@@ -154,12 +153,10 @@ class StoreWriter:
 
     def _refuse_repeats(self, keys: list[str]) -> None:
         """A name identifies one image: by it, training keeps an image from retrieving itself."""
-        suspects = set(self._names.add(keys))
-        if not suspects:
-            return
-        stored = (key for shard in self._shards for key in read_names(self.path, shard))
-        earlier = suspects.intersection(stored) | suspects.intersection(self._keys)
-        for number, key in enumerate(keys):
+        suspects = set(self._names.add(keys))  # few, if any: two names may share a hash
+        stored = (read_names(self.path, shard) for shard in self._shards if suspects)
+        earlier = suspects.intersection(self._keys).union(*map(suspects.intersection, stored))
+        for number, key in enumerate(keys if suspects else ()):
             if key in suspects and (key in earlier or key in keys[:number]):
                 raise MismatchError(
                     f"two images are named {key!r}",
@@ -216,8 +213,11 @@ def shard_files(path: Path, number: int) -> tuple[Path, Path]:
     return path / f"shard-{number:05d}.npy", path / f"shard-{number:05d}.keys.json"
 
 
-def _read_manifest(path: Path) -> StoreManifest:
-    return read_model(path / MANIFEST, StoreManifest, hint="encode the images again")
+def _checked_manifest(path: Path, full: bool = False) -> StoreManifest:
+    manifest = read_model(path / MANIFEST, StoreManifest, hint="encode the images again")
+    for shard in manifest.shards:
+        shard.check(path, full=full)
+    return manifest
 
 
 class TokenStore:
@@ -256,9 +256,7 @@ class TokenStore:
                 path=path,
                 hint="run the encoding again, it continues where it stopped",
             )
-        manifest = _read_manifest(path)
-        for shard in manifest.shards:
-            shard.check(path, full=verify)
+        manifest = _checked_manifest(path, full=verify)
         codebook = load_codebook(path / CODEBOOK, manifest.codebook.sha256)
         return cls(path, manifest.model_dump(mode="json"), codebook)
 
@@ -268,11 +266,13 @@ class TokenStore:
 
     def keys(self, image: int) -> str:
         """Name of an image, 0 <= image < len(store)."""
-        shard, row = self._locate(image)
+        if not 0 <= image < len(self):
+            raise IndexError(f"image {image} of a store of {len(self)}")
+        shard = int(np.searchsorted(self.starts, image, side="right")) - 1
         if self._cached_keys[0] != shard:
             names = read_names(self.path, self.manifest["shards"][shard])
             self._cached_keys = (shard, names)
-        return self._cached_keys[1][row]
+        return self._cached_keys[1][int(image - self.starts[shard])]
 
     def grids(self, images: np.ndarray) -> np.ndarray:
         """Codes of some images, in the order given: uint16 [len(images), H, W], a copy."""
@@ -283,9 +283,3 @@ class TokenStore:
             here = which == shard
             found[here] = self.shards[shard][images[here] - self.starts[shard]]
         return found
-
-    def _locate(self, image: int) -> tuple[int, int]:
-        if not 0 <= image < len(self):
-            raise IndexError(f"image {image} of a store of {len(self)}")
-        shard = int(np.searchsorted(self.starts, image, side="right")) - 1
-        return shard, int(image - self.starts[shard])

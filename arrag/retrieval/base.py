@@ -53,7 +53,15 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a mode may need to be built; see ``build_index``."""
+    """What a mode may need to be built.
+
+    Attributes:
+        nlist: Number of inverted lists; None chooses it by the number of entries.
+        nprobe: Lists that a search visits, unless it says otherwise.
+        seed: Of the clustering.
+        published: Folder of the authors' files, for mode official.
+        progress: Whether to show progress bars.
+    """
 
     nlist: int | None = None
     nprobe: int = 32
@@ -102,7 +110,8 @@ class PatchIndex(ABC):
         self._columns = self._column_order()  # int64 [W]
         self._lines = np.ascontiguousarray(self.points[self._columns].T)  # float32 [d, W]
         self._row_of = np.full(codes + 2, -1)  # by code, see _rows
-        self._row_cache = self._empty_rows(ROW_CACHE_BYTES // (2 * len(self._columns)))
+        rows = ROW_CACHE_BYTES // (2 * len(self._columns))
+        self._row_cache = np.empty((rows, len(self._columns)), np.uint16)
         self._cached = 0  # rows of it that are filled
         self._load()
 
@@ -181,10 +190,9 @@ class PatchIndex(ABC):
         inverse = [rows.setdefault(key.tobytes(), len(rows)) for key in keys]
         distinct = np.frombuffer(b"".join(rows), np.int64).reshape(len(rows), keys.shape[1])
         heap = empty_heap(len(distinct), k)
+        asking = np.arange(len(distinct))
         if self.neighborhood.masked_distance:
-            asking = np.flatnonzero((distinct != MISSING).any(axis=1))
-        else:
-            asking = np.arange(len(distinct))
+            asking = asking[(distinct != MISSING).any(axis=1)]
         for start in range(0, len(asking), QUERIES_AT_ONCE):
             some = asking[start : start + QUERIES_AT_ONCE]
             for whole, part in zip(heap, scan(distinct[some], k), strict=True):
@@ -215,9 +223,6 @@ class PatchIndex(ABC):
         """Codes (and V, a missing one) in the order of a row of bounds: int64 [W]."""
         return np.arange(len(self.points))
 
-    def _empty_rows(self, count: int) -> np.ndarray:
-        return np.empty((count, len(self._columns)), np.uint16)
-
     def _rows(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tables of bounds for some queries. Rows are kept for later calls.
 
@@ -236,7 +241,7 @@ class PatchIndex(ABC):
             self._row_of[:], self._cached = -1, 0
             new = np.unique(keys)
             if len(new) > len(self._row_cache):
-                self._row_cache = self._empty_rows(len(new))
+                self._row_cache = np.empty((len(new), len(self._columns)), np.uint16)
         end = self._cached + len(new)
         bound_rows(self._lines, self.points, new, self._unit, self._row_cache[self._cached : end])
         self._row_of[new] = np.arange(self._cached, end)
@@ -251,9 +256,8 @@ class PatchIndex(ABC):
                 hint="use 1 <= k <= entries, or a larger database",
             )
         codes = len(self.store.codebook)
-        if keys.size and (keys.max() >= codes or keys.min() < MISSING):
-            wrong = keys.max() if keys.max() >= codes else keys.min()
-            raise self._mismatch(f"the query holds code {wrong}, the codebook has {codes} codes")
+        if (wrong := keys[(keys >= codes) | (keys < MISSING)]).size:
+            raise self._mismatch(f"the query holds code {wrong[0]}, the codebook has {codes} codes")
 
     def _mismatch(self, message: str) -> MismatchError:
         hint = "use a database made with the generator's tokenizer"

@@ -26,7 +26,14 @@ from arrag.data.clip import OpenClip
 from arrag.data.images import Decoded, decode_all
 from arrag.data.sources import Items, open_source
 from arrag.data.token_store import TokenStore
-from arrag.retrieval.meta import META, REBUILD, FileInfo, check_files, describe_files
+from arrag.retrieval.meta import (
+    META,
+    REBUILD,
+    FileInfo,
+    check_files,
+    check_identity,
+    describe_files,
+)
 from arrag.utils.errors import FormatError, MismatchError, UsageError
 from arrag.utils.files import read_model
 from arrag.utils.outputs import atomic_path
@@ -71,12 +78,10 @@ def build_image_index(
 
     Args:
         store: The token store.
-        source: See ``open_source``; several in the order of the store.
+        source, limit, assets: See ``open_source``; several sources in the order of the store.
         clip: The model.
         out: Folder to write.
-        limit: See ``open_source``.
-        assets: See ``open_source``.
-        batch_size: Images encoded together.
+        batch_size: Images encoded together; rounding depends on it.
         workers: Further processes that decode images.
 
     Returns:
@@ -141,7 +146,7 @@ def build_image_index(
 def _join(parts: Sequence[Path], to: Path) -> None:
     with open(to, "wb") as file:
         for part in parts:
-            file.write(np.load(part).tobytes())
+            np.load(part).tofile(file)
 
 
 def _stored(items: Items, store: TokenStore, source: str) -> Items:
@@ -186,14 +191,8 @@ class ImageIndex:
         path = Path(path)
         self.path, self.store = path, store
         self.meta = read_model(path / META, ImageIndexMeta, REBUILD)
-        for field, ours in {"store_digest": store.digest, "model_digest": model_digest}.items():
-            if getattr(self.meta, field) != ours:
-                raise MismatchError(
-                    f"is {getattr(self.meta, field)}, but {ours} is in use",
-                    path=path / META,
-                    field=field,
-                    hint="build the image index again from that store and model",
-                )
+        expected = {"store_digest": store.digest, "model_digest": model_digest}
+        check_identity(path, self.meta, expected, "that store and model")
         check_files(path, self.meta.files)
         shape = (self.meta.images, self.meta.dimension)
         size = (path / FEATURES).stat().st_size if (path / FEATURES).is_file() else None
@@ -226,8 +225,9 @@ class ImageIndex:
             MismatchError: Queries of another dimension.
         """
         vectors = self._checked(queries, k)
-        best = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in vectors]
-        banned = [self._rows.get(key, _NO_IMAGES) for key in own or [None] * len(vectors)]
+        nothing = np.empty(0, np.int64)
+        best = [(np.full(k, -np.inf, np.float32), np.full(k, -1)) for _ in vectors]
+        banned = [self._rows.get(key, nothing) for key in own or [None] * len(vectors)]
         for start in range(0, len(self.features), BLOCK_ROWS):
             block = np.asarray(self.features[start : start + BLOCK_ROWS])
             for q, vector in enumerate(vectors):
@@ -236,10 +236,8 @@ class ImageIndex:
                 here = banned[q][(banned[q] >= start) & (banned[q] < start + len(block))]
                 rough[here - start] = -np.inf
                 best[q] = _merged(best[q], block, rough, vector, start, k)
-        cosines = np.full((len(vectors), k), -np.inf, np.float32)
-        images = np.full((len(vectors), k), -1, np.int64)
-        for q, (values, numbers) in enumerate(best):
-            cosines[q, : len(values)], images[q, : len(values)] = values, numbers
+        cosines = np.array([values for values, _ in best], np.float32).reshape(-1, k)
+        images = np.array([numbers for _, numbers in best], np.int64).reshape(-1, k)
         return torch.from_numpy(cosines), torch.from_numpy(images)
 
     @cached_property
@@ -276,9 +274,6 @@ class ImageIndex:
         return (vectors / lengths).astype(np.float32)
 
 
-_NO_IMAGES = np.empty(0, np.int64)
-
-
 def _merged(
     best: tuple[np.ndarray, np.ndarray],
     block: np.ndarray,
@@ -292,11 +287,9 @@ def _merged(
     rough: cosines [rows] whose rounding depends on a row's place in the block, so that equal images
     would not tie; those that may get in are computed anew in float64.
     """
-    least = -np.inf
+    least = best[0][-1] - ROUGH
     if k < len(rough):
-        least = np.partition(rough, -k)[-k] - ROUGH
-    if len(best[0]) == k:
-        least = max(least, best[0][-1] - ROUGH)
+        least = max(least, np.partition(rough, -k)[-k] - ROUGH)
     found = np.flatnonzero((rough >= least) & (rough > -np.inf))
     exact = (block[found].astype(np.float64) * vector).sum(axis=1).astype(np.float32)
     values = np.concatenate([best[0], exact])

@@ -22,7 +22,7 @@ from arrag.data.token_store import TokenStore
 from arrag.retrieval.base import BuildOptions, Fields, PatchIndex
 from arrag.retrieval.faiss_index import VERSION
 from arrag.retrieval.keys import release
-from arrag.retrieval.meta import FORMAT, META, REBUILD, IndexMeta
+from arrag.retrieval.meta import FORMAT, META, REBUILD, IndexMeta, check_identity
 from arrag.retrieval.neighborhood import Neighborhood
 from arrag.utils.errors import FormatError, MismatchError, UsageError
 from arrag.utils.files import read_model, write_json
@@ -64,11 +64,7 @@ def build_index(
         out_dir: Folder to write.
         neighborhood: Which neighbours make the key of a patch.
         mode: A name in ``MODES``; ``faiss:`` is followed by a factory string.
-        nlist: Number of inverted lists; None chooses it by the number of entries.
-        nprobe: Lists that a search visits, unless it says otherwise.
-        seed: Of the clustering.
-        published: Folder of the authors' files, for mode official.
-        progress: Whether to show progress bars.
+        nlist, nprobe, seed, published, progress: See ``BuildOptions``.
 
     Returns:
         The contents of ``meta.json``.
@@ -94,8 +90,7 @@ def build_index(
         check_codes(shard, len(store.codebook), store.path / info["file"])
         release(shard)
     meta = _describe(store, neighborhood, mode)
-    published = None if published is None else Path(published)
-    options = BuildOptions(nlist, nprobe, seed, published, progress)
+    options = BuildOptions(nlist, nprobe, seed, published and Path(published), progress)
     clear_leftovers(out_dir)
     with atomic_path(out_dir) as path, disk_space(out_dir):
         path.mkdir()
@@ -113,7 +108,7 @@ def open_index(
     Args:
         path: Folder of the index.
         store: The store.
-        tokenizer_digest: Digest of the generator's tokenizer, checked if given.
+        tokenizer_digest: Of the generator's tokenizer, checked if given.
         nprobe: Lists to visit instead of the stored number, for modes with lists.
 
     Raises:
@@ -124,14 +119,7 @@ def open_index(
     meta = read_model(path / META, IndexMeta, REBUILD)
     expected = {"tokenizer_digest": tokenizer_digest, "store_digest": store.digest}
     expected |= {"images": len(store), "codes": len(store.codebook), "grid": list(store.grid)}
-    for field, ours in expected.items():
-        if ours is not None and getattr(meta, field) != ours:
-            raise MismatchError(
-                f"is {getattr(meta, field)}, but {ours} is in use",
-                path=path / META,
-                field=field,
-                hint=f"build the index again from that store ({store.path}) and tokenizer",
-            )
+    check_identity(path, meta, expected, f"that store ({store.path}) and tokenizer")
     mode = meta.mode.partition(":")[0]
     mode = _RENAMED.get(mode, mode)
     if mode not in MODES:
@@ -152,14 +140,7 @@ def extend_index(
     """Index a store that begins with the images of an indexed one, as ``merge_stores`` makes it.
 
     In mode ivf the centroids stay and only the new images are assigned: the lists are the same as
-    if all images had been assigned to those centroids at once.
-
-    Args:
-        path: The index to extend.
-        old_store: Its store.
-        store: The larger store.
-        out_dir: Folder to write; it may be ``path``.
-        progress: Whether to show progress bars.
+    if all images had been assigned to those centroids at once. ``out_dir`` may be ``path``.
 
     Returns:
         The contents of the new ``meta.json``.
@@ -178,7 +159,7 @@ def extend_index(
 
 def _describe(store: TokenStore, neighborhood: Neighborhood, mode: str) -> IndexMeta:
     """The meta data that every mode has."""
-    inside = neighborhood.valid_positions(*store.grid).numpy()
+    inside = neighborhood.valid_positions(*store.grid).numpy().reshape(-1)
     if not inside.any():
         raise UsageError(
             f"every neighbourhood of hop {neighborhood.radius} leaves the grid {list(store.grid)}",
@@ -186,7 +167,7 @@ def _describe(store: TokenStore, neighborhood: Neighborhood, mode: str) -> Index
             field="hop",
             hint="use a smaller hop or border 'zero'",
         )
-    crossing = neighborhood.boundary_mask(*store.grid)[inside.reshape(-1)]
+    crossing = neighborhood.boundary_mask(*store.grid)[inside]
     return IndexMeta(
         format=FORMAT,
         mode=mode,
@@ -216,18 +197,18 @@ def _write_meta(path: Path, meta: IndexMeta, more: Fields) -> dict[str, Any]:
 
 def _check_begins_with(store: TokenStore, old: TokenStore) -> None:
     """Raise MismatchError unless the first images have the codes, names and codebook of ``old``."""
-    same = len(store) >= len(old) and all(
-        store.manifest[field] == old.manifest[field]
-        for field in ("tokenizer_digest", "grid", "codebook")
-    )
-    for shard, start, info in zip(old.shards, old.starts, old.manifest["shards"], strict=False):
-        if not same:
-            break
-        here = np.arange(start, start + len(shard))
-        names = read_names(old.path, info)
-        same = np.array_equal(store.grids(here), shard)
-        same &= all(store.keys(int(i)) == name for i, name in zip(here, names, strict=True))
-    if not same:
+
+    def same(shard: np.ndarray, start: int, info: dict[str, Any]) -> bool:
+        here, names = range(start, start + len(shard)), read_names(old.path, info)
+        return np.array_equal(store.grids(here), shard) and names == [*map(store.keys, here)]
+
+    fields = ("tokenizer_digest", "grid", "codebook")
+    shards = zip(old.shards, old.starts.tolist(), old.manifest["shards"], strict=False)
+    if (
+        len(store) < len(old)
+        or any(store.manifest[field] != old.manifest[field] for field in fields)
+        or not all(same(*shard) for shard in shards)
+    ):
         raise MismatchError(
             f"does not begin with the {len(old)} images of {old.path}",
             path=store.path,

@@ -159,8 +159,7 @@ def fill(
         assigned: The list of each entry from image ``first`` on.
         following: int64 [nlist], the next free row of each list; updated.
         first: The first image.
-        codes: uint16 [E, n + 1], filled.
-        ids: [E], filled.
+        codes, ids: uint16 [E, n + 1] and [E], filled.
         progress: Whether to show a progress bar.
     """
     done = 0
@@ -203,25 +202,24 @@ def read_lists(path: Path, store: TokenStore, meta: IndexMeta) -> Lists:
         ("<u2", (entries, n + 1)),
         (_id_type(store), (entries,)),
     )
+
+    def check(valid: bool, name: str, problem: str) -> None:
+        if not valid:
+            raise FormatError(problem, path=path / name, hint=REBUILD)
+
     found = []
     for name, (dtype, shape) in zip(FILES, expected, strict=True):
-        array = read_npy(path / name, REBUILD, "fiu", len(shape))
-        if array.dtype != dtype or array.shape != shape:
-            raise FormatError(
-                f"holds {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} "
-                f"{list(shape)}",
-                path=path / name,
-                hint=REBUILD,
-            )
-        found.append(np.asarray(array))
-    centroids, offsets = found[:2]
-    if not np.isfinite(centroids).all():
-        raise FormatError("holds numbers that are not finite", path=path / FILES[0], hint=REBUILD)
-    if offsets[0] != 0 or offsets[-1] != entries or (np.diff(offsets) < 0).any():
-        raise FormatError(
-            f"does not divide {entries} entries into lists", path=path / FILES[1], hint=REBUILD
-        )
-    return Lists(*found)
+        array = np.asarray(read_npy(path / name, REBUILD, "fiu", len(shape)))
+        wanted = f"expected {np.dtype(dtype)} {list(shape)}"
+        is_it = array.dtype == dtype and array.shape == shape
+        check(is_it, name, f"holds {array.dtype} {list(array.shape)}, {wanted}")
+        found.append(array)
+    lists = Lists(*found)
+    check(np.isfinite(lists.centroids).all(), FILES[0], "holds numbers that are not finite")
+    offsets = lists.offsets
+    divided = offsets[0] == 0 and offsets[-1] == entries and (np.diff(offsets) >= 0).all()
+    check(divided, FILES[1], f"does not divide {entries} entries into lists")
+    return lists
 
 
 def check_lists(path: Path, store: TokenStore, lists: Lists) -> None:

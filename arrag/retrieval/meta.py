@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.utils.errors import ArragError
+from arrag.utils.errors import ArragError, MismatchError
 from arrag.utils.hashing import check_file, sha256_file
 from arrag.utils.shards import FileName
 
@@ -85,6 +85,18 @@ class IndexMeta(BaseModel):
     def document(self) -> dict[str, Any]:
         """As written to ``meta.json``."""
         return self.model_dump(mode="json", exclude_unset=True)
+
+
+def check_identity(path: Path, meta: BaseModel, expected: dict[str, Any], made_from: str) -> None:
+    """Raise MismatchError unless the fields of ``meta.json`` in ``path`` are the ones in use."""
+    for field, ours in expected.items():
+        if ours is not None and getattr(meta, field) != ours:
+            raise MismatchError(
+                f"is {getattr(meta, field)}, but {ours} is in use",
+                path=path / META,
+                field=field,
+                hint=f"{REBUILD} from {made_from}",
+            )
 
 
 def describe_files(path: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:

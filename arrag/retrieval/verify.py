@@ -35,14 +35,12 @@ def verify_index(
     """Read every byte of store and index, then search for the neighbourhoods of random patches.
 
     Args:
-        path: Folder of the index.
-        codes: Folder of its store.
-        queries: How many random patches.
+        path, codes: Folders of the index and of its store.
+        queries, seed: How many random patches, and the seed of the random choices.
         k: Entries to find.
         nprobe: Lists to visit instead of the stored number.
         known: Share of the neighbours that a query knows, chosen at random; masked decoding asks
             with half-known neighbourhoods.
-        seed: Of the random choices.
 
     Returns:
         ``recall``: the share of the k entries found that are as near as the k nearest of an exact
@@ -69,8 +67,8 @@ def verify_index(
         "border_share": index.meta.border_share,
     }
     if index.meta.mode == "official":
-        nothing = {"queries": 0, "k": None, "recall": None, "retrieved_border_share": None}
-        return {**result, **nothing}
+        nothing = dict.fromkeys(("k", "recall", "retrieved_border_share"))
+        return {**result, "queries": 0, **nothing}
     k, queries = (min(value, index.meta.entries) for value in (k, queries))
     extractor = KeyExtractor(store, index.neighborhood)
     keys = extractor.sample(queries, seed).astype(np.int64)  # [Q, n]
@@ -151,13 +149,9 @@ def forget_neighbors(index: PatchIndex, keys: np.ndarray, known: float, seed: in
 
 
 def recall(index: PatchIndex, keys: np.ndarray, k: int, found: np.ndarray | None = None) -> float:
-    """Share of the k nearest that an index finds.
+    """Share of the k nearest to keys int64 [Q, n] that an index finds.
 
-    Args:
-        index: The index.
-        keys: int64 [Q, n], codes of the queries' neighbours.
-        k: Entries to find.
-        found: int64 [Q, k], the entries that it finds, if they are known already.
+    found: int64 [Q, k], the entries that it finds, if they are known already.
     """
     queries = torch.from_numpy(keys)
     # nprobe is of the lists, which the exact scan has not.

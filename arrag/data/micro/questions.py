@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import csv
 import io
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from arrag.data.micro.prompts import benchmark_prompts
-from arrag.data.micro.world import NUMBERS, draw_metadata, plural
+from arrag.data.micro.prompts import benchmark_prompts, distinct_prompts
+from arrag.data.micro.world import NUMBERS, plural
 from arrag.data.questions import COLUMNS
 from arrag.utils.files import write_text
 
@@ -36,16 +35,12 @@ def items(per_task: int | None = None) -> list[dict[str, Any]]:
     None is a prompt of the GenEval set, except among counts, of which there are only 48.
     """
     known = {prompt["prompt"] for prompt in benchmark_prompts() if prompt["tag"] != "counting"}
-    found = []
-    for task, wanted in ITEMS.items():
-        rng = random.Random(f"questions/{task}")
-        seen: dict[str, dict] = {}
-        while len(seen) < min(wanted, per_task or wanted):
-            metadata = draw_metadata(task, rng)
-            if metadata["prompt"] not in known:
-                seen.setdefault(metadata["prompt"], metadata)
-        found += seen.values()
-    return found
+    wanted = {task: min(count, per_task or count) for task, count in ITEMS.items()}
+    return [
+        item
+        for task, count in wanted.items()
+        for item in distinct_prompts(task, count, "questions", known)
+    ]
 
 
 def propositions(metadata: dict[str, Any]) -> Iterator[tuple[str, str, list[int], str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -95,51 +96,45 @@ class Scene:
         return self.metadata["tag"]
 
 
-def article(words: str) -> str:
-    """'a' or 'an' before ``words``, as GenEval's prompts do."""
-    return ("an " if words[0] in "aeiou" else "a ") + words
-
-
 def plural(label: str) -> str:
     """Plural of a class name of this world."""
-    return {"giraffe": "giraffes"}.get(label, label + "s")
+    return label + "s"
 
 
 def draw_metadata(task: str, rng: random.Random) -> dict:
-    """Draw one prompt of ``task``: a dict in the format of GenEval's evaluation_metadata.jsonl."""
-    first, second = rng.sample(CLASSES, 2)
-    color, other_color = rng.sample(COLORS, 2)
-    if task == "single_object":
-        include = [{"class": first, "count": 1}]
-        text = article(first)
-    elif task == "two_object":
-        include = [{"class": first, "count": 1}, {"class": second, "count": 1}]
-        text = f"{article(first)} and {article(second)}"
-    elif task == "counting":
-        count = rng.choice(sorted(NUMBERS))
-        include = [{"class": first, "count": count}]
-        text = f"{NUMBERS[count]} {plural(first)}"
-    elif task == "colors":
-        include = [{"class": first, "count": 1, "color": color}]
-        text = article(f"{color} {first}")
-    elif task == "position":
-        relation = rng.choice(RELATIONS)
-        include = [
-            {"class": second, "count": 1},
-            {"class": first, "count": 1, "position": [relation, 0]},
-        ]
-        text = f"{article(first)} {relation} {article(second)}"
-    elif task == "color_attr":
-        include = [
-            {"class": first, "count": 1, "color": color},
-            {"class": second, "count": 1, "color": other_color},
-        ]
-        text = f"{article(f'{color} {first}')} and {article(f'{other_color} {second}')}"
-    else:
+    """Draw one prompt of ``task``; see ``describe``."""
+    if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; one of {TASKS}")
+    first, second = rng.sample(CLASSES, 2)
+    colors = rng.sample(COLORS, 2)
+    include = [{"class": first, "count": 1}]
+    if task in ("two_object", "color_attr"):
+        include.append({"class": second, "count": 1})
+    if task in ("colors", "color_attr"):
+        include = [c | {"color": color} for c, color in zip(include, colors, strict=False)]
+    if task == "counting":
+        include[0]["count"] = rng.choice(sorted(NUMBERS))
+    if task == "position":
+        subject = include[0] | {"position": [rng.choice(RELATIONS), 0]}
+        include = [{"class": second, "count": 1}, subject]
+    return describe(task, include)
+
+
+def describe(task: str, include: list[dict]) -> dict:
+    """The prompt that shows some clauses, in the format of GenEval's evaluation_metadata.jsonl."""
+
+    def phrase(clause: dict) -> str:
+        if clause["count"] > 1:
+            return f"{NUMBERS[clause['count']]} {plural(clause['class'])}"
+        words = f"{clause['color']} {clause['class']}" if "color" in clause else clause["class"]
+        return ("an " if words[0] in "aeiou" else "a ") + words
+
+    text = " and ".join(map(phrase, include))
+    if task == "position":
+        text = f"{phrase(include[1])} {include[1]['position'][0]} {phrase(include[0])}"
     metadata = {"tag": task, "include": include, "prompt": f"a photo of {text}"}
     if task == "counting":
-        metadata["exclude"] = [{"class": first, "count": count + 1}]
+        metadata["exclude"] = [{"class": include[0]["class"], "count": include[0]["count"] + 1}]
     return metadata
 
 
@@ -185,32 +180,25 @@ class World:
     def scene(self, index: int, task: str | None = None) -> Scene:
         """Scene number ``index`` of the split, of ``task`` or of a task drawn at random."""
         rng = random.Random(f"{self.split}/{index}/{task or ''}")
-        while True:
-            drawn = task or rng.choice(TASKS)
-            metadata = draw_metadata(drawn, rng)
-            scene = self._compose(metadata, rng)
-            if scene is not None:
-                return scene
+        return self._compose(lambda: draw_metadata(task or rng.choice(TASKS), rng), rng)
 
     def scene_for(self, metadata: dict, index: int) -> Scene:
         """A scene of this split that shows the given prompt (``index`` numbers its variants)."""
         rng = random.Random(f"{self.split}/{metadata['prompt']}/{index}")
-        while True:
-            scene = self._compose(metadata, rng)
-            if scene is not None:
-                return scene
+        return self._compose(lambda: metadata, rng)
 
-    def _compose(self, metadata: dict, rng: random.Random) -> Scene | None:
-        """Draw layout, style and background; None when the result belongs to another split."""
-        objects = place(metadata, rng)
-        style = rng.choice(self.rules.styles)
-        texture = rng.choice(self.rules.textures)
-        corner = rng.randrange(4)
-        key = repr((style, texture, corner, sorted(map(repr, objects))))
-        if hashlib.sha256(key.encode()).digest()[0] % 10 not in self.rules.share:
-            return None
-        image, truths = self.draw(objects, style, self._canvas(texture, corner))
-        return Scene(image, metadata, truths)
+    def _compose(self, draw: Callable[[], dict], rng: random.Random) -> Scene:
+        """Draw prompt, layout, style and background until they belong to this split."""
+        while True:
+            metadata = draw()
+            objects = place(metadata, rng)
+            style = rng.choice(self.rules.styles)
+            texture = rng.choice(self.rules.textures)
+            corner = rng.randrange(4)
+            key = repr((style, texture, corner, sorted(map(repr, objects))))
+            if hashlib.sha256(key.encode()).digest()[0] % 10 in self.rules.share:
+                image, truths = self.draw(objects, style, self._canvas(texture, corner))
+                return Scene(image, metadata, truths)
 
     def draw(
         self, objects: tuple[Placed, ...], style: str, canvas: np.ndarray

@@ -5,13 +5,14 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from refusals import refused
 
 from arrag.data.decontamination import NEAR, Decontaminator
 from arrag.data.encode import encode_source
-from arrag.data.fingerprint import fingerprint
+from arrag.data.images import fingerprint
 from arrag.data.micro.world import World
 from arrag.data.token_store import TokenStore
-from arrag.utils.errors import ArragError, FormatError, MismatchError, MissingError, UsageError
+from arrag.utils.errors import FormatError, MismatchError, MissingError, UsageError
 from arrag.utils.files import read_json
 
 
@@ -37,7 +38,6 @@ def jpeg(image, quality):
 
 COPIES = {
     "exact": (lambda p: p, "same pixels"),
-    "jpeg": (lambda p: jpeg(p, 75), "looks like it"),
     "bad jpeg": (lambda p: jpeg(p, 30), "looks like it"),
     "half": (lambda p: p.resize((128, 96)), "looks like it"),
     "twice": (lambda p: p.resize((512, 384)), "looks like it"),
@@ -64,13 +64,12 @@ def tests(photos, tmp_path_factory):
     return Decontaminator.load([folder])
 
 
-@pytest.mark.parametrize("name", COPIES)
-def test_a_copy_is_caught(photos, tests, name):
-    change, reason = COPIES[name]
-    for i, photo in enumerate(photos):
-        match = tests.match(fingerprint(change(photo)))
-        assert match["test_image"] == f"{i:02d}.png"
-        assert match["reason"] == reason and match["bits"] <= NEAR
+def test_a_copy_is_caught(photos, tests):
+    for name, (change, reason) in COPIES.items():
+        for i, photo in enumerate(photos):
+            match = tests.match(fingerprint(change(photo)))
+            assert (match["test_image"], match["reason"]) == (f"{i:02d}.png", reason), name
+            assert match["bits"] <= NEAR
 
 
 def test_other_pictures_and_what_the_module_says_is_missed_are_not_excluded(photos, tests):
@@ -88,14 +87,13 @@ def test_saved_fingerprints_find_what_the_images_find(photos, tests, tmp_path):
     assert again.digest == tests.digest and again.names == tests.names
     mirrored = fingerprint(ImageOps.mirror(photos[1]))
     assert again.match(mirrored) == tests.match(mirrored) is not None
-    with pytest.raises(UsageError):
+    with refused(UsageError):
         tests.save(tmp_path / "t.npz")
     np.savez(tmp_path / "y.prints.npz", names=["a"], sha256=["b"], look=[0.5], mirrored=[1])
     (tmp_path / "x.prints.npz").write_bytes(b"PK")
     for name in ("x", "y"):
-        with pytest.raises(ArragError) as caught:
+        with refused():
             Decontaminator.load([tmp_path / f"{name}.prints.npz"])
-        assert f"{name}.prints.npz" in str(caught.value)
 
 
 def test_encode_leaves_planted_copies_out_and_says_why(photos, tiny_janus, tmp_path):
@@ -121,9 +119,8 @@ def test_encode_leaves_planted_copies_out_and_says_why(photos, tiny_janus, tmp_p
         ("d mirrored.webp", "looks like its mirror image"),
     ]
     assert {entry["test_image"] for entry in report} == {"sub/t.png"}
-    with pytest.raises(MismatchError) as caught:
+    with refused(MismatchError, field="source"):
         encode_source(str(folder), tiny_janus, tmp_path / "codes")
-    assert caught.value.field == "source"
     photos[5].save(tests / "sub" / "t.png")  # nothing is excluded: a report is written all the same
     encode_source(str(folder), tiny_janus, tmp_path / "none", exclude=[tests])
     assert read_json(tmp_path / "none" / "excluded.json") == []
@@ -137,17 +134,14 @@ def test_several_sources_of_test_images_and_single_files(photos, tmp_path):
     sources = [tmp_path / "a", str(tmp_path / "b"), tmp_path / "one.png"]
     tests = Decontaminator.load(sources)
     assert tests.names == [f"{tmp_path}/a/p.png", f"{tmp_path}/b/p.png", "one.png"]
-    for photo, name in ((photos[7], "one.png"), (photos[ord("b") % 5], "b")):
-        assert name in tests.match(fingerprint(photo))["test_image"]
+    assert tests.match(fingerprint(photos[ord("b") % 5]))["test_image"] == tests.names[1]
 
 
 def test_test_images_that_cannot_be_read_are_an_error(photos, tmp_path):
     for source in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(MissingError):
+        with refused(MissingError, path=source):
             Decontaminator.load([source])
     photos[0].save(tmp_path / "a.png")
-    whole = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(FormatError) as caught:
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-20000])
+    with refused(FormatError, path=tmp_path):
         Decontaminator.load([tmp_path])
-    assert caught.value.path == tmp_path and "a.png" in caught.value.message

