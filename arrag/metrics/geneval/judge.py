@@ -18,43 +18,23 @@ from arrag.metrics.types import Box, ColorNamer, Detection
 SCORE_THRESHOLD = 0.3  # a detection counts strictly above this
 COUNTING_THRESHOLD = 0.9  # the same for the counting task
 MAX_OBJECTS = 16  # best detections kept a class
-MAX_OVERLAP = 1.0  # IoU at which the lesser of two boxes is dropped; 1 keeps every box
 POSITION_MARGIN = 0.1  # share of both objects' extent that an offset must exceed
 DIRECTION_THRESHOLD = 0.5  # a relation holds strictly above this share of the raw offset's length
 NEGLIGIBLE_OFFSET = 1e-3  # pixels
 
 
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union with GenEval's pixel count: an extent is x1 - x0 + 1."""
-
-    def area(x0: float, y0: float, x1: float, y1: float) -> float:
-        return max(x1 - x0 + 1, 0) * max(y1 - y0 + 1, 0)
-
-    both = area(max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
-    union = area(*a) + area(*b) - both
-    return both / union if union else 0.0
-
-
-def keep_detections(
-    detections: list[Detection], tag: str, max_overlap: float = MAX_OVERLAP
-) -> dict[str, list[Detection]]:
+def keep_detections(detections: list[Detection], tag: str) -> dict[str, list[Detection]]:
     """Detections that count for a prompt of task ``tag``: {class: best first, at most 16}.
 
     Scores are compared in float32, as the official arrays have them; of equal scores the later
-    detection comes first, as the official descending sort has it.
+    detection comes first, as the official descending sort has it. Overlapping boxes are all kept,
+    which is the official default.
     """
     threshold = np.float32(COUNTING_THRESHOLD if tag == "counting" else SCORE_THRESHOLD)
     groups: dict[str, list[Detection]] = defaultdict(list)
     for detection in sorted(reversed(detections), key=lambda d: -d.score):
         if np.float32(detection.score) > threshold and len(groups[detection.label]) < MAX_OBJECTS:
             groups[detection.label].append(detection)
-    if max_overlap < 1:
-        for group in groups.values():
-            left, group[:] = list(group), []
-            while left:
-                best = left.pop(0)
-                group.append(best)
-                left = [d for d in left if iou(best.box, d.box) < max_overlap]
     return {label: group for label, group in groups.items() if group}
 
 
