@@ -188,7 +188,7 @@ class ImageSet:
             raise MissingError(
                 "holds moments, but this metric needs the features",
                 path=self.path,
-                hint="give images, or a file of `arrag stats` for this metric",
+                hint="give images, or a file of `arrag fid-stats` for this metric",
             )
         return self.features
 

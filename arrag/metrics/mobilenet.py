@@ -87,7 +87,7 @@ def weights_file(folder: Path, width: str) -> Path:
         )
     path = Path(folder) / WEIGHTS
     if not path.is_file():
-        hint = f"fetch it with `arrag fetch --what {NAME} --out {folder}`"
+        hint = f"fetch it with `arrag assets get {NAME} --out {folder}`"
         raise MissingError("no such file", path=path, hint=hint)
     return path
 

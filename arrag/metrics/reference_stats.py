@@ -94,7 +94,7 @@ def read_reference(path: str | Path) -> ReferenceFile:
     """
     path = Path(path)
     if not path.is_file():
-        hint = "make it with `arrag stats` or correct the path"
+        hint = "make it with `arrag fid-stats` or correct the path"
         raise MissingError("no such file", path=path, hint=hint)
     if path.suffix == ".npy":
         return _feature_file(path, read_npy(path, HINT, NUMBERS), {})
@@ -107,7 +107,7 @@ def read_reference(path: str | Path) -> ReferenceFile:
         raise FormatError(
             f"holds {', '.join(sorted(names)) or 'nothing'}, expected mu and sigma, or feats",
             path=path,
-            hint="make it with `arrag stats`",
+            hint="make it with `arrag fid-stats`",
         )
     held = read_npz(path, HINT, {"mu", "n"} & {*names})
     n = held["n"].tolist() if "n" in held else meta.get("images", {}).get("n")
