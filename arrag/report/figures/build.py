@@ -95,7 +95,7 @@ def write_figures(config: Config, drawn: Path, out: Path) -> None:
         lines += [f"![{name}]({file}.png)" for file in shown]
         lines.append(f"{CAPTIONS[name]} [PDF]({name}.pdf), [numbers]({name}.csv).")
     if absent := [file for file in copied if not (drawn / file).is_file()]:
-        hint = f"draw it with `arrag report figure {absent[0][:7]}`, or make all with "
+        hint = f"draw it with `arrag report figure {absent[0][6]}`, or make all with "
         hint += "`snakemake --cores all reports/figures`"
         raise MissingError("no such figure", path=drawn / absent[0], hint=hint)
     with atomic_path(out) as partial:

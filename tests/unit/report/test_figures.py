@@ -256,7 +256,7 @@ def test_a_figure_that_cannot_be_made_names_what_is_missing(config, root, tmp_pa
 def test_figure_7_shows_the_grids_in_reports(root, tmp_path, monkeypatch):
     monkeypatch.chdir(root)
     out = tmp_path / "figures" / "figure7.png"
-    assert main(["report", "figure", "figure7", "--config=config/micro.yaml", f"--out={out}"]) == 0
+    assert main(["report", "figure", "7", "--config=config/micro.yaml", f"--out={out}"]) == 0
     lines = read_rows(out.with_suffix(".csv"))
     assert {line["grid"] for line in lines} == {"daid", "faid"}
     assert lines == read_rows(root / "reports/figures/figure7.csv")  # the committed one
