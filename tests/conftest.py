@@ -46,9 +46,9 @@ def tiny_janus(tmp_path_factory) -> Path:
     """A Janus of random weights whose codebook rows differ in norm."""
     import torch
 
-    from arrag.backbones import micro_janus as janus
+    from arrag.backbones import micro
 
-    model, tokenizer = janus.build_model(seed=1)
+    model, tokenizer = micro.build_janus(seed=1)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(1)
         for weight in (
@@ -57,10 +57,10 @@ def tiny_janus(tmp_path_factory) -> Path:
             model.model.generation_head.vision_head.weight,
         ):
             weight.copy_(torch.randn(weight.shape, generator=generator))
-        scale = 0.5 + torch.rand(janus.CODES, 1, generator=generator)
+        scale = 0.5 + torch.rand(micro.CODES, 1, generator=generator)
         model.model.vqmodel.quantize.embedding.weight.mul_(scale)
     path = tmp_path_factory.mktemp("tiny") / "tiny-janus"
-    janus.save(model, tokenizer, path)
+    micro.save_janus(model, tokenizer, path)
     return path
 
 
@@ -71,17 +71,17 @@ def tiny_showo(tmp_path_factory) -> Path:
 
     import torch
 
-    from arrag.backbones import micro_showo as showo
+    from arrag.backbones import micro
     from arrag.tokenizers.magvit2 import Magvit
 
-    model, _ = showo.build_showo(
+    model, _ = micro.build_showo(
         seed=1, bits=10, hidden_size=64, intermediate_size=128, num_attention_heads=2
     )
-    tokenizer = Magvit(dataclasses.replace(showo.TOKENIZER, bits=10))
+    tokenizer = Magvit(dataclasses.replace(micro.SHOWO_TOKENIZER, bits=10))
     with torch.no_grad():
         model.lm_head.weight.mul_(25)
     path = tmp_path_factory.mktemp("tiny") / "tiny-showo"
-    showo.save(model, tokenizer, path)
+    micro.save_showo(model, tokenizer, path)
     return path
 
 

@@ -86,12 +86,9 @@ class AmusedBackbone(Backbone):
         mask_id = read_json(scheduler / "scheduler_config.json").get("mask_token_id")
         codes, ids = model.config.codebook_size, model.config.vocab_size
         if mask_id is None or not codes <= mask_id < ids:
-            raise MismatchError(
-                f"is {mask_id}, expected an id of the transformer from {codes} to {ids - 1}",
-                path=scheduler,
-                field="mask_token_id",
-                hint="download the checkpoint again",
-            )
+            found = f"is {mask_id}, expected an id of the transformer from {codes} to {ids - 1}"
+            hint = "download the checkpoint again"
+            raise MismatchError(found, path=scheduler, field="mask_token_id", hint=hint)
         expected = {"size": encoder.config.vocab_size, "eos_token": encoder.config.eos_token_id}
         found = {"size": len(tokenizer), "eos_token": tokenizer.eos_token_id}
         check_ids(checkpoint / "tokenizer", expected, found)
@@ -106,10 +103,8 @@ class AmusedBackbone(Backbone):
             UsageError: The layers have one hidden state for four codes, as in amused-512.
         """
         if self.model.config.downsample:
-            raise UsageError(
-                "the layers of this aMUSEd checkpoint have one hidden state for four codes",
-                hint="use amused-256 for feature-level augmentation",
-            )
+            found = "the layers of this aMUSEd checkpoint have one hidden state for four codes"
+            raise UsageError(found, hint="use amused-256 for feature-level augmentation")
         return [HookableLayer(layer) for layer in self.model.transformer_layers]
 
     def start(self, prompts: list[str], guidance_scale: float) -> State:
@@ -123,7 +118,6 @@ class AmusedBackbone(Backbone):
     def logits(
         self, state: State, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
-        """Logits [B, P, V] of the codes at ``positions``: see :class:`Backbone`."""
         logits = self._forward(state, codes, known)[..., positions].mT  # [R, P, V]
         if len(logits) == len(codes):
             return logits
@@ -150,7 +144,6 @@ class AmusedBackbone(Backbone):
         return [self._ids(prompt) for prompt in prompts]
 
     def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts that are longer than the text encoder reads."""
         lengths = [len(self.tokenizer(prompt, verbose=False).input_ids) for prompt in prompts]
         return [p for p, length in zip(prompts, lengths, strict=True) if length > self._length]
 

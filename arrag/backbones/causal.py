@@ -36,8 +36,8 @@ class CausalBackbone(Backbone):
     """A decoder over a prompt and the image tokens in raster order, with guidance pairs.
 
     A subclass implements ``load``, ``tokenize``, ``start`` (prompts to inputs, then ``_begin``),
-    ``embed_codes``, ``decoder_layers``, ``_embed_text``, ``_hidden`` (inputs to hidden states) and
-    ``_head`` (these to logits).
+    ``embed_codes``, ``decoder_layers``, ``_hidden`` (inputs to hidden states) and ``_head`` (these
+    to logits).
 
     Attributes:
         row_length: Image tokens a row, if the sequence has a token after each row that is no image
@@ -69,9 +69,9 @@ class CausalBackbone(Backbone):
             self.tokenize([prompt])
         return []
 
-    @abstractmethod
     def _embed_text(self, text: torch.Tensor) -> torch.Tensor:
         """Inputs [B, T, D] of what ``tokenize`` returns."""
+        return self.model.get_input_embeddings()(text)
 
     @abstractmethod
     def _hidden(

@@ -37,24 +37,11 @@ ROW_END, CODE = "<|extra_200|>", "<|visual token {:06d}|>"
 
 @register_backbone("emu3")
 class Emu3Backbone(CausalBackbone):
-    """Emu3-Gen.
+    """Emu3-Gen."""
 
-    Args:
-        model: transformers' model.
-        tokenizer: Its text tokenizer.
-        positive: Appended to each prompt.
-        negative: Prompt of the unconditional rows.
-    """
-
-    def __init__(
-        self,
-        model: Emu3ForConditionalGeneration,
-        tokenizer,
-        positive: str = POSITIVE,
-        negative: str = NEGATIVE,
-    ):
+    def __init__(self, model: Emu3ForConditionalGeneration, tokenizer):
         self.model = model.eval().requires_grad_(False)
-        self.tokenizer, self.positive, self.negative = tokenizer, positive, negative
+        self.tokenizer = tokenizer
         config = model.config
         vq, side = config.vq_config, emu3_grid_side(config.to_dict())
         super().__init__((side, side), vq.codebook_size, config.text_config.hidden_size)
@@ -88,12 +75,11 @@ class Emu3Backbone(CausalBackbone):
 
     @property
     def decoder_layers(self) -> list[nn.Module]:
-        """The decoder layers, first to last."""
         return list(self.model.model.text_model.layers)
 
     def start(self, prompts: list[str], guidance_scale: float) -> State:
         """Tokenise B prompts into guidance pairs; nothing is run yet."""
-        ids, mask = self._tokenize(prompts, [self.negative] * len(prompts))  # [2B, T]
+        ids, mask = self._tokenize(prompts, [NEGATIVE] * len(prompts))  # [2B, T]
         return self._begin(self._embed_text(ids), mask, guidance_scale)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,7 +87,6 @@ class Emu3Backbone(CausalBackbone):
         return self._tokenize(prompts, [])
 
     def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """Input embeddings [..., D] of image tokens, int64 [...]."""
         return self.model.get_input_embeddings()(self._ids[codes])
 
     def _tokenize(
@@ -109,7 +94,7 @@ class Emu3Backbone(CausalBackbone):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask of prompts, and of negative prompts below them."""
         check_prompts(self.tokenizer, prompts)
-        texts = [*(prompt + self.positive for prompt in prompts), *negative]
+        texts = [*(prompt + POSITIVE for prompt in prompts), *negative]
         height, width = self.grid
         texts = [f"{BOS}{text}{BOI}{height}*{width}{IMAGE}" for text in texts]
         rows = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
@@ -117,9 +102,6 @@ class Emu3Backbone(CausalBackbone):
         context = self.model.config.text_config.max_position_embeddings
         check_lengths(prompts, lengths, self.image_tokens, context)
         return rows.input_ids.to(self.device), rows.attention_mask.to(self.device)
-
-    def _embed_text(self, text: torch.Tensor) -> torch.Tensor:
-        return self.model.get_input_embeddings()(text)
 
     def _row_end(self, batch: int) -> torch.Tensor:
         ends = torch.full((batch, 1), self.row_end_id, device=self.device)

@@ -35,9 +35,8 @@ class JanusBackbone(CausalBackbone):
         vq, side = model.config.vq_config, model.config.vq_config.num_patches
         super().__init__((side, side), vq.num_embeddings, model.config.text_config.hidden_size)
         self.boi = tokenizer.convert_tokens_to_ids(BOI)
-        self.pad = model.generation_config.pad_token_id
-        if self.pad is None:
-            self.pad = tokenizer.pad_token_id
+        pad = model.generation_config.pad_token_id
+        self.pad = tokenizer.pad_token_id if pad is None else pad
 
     @classmethod
     def load(
@@ -48,7 +47,14 @@ class JanusBackbone(CausalBackbone):
         with loading(checkpoint, "a Janus checkpoint"):
             model = load_pretrained(JanusForConditionalGeneration, checkpoint, dtype)
             tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
-        _check_tokenizer(tokenizer, model, checkpoint)
+        ids, text = model.generation_config, model.config.text_config
+        boi = getattr(ids, "boi_token_id", None)
+        boi = (getattr(ids, "generation_kwargs", None) or {}).get("boi_token_id", boi)  # if newer
+        found = {BOI: tokenizer.get_vocab().get(BOI), "bos_token": tokenizer.bos_token_id}
+        if boi is None:  # not every checkpoint says; it must have an embedding at least
+            known = found[BOI] is not None and found[BOI] < text.vocab_size
+            boi = found[BOI] if known else f"an id below {text.vocab_size}"
+        check_ids(checkpoint, {BOI: boi, "bos_token": text.bos_token_id}, found)
         return cls(model.to(device), tokenizer)
 
     @property
@@ -63,7 +69,6 @@ class JanusBackbone(CausalBackbone):
 
     @property
     def decoder_layers(self) -> list[nn.Module]:
-        """The decoder layers, first to last."""
         return list(self.model.model.language_model.layers)
 
     def start(
@@ -89,10 +94,9 @@ class JanusBackbone(CausalBackbone):
         check_prompts(self.tokenizer, prompts)
         texts = [TEMPLATE.format(prompt=prompt) for prompt in prompts]
         text = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
-        ids, mask = text["input_ids"], text["attention_mask"]
         context = self.model.config.text_config.max_position_embeddings
-        check_lengths(prompts, mask.sum(1).tolist(), self.image_tokens, context)
-        return ids.to(self.device), mask.to(self.device)
+        check_lengths(prompts, text.attention_mask.sum(1).tolist(), self.image_tokens, context)
+        return text.input_ids.to(self.device), text.attention_mask.to(self.device)
 
     def unconditional_ids(
         self, ids: torch.Tensor, mask: torch.Tensor
@@ -101,16 +105,12 @@ class JanusBackbone(CausalBackbone):
         return unconditional_row(ids, self.tokenizer.bos_token_id, self.boi, self.pad), mask
 
     def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """Input embeddings [..., D] of image tokens, int64 [...]."""
         return self.model.prepare_embeddings_for_image_generation(codes)
 
     def null_prefix(self, prefix: torch.Tensor) -> torch.Tensor:
         """The prefix of unconditional rows: padding of the same shape, which is attended to."""
         pad = torch.tensor(self.pad, device=self.device)
         return self.model.get_input_embeddings()(pad).to(prefix).expand_as(prefix)
-
-    def _embed_text(self, text: torch.Tensor) -> torch.Tensor:
-        return self.model.get_input_embeddings()(text)
 
     def _with_prefix(
         self, prefix: torch.Tensor | None, ids: torch.Tensor, mask: torch.Tensor
@@ -158,15 +158,3 @@ def unconditional_row(ids: torch.Tensor, bos: int, boi: int, pad: int) -> torch.
     Source: deepseek-ai/Janus, generation_inference.py.
     """
     return torch.where((ids == bos) | (ids == boi), ids, pad)
-
-
-def _check_tokenizer(tokenizer, model: JanusForConditionalGeneration, where: Path) -> None:
-    ids, text = model.generation_config, model.config.text_config
-    markers = {"boi_token_id": getattr(ids, "boi_token_id", None)}
-    markers |= getattr(ids, "generation_kwargs", None) or {}  # where newer versions have it
-    expected = {BOI: markers.get("boi_token_id"), "bos_token": text.bos_token_id}
-    found = {BOI: tokenizer.get_vocab().get(BOI), "bos_token": tokenizer.bos_token_id}
-    if expected[BOI] is None:  # not every checkpoint says; it must have an embedding at least
-        known = found[BOI] is not None and found[BOI] < text.vocab_size
-        expected[BOI] = found[BOI] if known else f"an id below {text.vocab_size}"
-    check_ids(where, expected, found)

@@ -24,21 +24,16 @@ def check_prompts(tokenizer, prompts: Sequence[str], markers: Sequence[str] = ()
     """
     special = [*markers, *(token for token in tokenizer.all_special_tokens if len(token) > 1)]
     for prompt in prompts:
+        field = f"prompt {prompt!r}"
         if not prompt.strip():
             raise UsageError("is empty", field="prompt", hint="write what the image should show")
         if found := [token for token in special if token in prompt]:
-            raise UsageError(
-                f"contains the special token {found[0]!r}",
-                field=f"prompt {prompt!r}",
-                hint="remove it",
-            )
+            message = f"contains the special token {found[0]!r}"
+            raise UsageError(message, field=field, hint="remove it")
         if unknown := _unknown_words(tokenizer, prompt):
             known = ", ".join(sorted(w for w in tokenizer.get_vocab() if w.isalpha()))
-            raise UsageError(
-                f"the model does not know {', '.join(map(repr, unknown))}",
-                field=f"prompt {prompt!r}",
-                hint=f"its words are: {known}",
-            )
+            message = f"the model does not know {', '.join(map(repr, unknown))}"
+            raise UsageError(message, field=field, hint=f"its words are: {known}")
 
 
 def _unknown_words(tokenizer, prompt: str) -> list[str]:
@@ -53,23 +48,15 @@ def _unknown_words(tokenizer, prompt: str) -> list[str]:
 def check_lengths(prompts: Sequence[str], lengths: Sequence[int], image: int, context: int) -> None:
     """Refuse prompts that with their image are longer than the model's context.
 
-    Args:
-        prompts: The prompts.
-        lengths: Tokens of each prompt with its template.
-        image: Tokens of an image.
-        context: Tokens of the model's context.
+    ``lengths`` are of the prompts with their template; all three are numbers of tokens.
 
     Raises:
         UsageError: A prompt is too long.
     """
     for prompt, length in zip(prompts, lengths, strict=True):
         if length + image > context:
-            raise UsageError(
-                f"has {length} tokens, but a context of {context} leaves {context - image} beside "
-                f"an image of {image}",
-                field=f"prompt {prompt[:60]!r}...",
-                hint="shorten it",
-            )
+            found = f"has {length} tokens, of which at most {context - image} fit beside an image"
+            raise UsageError(found, field=f"prompt {prompt[:60]!r}...", hint="shorten it")
 
 
 def warn_truncated(prompts: Sequence[str], tokens: int) -> None:
@@ -84,14 +71,9 @@ def check_ids(path: Path, expected: dict[str, int | str | None], found: dict[str
     Raises:
         MismatchError: An id differs.
     """
-    wrong = [
-        f"{name} is {found.get(name)}, expected {id}"
-        for name, id in expected.items()
-        if found.get(name) != id
-    ]
+    wrong = {name: id for name, id in expected.items() if found.get(name) != id}
     if wrong:
-        raise MismatchError(
-            f"the tokenizer's ids are not the checkpoint's ({'; '.join(wrong)})",
-            path=path,
-            hint="use the tokenizer that the checkpoint was trained with",
-        )
+        ids = "; ".join(f"{name} is {found.get(name)}, expected {id}" for name, id in wrong.items())
+        message = f"the tokenizer's ids are not the checkpoint's ({ids})"
+        hint = "use the tokenizer that the checkpoint was trained with"
+        raise MismatchError(message, path=path, hint=hint)

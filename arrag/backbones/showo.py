@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import DynamicCache, PhiForCausalLM
+from transformers import AutoTokenizer, DynamicCache, PhiForCausalLM
 
 from arrag.backbones.base import Backbone, ImageTokenSpans, TokenSpan, at_least_float32
 from arrag.backbones.causal import causal_rows
@@ -26,11 +26,11 @@ from arrag.backbones.showo_checkpoint import (
     LLM,
     MARKERS,
     Vocabulary,
+    add_markers,
     language_model_config,
-    load_text_tokenizer,
     read_vocabulary,
 )
-from arrag.utils.checkpoint import check_weights, read_tensors
+from arrag.utils.checkpoint import check_weights, loading, read_tensors
 from arrag.utils.files import read_json
 
 
@@ -98,13 +98,14 @@ class ShowoBackbone(Backbone):
             state_dict={name.removeprefix("showo."): value for name, value in state.items()},
             dtype=getattr(torch, dtype),
         )
-        tokenizer = load_text_tokenizer(checkpoint / LLM, vocabulary)
+        with loading(checkpoint / LLM, "a text tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint / LLM, local_files_only=True)
+        add_markers(tokenizer, vocabulary, checkpoint / LLM)
         length = raw.get("max_text_length", 128) + 1  # the original's count leaves [t2i] out
         return cls(model.to(device), tokenizer, vocabulary, raw["num_vq_tokens"], length)
 
     @property
     def decoder_layers(self) -> list[nn.Module]:
-        """The decoder layers, first to last."""
         return list(self.model.model.layers)
 
     def start(self, prompts: list[str], guidance_scale: float) -> State:
@@ -159,7 +160,6 @@ class ShowoBackbone(Backbone):
         return self._head(self._hidden(inputs, seen, 0)[:, length + 1 : -1])
 
     def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """Input embeddings [..., D] of image tokens, int64 [...]."""
         return self.model.get_input_embeddings()(codes + self.vocabulary.first_code)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -193,10 +193,9 @@ class ShowoBackbone(Backbone):
         """The image's inputs: codes and known, [B, ...] -> [B, N + 2, D]."""
         words = self.vocabulary
         tokens = torch.where(known, codes + words.first_code, words.mask).flatten(1)  # [B, N]
-        start, end = (
-            tokens.new_full((len(tokens), 1), words.marker(token)) for token in MARKERS[1:3]
-        )
-        return self.model.get_input_embeddings()(torch.cat([start, tokens, end], dim=1))
+        tokens = F.pad(tokens, (1, 0), value=words.marker("<|soi|>"))
+        tokens = F.pad(tokens, (0, 1), value=words.marker("<|eoi|>"))
+        return self.model.get_input_embeddings()(tokens)
 
     def _image_spans(self, rows: int, before: int) -> ImageTokenSpans:
         """The image tokens' spans when the block begins at index ``before`` of the forward."""

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PhiConfig
+from transformers import PhiConfig
 
 from arrag.backbones.prompt_checks import check_ids
-from arrag.utils.checkpoint import loading
 from arrag.utils.errors import FormatError
 from arrag.utils.files import read_json
 
@@ -58,10 +57,6 @@ class Vocabulary:
 def read_vocabulary(raw: dict[str, Any], path: Path) -> Vocabulary:
     """Read the ids that a Show-o ``config.json`` implies.
 
-    Args:
-        raw: The JSON of the file.
-        path: The file.
-
     Raises:
         FormatError: The file is of another model, or contradicts itself.
     """
@@ -82,12 +77,8 @@ def read_vocabulary(raw: dict[str, Any], path: Path) -> Vocabulary:
     }
     for field, value in expected.items():
         if raw.get(field) not in (None, value):
-            raise FormatError(
-                f"is {raw[field]}, the file's other fields imply {value}",
-                path=path,
-                field=field,
-                hint="restore the file",
-            )
+            found = f"is {raw[field]}, the file's other fields imply {value}"
+            raise FormatError(found, path=path, field=field, hint="restore the file")
     return vocabulary
 
 
@@ -95,21 +86,10 @@ def language_model_config(path: Path, vocabulary: Vocabulary) -> PhiConfig:
     """Read the language model's configuration, with Show-o's vocabulary and QK norm."""
     raw = read_json(path)
     if raw.get("model_type") != "phi":
-        raise FormatError(
-            f"is {raw.get('model_type')!r}, expected 'phi'",
-            path=path,
-            field="model_type",
-            hint="put config.json and tokenizer files of microsoft/phi-1_5 there",
-        )
+        found = f"is {raw.get('model_type')!r}, expected 'phi'"
+        hint = "put config.json and tokenizer files of microsoft/phi-1_5 there"
+        raise FormatError(found, path=path, field="model_type", hint=hint)
     return PhiConfig.from_dict({**raw, "vocab_size": vocabulary.size, "qk_layernorm": True})
-
-
-def load_text_tokenizer(folder: Path, vocabulary: Vocabulary):
-    """Load the text tokenizer of a folder and add MARKERS."""
-    with loading(folder, "a text tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    add_markers(tokenizer, vocabulary, folder)
-    return tokenizer
 
 
 def add_markers(tokenizer, vocabulary: Vocabulary, folder: Path) -> None:

@@ -39,6 +39,11 @@ class Sample:
     path: Path
 
 
+def sample_path(images_dir: str | Path, prompt: int, sample: int) -> Path:
+    """The file of sample ``sample`` of prompt ``prompt``."""
+    return Path(images_dir) / f"{prompt:05d}" / "samples" / f"{sample:04d}.png"
+
+
 def read_run(images_dir: str | Path) -> dict[str, Any] | None:
     """Read the folder's run.json; None if there is none."""
     path = Path(images_dir) / "run.json"

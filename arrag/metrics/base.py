@@ -30,7 +30,6 @@ class Score(BaseModel):
     Further fields are the metric's own: ``tasks`` of GenEval, ``bootstrap`` of a distance.
 
     Attributes:
-        metric: Name of the metric.
         compat: Which published protocol the number follows.
         value: The number that a table shows.
         interval: 95 % confidence interval, or None where none was computed.

@@ -96,14 +96,10 @@ def bootstrap(
     per_prompt = np.asarray(values, dtype=np.float64)
     drawn = resample_indices(tags, resamples, seed)
     labels = np.asarray(tags)
-    if weights is None:
-        points = {tag: per_prompt[labels == tag].mean() for tag in drawn}
-        spread = {tag: per_prompt[indices].mean(1) for tag, indices in drawn.items()}  # [R]
-    else:
-        images = np.asarray(weights, dtype=np.float64)
-        hits = per_prompt * images
-        points = {tag: hits[labels == tag].sum() / images[labels == tag].sum() for tag in drawn}
-        spread = {tag: hits[i].sum(1) / images[i].sum(1) for tag, i in drawn.items()}
+    images = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
+    hits = per_prompt * images
+    points = {tag: hits[labels == tag].sum() / images[labels == tag].sum() for tag in drawn}
+    spread = {tag: hits[i].sum(1) / images[i].sum(1) for tag, i in drawn.items()}  # [R]
     points[OVERALL] = np.mean(list(points.values()))
     spread[OVERALL] = np.mean(list(spread.values()), axis=0)
     return {name: Estimate(float(points[name]), *percentiles(r)) for name, r in spread.items()}

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -17,7 +15,6 @@ IN_MEMORY = 64 << 20  # bytes of images kept in memory before they go to a tempo
 BLOCK_BYTES = 3 << 20  # bytes of images in a block: small enough for a cache
 
 
-@dataclass
 class PixelBuffer:
     """Images of one size as bytes in a temporary file, and their exact mean; a context manager.
 
@@ -26,13 +23,11 @@ class PixelBuffer:
         shape: (H, W) of the images.
     """
 
-    n: int = 0
-    shape: tuple[int, int] | None = None
-    _total: np.ndarray | None = field(default=None, repr=False)
-    _file: IO[bytes] = field(
-        default_factory=lambda: tempfile.SpooledTemporaryFile(max_size=IN_MEMORY),  # noqa: SIM115
-        repr=False,
-    )
+    def __init__(self) -> None:
+        self.n = 0
+        self.shape: tuple[int, int] | None = None
+        self._total: np.ndarray | None = None
+        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115
 
     def __enter__(self) -> PixelBuffer:
         return self

@@ -40,7 +40,7 @@ class Resize299:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Mode and size."""
+        """What a score states about it."""
         return {"resize": self.mode, "pixels": INCEPTION_PIXELS}
 
     def __call__(self, image: Image.Image) -> np.ndarray:

@@ -69,13 +69,9 @@ def write_ablation(
         found = layout.scores(method, grid.benchmark)
         for path in found.values():
             if not path.is_file():
-                raise MissingError(
-                    "no such score",
-                    path=path,
-                    field=f"grids.{name}",
-                    hint=f"make it with `snakemake --cores all reports/ablation_{name}.md "
-                    f"--configfile {config_path}`",
-                )
+                target = f"reports/ablation_{name}.md --configfile {config_path}"
+                hint = f"make it with `snakemake --cores all {target}`"
+                raise MissingError("no such score", path=path, field=f"grids.{name}", hint=hint)
         return {metric: read_json(path) for metric, path in found.items()}
 
     points = grid_points(config, name)
@@ -106,9 +102,8 @@ def write_grid(report: GridReport, stem: str | Path) -> None:
         MismatchError: Scores are of different prompts or judges.
     """
     if not report.points or not all(point.scores for point in report.points):
-        label = next((point.label for point in report.points), "none")
         where = f"grids.{report.name}"
-        raise ConfigError(f"point {label} has no score", field=where, hint="score it first")
+        raise ConfigError("a point has no score", field=where, hint="score all points first")
     against = report.baseline[1] if report.baseline else report.points[0].scores
     for point in report.points:
         report.measure.check(against, point.scores)
@@ -118,12 +113,8 @@ def write_grid(report: GridReport, stem: str | Path) -> None:
     labelled = {report.baseline[0]: report.baseline[1]} if report.baseline else {}
     labelled |= {point.label: point.scores for point in report.points}
     lines = [*footer(report.kind, labelled), f"Drawn in {stem.name}.png: {report.columns[drawn]}."]
-    page = Page(
-        f"Ablation: {report.title}",
-        HEAD[report.scale],
-        [*blocks, provenance_block(labelled)],
-        lines,
-    )
+    blocks.append(provenance_block(labelled))
+    page = Page(f"Ablation: {report.title}", HEAD[report.scale], blocks, lines)
     draw_grid(frame, report.axes, drawn, report.columns[drawn], report.measure, stem)
     write_report(stem, frame, page, with_latex=False)
 
@@ -138,12 +129,7 @@ def grid_frame(report: GridReport) -> pd.DataFrame:
     if report.baseline is not None:
         points.insert(0, GridPoint(BASELINE + report.baseline[0], {}, report.baseline[1]))
     lines = [line for point in points for line in _numbers(report, point, paths)]
-    return pd.DataFrame(lines, columns=grid_columns(paths))
-
-
-def grid_columns(paths: Sequence[str]) -> list[str]:
-    """The columns of a grid's CSV, given the paths that its points set."""
-    return [*FIXED, *paths, *NUMBERS]
+    return pd.DataFrame(lines, columns=[*FIXED, *paths, *NUMBERS])
 
 
 def _numbers(report: GridReport, point: GridPoint, paths: Sequence[str]) -> Iterator[list[Any]]:
@@ -213,14 +199,11 @@ def _map_block(
 ) -> Block:
     """Two paths: a row for each value of the first, a column for each value of the second."""
     (first, rows), (second, columns) = axes.items()
-    at = {
-        (n[first], n[second]): interval_cell(
-            Estimate(n["value"], n["low"], n["high"]),
-            measure.digits,
-            strong=n["reading"] not in ("", INDISTINGUISHABLE),
-        )
-        for n in frame[frame.column == drawn].to_dict("records")
-    }
+    at = {}
+    for n in frame[frame.column == drawn].to_dict("records"):
+        estimate = Estimate(n["value"], n["low"], n["high"])
+        strong = n["reading"] not in ("", INDISTINGUISHABLE)
+        at[n[first], n[second]] = interval_cell(estimate, measure.digits, strong=strong)
     rows, columns = [*map(value_text, rows)], [*map(value_text, columns)]
     lines = [[Cell(row), *(at[row, column] for column in columns)] for row in rows]
     notes = []

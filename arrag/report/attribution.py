@@ -30,26 +30,18 @@ class Blend:
 class Attribution:
     """What was retrieved for P positions of one image, and the nearest n patches of each.
 
-    Args:
-        positions: int64 [P], flat, in raster order; those for which something was retrieved.
-        drawn: int64 [P], the image's codes there.
-        distances: float32 [P, n], squared L2.
-        codes: int64 [P, n], the retrieved codes; -1 in an absent slot.
-        entries: int64 [P, n], the entries of the index; -1 in an absent slot.
-        agreeing: int64 [P], how many of all k retrieved patches have the image's code.
-        weights: float32 [P, n], the part of p_ret that each patch gives, where all that a code
-            gets counts for its nearest patch; None where nothing is blended into probabilities.
-        drawn_weight: float32 [P], p_ret of the image's code; None as ``weights``.
+    ``weights`` and ``drawn_weight`` are None where nothing is blended into probabilities. All that
+    a code gets of p_ret counts for its nearest patch.
     """
 
-    positions: np.ndarray
-    drawn: np.ndarray
-    distances: np.ndarray
-    codes: np.ndarray
-    entries: np.ndarray
-    agreeing: np.ndarray
-    weights: np.ndarray | None = None
-    drawn_weight: np.ndarray | None = None
+    positions: np.ndarray  # int64 [P], flat, in raster order; where something was retrieved
+    drawn: np.ndarray  # int64 [P], the image's codes there
+    distances: np.ndarray  # float32 [P, n], squared L2
+    codes: np.ndarray  # int64 [P, n], the retrieved codes; -1 in an absent slot
+    entries: np.ndarray  # int64 [P, n], the entries of the index; -1 in an absent slot
+    agreeing: np.ndarray  # int64 [P], how many of all k patches have the image's code
+    weights: np.ndarray | None = None  # float32 [P, n], the part of p_ret that each patch gives
+    drawn_weight: np.ndarray | None = None  # float32 [P], p_ret of the image's code
 
 
 def attribute_patches(
@@ -65,8 +57,7 @@ def attribute_patches(
     Args:
         codes: Integer [H, W], the generated image.
         index: The index that was searched.
-        k: Patches retrieved for each position.
-        shown: Patches to keep.
+        k, shown: Patches retrieved for each position, and how many of them to keep.
         blend: DAiD's settings, for ``weights``; None without them.
         order: Integer [H, W], the step in which each code was generated, counted from the first
             that retrieves (-1: before it); None for raster order.
@@ -79,13 +70,10 @@ def attribute_patches(
     image = torch.from_numpy(np.array(codes, dtype=np.int64))  # [H, W]
     if order is None:
         if index.neighborhood.context != "causal":
-            raise UsageError(
-                "the index compares codes on all sides, and the order in which the image's codes "
-                "were generated is not known",
-                path=index.store.path,
-                field="order",
-                hint="generate the image again",
-            )
+            message = "the index compares codes on all sides, so that the order in which the "
+            message += "image's codes were generated is needed"
+            hint = "generate the image again"
+            raise UsageError(message, path=index.store.path, field="order", hint=hint)
         # A causal neighbourhood holds earlier codes only, so that the finished image gives the
         # same queries as the unfinished one, and one search serves all positions.
         queries = [(torch.ones(height, width, dtype=torch.bool), torch.arange(height * width))]
@@ -101,9 +89,8 @@ def attribute_patches(
     for known, at in queries:
         if len(at):
             found = index.search(image[None], known[None], at, k)  # [1, p, k]
-            distances[at], neighbours[at], entries[at] = (
-                part[0] for part in (found.distances, found.codes, found.entries)
-            )
+            distances[at], neighbours[at] = found.distances[0], found.codes[0]
+            entries[at] = found.entries[0]
     positions = (entries >= 0).any(-1).nonzero()[:, 0]  # [P]
     distances, neighbours = distances[positions], neighbours[positions]
     drawn = image.flatten()[positions]

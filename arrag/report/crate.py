@@ -8,7 +8,6 @@ shards and weights are named by path and digest alone.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,7 +50,13 @@ def write_crate(config: str | Path, reports: list[Path], out: str | Path) -> ROC
     Raises:
         MissingError: A report has no record, or a file of the run is missing.
     """
-    tables = {report: _record(report) for report in reports}
+    tables: dict[Path, Record] = {}
+    for report in reports:
+        path = record_of(report)
+        if not path.is_file() or (record := read_record(path)).table is None:
+            hint = f"make {report} again"
+            raise MissingError("no such record of a table", path=path, hint=hint)
+        tables[report] = record
     crate = ROCrate(version="1.1")
     crate.metadata.extra_terms |= SHA256
     names = ", ".join(report.stem for report in reports)
@@ -60,15 +65,10 @@ def write_crate(config: str | Path, reports: list[Path], out: str | Path) -> ROC
         f"A run of the workflow of arrag (AR-RAG, arXiv 2506.06962) with {config}: {names}. The "
         "records beside the files hold the SHA-256 of every image, shard and weight."
     )
-    license = crate.add(_entity(crate, APACHE, "CreativeWork", name="Apache License 2.0"))
+    license = _add_entity(crate, APACHE, "CreativeWork", name="Apache License 2.0")
     crate.license = license
-    workflow = crate.add_workflow(
-        "Snakefile",
-        "Snakefile",
-        main=True,
-        lang="snakemake",
-        properties=_of_file(Path("Snakefile")),
-    )
+    main = {"main": True, "lang": "snakemake", "properties": _of_file(Path("Snakefile"))}
+    workflow = crate.add_workflow("Snakefile", "Snakefile", **main)
     workflow["license"] = license
     others = [p for pattern in (*WORKFLOW, *ABOUT) for p in sorted(Path().glob(pattern))]
     files = {path: _add(crate, path) for path in others}
@@ -80,9 +80,7 @@ def write_crate(config: str | Path, reports: list[Path], out: str | Path) -> ROC
         results += [_add(crate, path) for path in (*forms, record_of(report))]
     made, used, versions = _rows(crate, tables)
     workflow["softwareRequirements"] = [
-        crate.add(
-            _entity(crate, f"#{name}-{v}", "SoftwareApplication", name=name, softwareVersion=v)
-        )
+        _add_entity(crate, f"#{name}-{v}", "SoftwareApplication", name=name, softwareVersion=v)
         for name, v in sorted(versions)
     ]
     action = crate.add_action(
@@ -96,7 +94,7 @@ def write_crate(config: str | Path, reports: list[Path], out: str | Path) -> ROC
     _parameters(crate, workflow, settings[0], tables)
     crate.root_dataset["datePublished"] = action["endTime"]
     crate.root_dataset["conformsTo"] = [
-        crate.add(_entity(crate, url, "CreativeWork", name=name, version=url.rsplit("/")[-1]))
+        _add_entity(crate, url, "CreativeWork", name=name, version=url.rsplit("/")[-1])
         for url, name in PROFILES.items()
     ]
     with atomic_path(out) as folder:
@@ -124,14 +122,6 @@ def check_crate(folder: str | Path) -> ROCrate:
     return crate
 
 
-def _record(report: Path) -> Record:
-    path = record_of(report)
-    if not path.is_file() or (record := read_record(path)).table is None:
-        hint = f"make {report} again"
-        raise MissingError("no such record of a table", path=path, hint=hint)
-    return record
-
-
 def _rows(crate: ROCrate, tables: dict[Path, Record]) -> tuple[list, list, set]:
     """Results of the rows, inputs from outside the workflow, and (library, version) of both."""
     made, used, versions = {}, {}, set()
@@ -152,11 +142,9 @@ def _rows(crate: ROCrate, tables: dict[Path, Record]) -> tuple[list, list, set]:
 
 def _described(path: Path) -> Iterator[Path]:
     """A score, or the file that describes a stage's folder, with its record."""
-    if path.is_file() and record_of(path).is_file():
-        yield path
-    elif path.is_dir() and record_of(path).is_file():
-        yield from (path / name for name in sorted(LAST) if (path / name).is_file())
     if record_of(path).is_file():
+        files = [path / name for name in sorted(LAST)] if path.is_dir() else [path]
+        yield from (file for file in files if file.is_file())
         yield record_of(path)
 
 
@@ -169,9 +157,8 @@ def _outside(crate: ROCrate, role: str, path: Path, row: dict[str, Any]) -> Any:
     digest = next((s.digest for s in sources.values() if s.path == str(path)), None)
     if digest is None:
         return None
-    return crate.add(
-        _entity(crate, f"#{path}", "CreativeWork", name=f"{role}: {path}", sha256=digest)
-    )
+    about = {"name": f"{role}: {path}", "sha256": digest}
+    return _add_entity(crate, f"#{path}", "CreativeWork", **about)
 
 
 def _add(crate: ROCrate, path: Path) -> Any:
@@ -179,17 +166,18 @@ def _add(crate: ROCrate, path: Path) -> Any:
     inside = not path.is_absolute() and ".." not in path.parts
     name = path.as_posix() if inside else f"elsewhere/{path.name}"
     if not path.is_file():
-        message = "no such file, although the run was made with it"
-        raise MissingError(message, path=path, hint="restore it")
+        raise MissingError("no such file; the run was made with it", path=path, hint="restore it")
     return crate.get(name) or crate.add_file(path, name, properties=_of_file(path))
 
 
+def _add_entity(crate: ROCrate, identifier: str, type: str, **properties: Any) -> ContextEntity:
+    about = {"@type": type, **properties}
+    return crate.add(ContextEntity(crate, identifier, properties=about))
+
+
 def _of_file(path: Path) -> dict[str, str]:
-    return {
-        "name": path.as_posix(),
-        "contentSize": str(path.stat().st_size),
-        "sha256": sha256_file(path),
-    }
+    size = str(path.stat().st_size)
+    return {"name": path.as_posix(), "contentSize": size, "sha256": sha256_file(path)}
 
 
 def _with_bases(config: Path) -> Iterator[Path]:
@@ -214,15 +202,8 @@ def _parameters(crate: ROCrate, workflow: Any, config: Any, tables: dict[Path, A
 def _times(reports: list[Path]) -> dict[str, str]:
     """Start of the run, as the workflow recorded it, and time of its last report."""
     since = Path("results/.since")
-    end = max(os.path.getmtime(report) for report in reports)
-    times = {"endTime": end}
+    times = {"endTime": max(report.stat().st_mtime for report in reports)}
     if since.is_file():
-        times["startTime"] = min(since.stat().st_mtime, end)
-    return {
-        field: datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
-        for field, moment in times.items()
-    }
-
-
-def _entity(crate: ROCrate, identifier: str, type: str, **properties: Any) -> ContextEntity:
-    return ContextEntity(crate, identifier, properties={"@type": type, **properties})
+        times["startTime"] = min(since.stat().st_mtime, times["endTime"])
+    moments = {field: datetime.fromtimestamp(moment, UTC) for field, moment in times.items()}
+    return {field: moment.isoformat(timespec="seconds") for field, moment in moments.items()}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from arrag.config.root import Config
 from arrag.data.prompts import first_of_each_task, load_prompt_set
-from arrag.data.sample_dir import load_image, prompt_text
+from arrag.data.sample_dir import load_image, prompt_text, sample_path
 from arrag.pipeline.layout import Layout
 from arrag.pipeline.records import write_record
 from arrag.utils.errors import MismatchError, UsageError
@@ -44,7 +44,7 @@ def write_gallery(config: Config, out: Path, per_task: int = 2, images: int = 4)
     labels.pop("reconstructions", None)  # hardly different from the real images
     columns = {label: layout.samples(key, name) for key, label in labels.items()}
     shown = first_of_each_task(load_prompt_set(benchmark), per_task)
-    first = load_image(next(iter(columns.values())) / "00000/samples/0000.png")
+    first = load_image(sample_path(next(iter(columns.values())), 0, 0))
     scale = max(1, 96 // first.shape[1])  # small images are enlarged to about 96 pixels
     contact_sheet(columns, shown, out, min(images, benchmark.images_per_prompt), scale)
     write_record(out, made_of={f"samples of {k}": p for k, p in columns.items()})
@@ -73,38 +73,33 @@ def contact_sheet(
         ArragError: A sample is missing or damaged.
     """
     if not columns or not prompts or per_prompt < 1 or scale < 1:
-        raise UsageError(
-            f"contact sheet: {len(columns)} columns, {len(prompts)} prompts, per_prompt "
-            f"{per_prompt}, scale {scale}; each must be at least 1"
-        )
-    texts = [_text(columns, prompt) for prompt in prompts]
-    pictures = [
-        [_pictures(Path(root), prompt, per_prompt, scale) for root in columns.values()]
-        for prompt in prompts
-    ]
+        sizes = f"{len(columns)} columns, {len(prompts)} prompts, {per_prompt=}, {scale=}"
+        raise UsageError(f"contact sheet: {sizes}; each must be at least 1")
+    texts = []
+    for prompt in prompts:
+        found = {label: prompt_text(root, prompt) for label, root in columns.items()}
+        if len(set(found.values())) > 1:
+            message = f"prompt {prompt} differs between folders: {found}"
+            raise MismatchError(message, field="prompt", hint="generate the samples again")
+        texts.append(next(iter(found.values())))
+
+    def pictures_of(root: str | Path, prompt: int) -> list[Image.Image]:
+        files = [sample_path(root, prompt, i) for i in range(per_prompt)]
+        images = [Image.fromarray(load_image(file)) for file in files]
+        return [ImageOps.scale(image, scale, Image.Resampling.NEAREST) for image in images]
+
+    pictures = [[pictures_of(root, prompt) for root in columns.values()] for prompt in prompts]
     sizes = {picture.size for row in pictures for group in row for picture in group}
     if len(sizes) > 1:
-        raise MismatchError(
-            f"samples have sizes {sorted(sizes)}", field="size", hint="show one size"
-        )
-    sheet = _draw(list(columns), texts, pictures, sizes.pop())
+        found = f"samples have sizes {sorted(sizes)}"
+        raise MismatchError(found, field="size", hint="show one size")
+    save_sheet(_draw(list(columns), texts, pictures, sizes.pop()), out_png)
+
+
+def save_sheet(sheet: Image.Image, out_png: str | Path) -> None:
+    """Write a contact sheet as PNG."""
     with atomic_path(out_png) as temporary:
         sheet.save(temporary, format="PNG", optimize=True)
-
-
-def _text(columns: Mapping[str, str | Path], prompt: int) -> str:
-    texts = {label: prompt_text(root, prompt) for label, root in columns.items()}
-    if len(set(texts.values())) > 1:
-        raise MismatchError(f"prompt {prompt} differs between folders: {texts}", field="prompt")
-    return next(iter(texts.values()))
-
-
-def _pictures(root: Path, prompt: int, per_prompt: int, scale: int) -> list[Image.Image]:
-    folder = root / f"{prompt:05d}" / "samples"
-    images = [Image.fromarray(load_image(folder / f"{i:04d}.png")) for i in range(per_prompt)]
-    return [
-        im.resize((im.width * scale, im.height * scale), Image.Resampling.NEAREST) for im in images
-    ]
 
 
 def _draw(
@@ -121,18 +116,15 @@ def _draw(
     captions = [wrap(text, font, CAPTION_WIDTH) for text in texts]
     top = MARGIN + line * max(map(len, heads)) + GAP
     rows = [max(height, line * len(caption)) + MARGIN for caption in captions]
-    total = (
-        MARGIN + CAPTION_WIDTH + len(labels) * (MARGIN + group) + MARGIN,
-        top + MARGIN + sum(rows),
-    )
-    sheet = Image.new("RGB", total, PAPER)
-    pen = ImageDraw.Draw(sheet)
     lefts = [MARGIN + CAPTION_WIDTH + MARGIN + i * (group + MARGIN) for i in range(len(labels))]
+    right = lefts[-1] + group
+    sheet = Image.new("RGB", (right + MARGIN, top + MARGIN + sum(rows)), PAPER)
+    pen = ImageDraw.Draw(sheet)
     for left, head in zip(lefts, heads, strict=True):
         pen.multiline_text((left, MARGIN), "\n".join(head), INK, font)
     y = top
     for caption, row, step in zip(captions, pictures, rows, strict=True):
-        pen.line([(MARGIN, y), (total[0] - MARGIN, y)], LINE)
+        pen.line([(MARGIN, y), (right, y)], LINE)
         body = y + MARGIN // 2
         for i, text in enumerate(caption):
             pen.text((MARGIN, body + i * line), text, INK, font)

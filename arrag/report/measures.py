@@ -107,11 +107,9 @@ class DpgMeasure(_PromptMeasure):
         names = list(first["dpg"]["l1"])
         a, b = (_category_sums(s["dpg"], names) for s in (first, second))  # [C, 2, prompts]
         if not np.array_equal(a[:, 1], b[:, 1]):
-            raise MismatchError(
-                "scores cannot be compared: their prompts have unequal numbers of answers",
-                field="images_per_prompt",
-                hint="generate both with the same images_per_prompt",
-            )
+            message = "scores cannot be compared: their prompts have unequal numbers of answers"
+            hint = "generate both with the same images_per_prompt"
+            raise MismatchError(message, field="images_per_prompt", hint=hint)
         shares = stats.bootstrap_shares(a[:, 0] - b[:, 0], a[:, 1])
         return found | dict(zip(names, shares, strict=True))
 
@@ -132,11 +130,9 @@ class DistanceMeasure(Measure):
         return {metric: f"{score['label']} ↓" for metric, score in scores.items()}
 
     def estimate(self, scores: Scores, column: str) -> Estimate | None:
-        score = scores.get(column)
-        if score is None:
-            return None
         unknown = (math.nan, math.nan)  # where resampling would take too long
-        return Estimate(score["value"], *(score["interval"] or unknown))
+        score = scores.get(column)
+        return score and Estimate(score["value"], *(score["interval"] or unknown))
 
     def differences(self, first: Scores, second: Scores) -> dict[str, Estimate]:
         return {
@@ -147,23 +143,16 @@ class DistanceMeasure(Measure):
 
     def check(self, first: Scores, second: Scores) -> None:
         if first.keys() != second.keys():
-            raise MismatchError(
-                f"rows have metrics {', '.join(first)} and {', '.join(second)}",
-                field="metrics",
-                hint="score both alike",
-            )
+            found = f"rows have metrics {', '.join(first)} and {', '.join(second)}"
+            raise MismatchError(found, field="metrics", hint="score both alike")
         for metric, ours in first.items():
             for field in ("label", "compat", "judge", "n_images", "reference"):
                 a, b = ours[field], second[metric][field]
                 if field == "reference":
                     a, b = a["sha256"], b["sha256"]
                 if a != b:
-                    raise MismatchError(
-                        f"scores of {metric} cannot be compared: {a!r} in one and {b!r} in the "
-                        "other",
-                        field=field,
-                        hint="score both alike",
-                    )
+                    found = f"of {metric} is {a!r} in one row and {b!r} in the other"
+                    raise MismatchError(found, field=field, hint="score both alike")
 
 
 MEASURES: dict[str, Measure] = {

@@ -28,44 +28,27 @@ def difference_status(change: Estimate) -> str:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row of a table.
-
-    Args:
-        key: Name of the method or ceiling whose scores the row shows.
-        label: Name of the row in the table.
-        paper_key: The paper's row for the same method (config/paper_tables.yaml).
-        kind: A ceiling is not a method: real images, or their reconstructions.
-        baseline: Key of the row that this row is compared with.
-    """
+    """One row of a table: a method, or a ceiling (real images or their reconstructions)."""
 
     key: str
     label: str
-    paper_key: str | None = None
+    paper_key: str | None = None  # the paper's row for the same method (config/paper_tables.yaml)
     kind: Literal["method", "ceiling"] = "method"
-    baseline: str | None = None
+    baseline: str | None = None  # key of the row that this row is compared with
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of Table 1, 2 or 3 with their scores.
+    """The rows of Table 1, 2 or 3 with their scores."""
 
-    Args:
-        kind: Kind of the benchmark: geneval, dpg or distribution.
-        rows: The rows, ours only.
-        scores: The score files of each row, by its key.
-        scale: ``micro`` or ``paper``.
-        not_run: Why rows of the paper were not run, by the paper's key.
-    """
-
-    kind: str
-    rows: Sequence[TableRow]
-    scores: Mapping[str, Scores]
-    scale: str
-    not_run: Mapping[str, str]
+    kind: str  # of the benchmark: geneval, dpg or distribution
+    rows: Sequence[TableRow]  # ours only
+    scores: Mapping[str, Scores]  # the score files of each row, by its key
+    scale: str  # micro or paper
+    not_run: Mapping[str, str]  # why rows of the paper were not run, by the paper's key
 
     @property
     def measure(self) -> Measure:
-        """How scores of this kind of benchmark are read."""
         return MEASURES[self.kind]
 
     @property
@@ -109,31 +92,19 @@ class GridPoint:
 
 @dataclass(frozen=True)
 class GridReport:
-    """The points of an ablation grid with their scores.
+    """The points of an ablation grid with their scores."""
 
-    Args:
-        name: The grid's name in the configuration.
-        title: Title of the report.
-        kind: Kind of the benchmark: geneval, dpg or distribution.
-        scale: ``micro`` or ``paper``.
-        axes: Values of each path that the points differ in; empty for labelled points.
-        points: The points, the last path running fastest.
-        baseline: Label and scores of the method that the points are compared with.
-        metric: The column to draw; None for the overall column, or FID.
-    """
-
-    name: str
+    name: str  # in the configuration
     title: str
-    kind: str
-    scale: str
-    axes: Mapping[str, Sequence[Any]]
-    points: Sequence[GridPoint]
-    baseline: tuple[str, Scores] | None = None
-    metric: str | None = None
+    kind: str  # of the benchmark: geneval, dpg or distribution
+    scale: str  # micro or paper
+    axes: Mapping[str, Sequence[Any]]  # values of each path that the points differ in, if by paths
+    points: Sequence[GridPoint]  # the last path running fastest
+    baseline: tuple[str, Scores] | None = None  # label and scores of the method to compare with
+    metric: str | None = None  # the column to draw; None for the overall column, or FID
 
     @property
     def measure(self) -> Measure:
-        """How scores of this kind of benchmark are read."""
         return MEASURES[self.kind]
 
     @property
@@ -155,11 +126,9 @@ class GridReport:
             usual = [self.measure.overall or "fid", *columns]
             return next(column for column in usual if column in columns)
         if self.metric not in columns:
-            raise ConfigError(
-                f"found '{self.metric}'; the benchmark measures {', '.join(columns)}",
-                field=f"grids.{self.name}.metric",
-                hint="use one of them",
-            )
+            found = f"is '{self.metric}', which the benchmark does not measure"
+            hint = f"use one of {', '.join(columns)}"
+            raise ConfigError(found, field=f"grids.{self.name}.metric", hint=hint)
         return self.metric
 
 

@@ -17,6 +17,10 @@ from arrag.report.model import Block, Cell
 from arrag.report.render import NONE, number_text
 
 PROVENANCE = "Provenance of each row"
+INTERVALS = (
+    f"Intervals: {stats.LEVEL:.0%} percentile bootstrap, {stats.RESAMPLES} resamples of the {{}} "
+    f"(seed {stats.SEED})."
+)
 
 Labelled = Mapping[str, Scores]  # a row's label -> its score files
 
@@ -31,27 +35,16 @@ def provenance_block(labelled: Labelled) -> Block:
         each = run.get("images_per_prompt")
         if each is None and score.get("n_prompts"):
             each = score["n_images"] // score["n_prompts"]
-        texts = [
-            label,
-            _short(run.get("config_hash")),
-            str(run.get("seed", NONE)),
-            str(each or NONE),
-            str(score["n_images"]),
-            weights or NONE,
-            _short(run.get("index")),
-        ]
-        table.append([Cell(text) for text in texts])
+        config, index = _short(run.get("config_hash")), _short(run.get("index"))
+        seed, images = run.get("seed", NONE), score["n_images"]
+        texts = [label, config, seed, each or NONE, images, weights or NONE, index]
+        table.append([Cell(str(text)) for text in texts])
     header = ["Row", "Config", "Seed", "Images per prompt", "Images", "Weights", "Index"]
     return Block(PROVENANCE, header, table)
 
 
 def footer(kind: str, labelled: Labelled) -> list[str]:
-    """Remarks on intervals, prompts, judge and versions, which all rows share.
-
-    Args:
-        kind: Kind of the benchmark: geneval, dpg or distribution.
-        labelled: The score files of each row, by its label.
-    """
+    """Remarks on intervals, prompts, judge and versions, which all rows share."""
     special = {"geneval": _geneval, "dpg": _dpg, "distribution": _distribution}[kind]
     lines = special(labelled)
     every = [score for scores in labelled.values() for score in scores.values()]
@@ -70,7 +63,7 @@ def _geneval(labelled: Labelled) -> list[str]:
     scores = {label: found["geneval"] for label, found in labelled.items()}
     first = next(iter(scores.values()))
     lines = [
-        _intervals("prompts within each task") + " Overall is the mean of the task means.",
+        INTERVALS.format("prompts within each task") + " Overall is the mean of the task means.",
         f"Prompts: {first['n_prompts']}, sha256 {first['prompt_set_sha256']}.",
         f"Judge: {_judge(first['judge'])}; GenEval's rules, compat: {first['compat']}.",
     ]
@@ -82,15 +75,13 @@ def _dpg(labelled: Labelled) -> list[str]:
     first = next(iter(scores.values()))
     lines = [
         "Percent. Overall is the mean over prompts; a category is the mean over its questions.",
-        _intervals("prompts"),
+        INTERVALS.format("prompts"),
         f"Prompts: {first['n_prompts']}, question table sha256 {first['prompt_set_sha256']}.",
         f"Judge: {_judge(first['judge'])}; rules: compat {first['compat']}, "
         f"dependency {first['dependency']}.",
     ]
     for label, score in scores.items():
-        both = ", ".join(
-            f"{name} {number_text(v, 2)}" for name, v in score["compat_values"].items()
-        )
+        both = ", ".join(f"{k} {number_text(v, 2)}" for k, v in score["compat_values"].items())
         lines.append(f"Overall of {label} by each compat: {both}.")
     asked = {*first["l1"], stats.OVERALL}
     if absent := [label for name, label in DPG_COLUMNS.items() if name not in asked]:
@@ -112,10 +103,8 @@ def _distribution(labelled: Labelled) -> list[str]:
             f"compat: {score['compat']}; {score['n_images']} images against "
             f"{score['n_reference']} (sha256 {_short(reference['sha256'])})."
         )
-        if boot:
-            lines[-1] += f" Interval: {boot['method']}, {boot['resamples']} resamples."
-        else:
-            lines[-1] += " No interval: resampling would take too long."
+        interval = boot and f"Interval: {boot['method']}, {boot['resamples']} resamples."
+        lines[-1] += f" {interval or 'No interval: resampling would take too long.'}"
     if prompts := next(iter(first.values()))["prompt_set_sha256"]:
         lines.append(f"Prompts: sha256 {prompts}.")
     if CEILING_LABELS["real"] in labelled:
@@ -130,13 +119,6 @@ def _distribution(labelled: Labelled) -> list[str]:
                 warned.setdefault(f"{score['label']}: {text}", []).append(label)
     lines += [f"{text} ({', '.join(labels)})." for text, labels in warned.items()]
     return lines
-
-
-def _intervals(unit: str) -> str:
-    return (
-        f"Intervals: {stats.LEVEL:.0%} percentile bootstrap, {stats.RESAMPLES} resamples of the "
-        f"{unit} (seed {stats.SEED})."
-    )
 
 
 def _judge(judge: dict[str, Any]) -> str:
@@ -164,14 +146,9 @@ def _versions(found: list[dict[str, str]]) -> str:
 
 def _flat(scores: dict[str, dict[str, Any]], parts: str, name: str) -> list[str]:
     """A remark on rows with an interval of zero width."""
-    flat = [
-        label
-        for label, score in scores.items()
-        if any(low == high for low, high in (part["interval"] for part in score[parts].values()))
-    ]
-    if not flat:
-        return []
-    return [
+    intervals = {k: [p["interval"] for p in score[parts].values()] for k, score in scores.items()}
+    flat = [label for label, found in intervals.items() if any(low == high for low, high in found)]
+    return flat and [
         f"An interval of zero width ({', '.join(flat)}) means that all prompts of the {name} have "
         "the same mean; the bootstrap then says nothing about the uncertainty."
     ]
@@ -219,19 +196,13 @@ def parts_of(layout: Layout, key: str, benchmark: str | None) -> dict[str, Path]
     if drawn.kind == "distribution":
         found["reference"] = layout.reference(benchmark or layout.config.main_benchmark)
         for metric, settings in drawn.metrics.wanted.items():
-            if (path := _extractor(getattr(settings, "extractor", None))) is not None:
-                found[metric] = path
+            name = getattr(settings, "extractor", None) or ""
+            if name.partition(":")[0] == mobilenet.NAME:
+                found[metric] = mobilenet.FOLDER / mobilenet.WEIGHTS
+            elif name and Path(name).exists():
+                found[metric] = name
     elif drawn.kind == "geneval" or judge.vqa is None:
         found |= {"detector": judge.detector, "color": judge.color}
     elif judge.question_models:
         found["judge"] = judge.question_models[0]
     return {role: Path(path) for role, path in found.items()}
-
-
-def _extractor(name: str | None) -> Path | None:
-    """The file or folder of a metric's feature extractor; None if its settings name no path."""
-    if name is None:
-        return None
-    if name.partition(":")[0] == mobilenet.NAME:
-        return mobilenet.FOLDER / mobilenet.WEIGHTS
-    return Path(name) if Path(name).exists() else None

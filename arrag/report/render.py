@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +24,35 @@ from arrag.utils.files import write_text
 NONE = "\u2013"  # an empty cell
 _LINE_ENDS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")  # a cell is one line
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_|<>\[\]#~])")
-_LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"$<$",
-    ">": r"$>$",
-    "\u2212": r"$-$",
-    "\u2013": "--",
-    "\u00a0": "~",
-    "\u2026": r"\ldots{}",
-    "α": r"$\alpha$",
-    "λ": r"$\lambda$",
-    "τ": r"$\tau$",
-    "×": r"$\times$",
-    "±": r"$\pm$",
-    "↓": r"$\downarrow$",
-    # A bracket right after the row end \\ would be read as its optional argument.
-    "[": "{[}",
-    "]": "{]}",
-}
+_LATEX_SPECIAL = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"$<$",
+        ">": r"$>$",
+        "\u2212": r"$-$",
+        "\u2013": "--",
+        "\u00a0": "~",
+        "\u2026": r"\ldots{}",
+        "α": r"$\alpha$",
+        "λ": r"$\lambda$",
+        "τ": r"$\tau$",
+        "×": r"$\times$",
+        "±": r"$\pm$",
+        "↓": r"$\downarrow$",
+        # A bracket right after the row end \\ would be read as its optional argument.
+        "[": "{[}",
+        "]": "{]}",
+    }
+)
 _NUMBERS = ("value", "low", "high", "difference", "difference_low", "difference_high")
 
 
@@ -76,11 +77,10 @@ def interval_cell(
     """
     if estimate is None:
         return Cell(NONE)
-    bounded = estimate.low <= estimate.high
     if strong is None:
         strong = not estimate.holds(0)
     low, high = (number_text(bound, digits, sign) for bound in estimate[1:])
-    note = f"[{low},\u00a0{high}]" if bounded else ""
+    note = f"[{low},\u00a0{high}]" if estimate.low <= estimate.high else ""
     return Cell(number_text(estimate.value, digits, sign), note, strong)
 
 
@@ -138,22 +138,27 @@ def read_frame(path: str | Path) -> pd.DataFrame:
 
 def markdown(page: Page) -> str:
     """A report as GitHub-flavoured Markdown."""
-    return _environment(_escape_markdown).get_template("report.md.j2").render(page=page)
+    return _render(page, "report.md.j2", lambda text: _MARKDOWN_SPECIAL.sub(r"\\\1", text))
 
 
 def latex(page: Page) -> str:
     """A report as LaTeX, one table environment a block; needs booktabs and graphicx."""
-    return _environment(_escape_latex, "<>").get_template("report.tex.j2").render(page=page)
+    return _render(page, "report.tex.j2", lambda text: text.translate(_LATEX_SPECIAL), "<>")
 
 
-@cache
-def _environment(escape: Callable[[str], str], brackets: str = "{}") -> Environment:
+def _render(page: Page, name: str, escape: Callable[[str], str], brackets: str = "{}") -> str:
     opening, closing = brackets
-    return Environment(
+
+    def finalize(value: Any) -> Markup:
+        if isinstance(value, Markup):
+            return value
+        return Markup(escape(_LINE_ENDS.sub(" ", str(value))))
+
+    environment = Environment(
         loader=PackageLoader("arrag.report"),
         undefined=StrictUndefined,
         autoescape=True,  # what `finalize` returns is Markup, and is not escaped again
-        finalize=lambda value: value if isinstance(value, Markup) else Markup(escape(str(value))),
+        finalize=finalize,
         block_start_string=f"{opening}%",
         block_end_string=f"%{closing}",
         variable_start_string=2 * opening,
@@ -163,12 +168,4 @@ def _environment(escape: Callable[[str], str], brackets: str = "{}") -> Environm
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def _escape_markdown(text: str) -> str:
-    return _MARKDOWN_SPECIAL.sub(r"\\\1", _LINE_ENDS.sub(" ", text))
-
-
-def _escape_latex(text: str) -> str:
-    text = _LINE_ENDS.sub(" ", text)
-    return "".join(_LATEX_SPECIAL.get(character, character) for character in text)
+    return environment.get_template(name).render(page=page)

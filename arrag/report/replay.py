@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from arrag.methods.augmentation import Augmentation
@@ -15,16 +16,10 @@ from arrag.utils.batching import batched_by_memory
 
 
 class SampleCodes(NamedTuple):
-    """A sample's codes, and the order of their generation.
+    """A sample's codes, and the order of their generation."""
 
-    Args:
-        codes: int64 [H, W].
-        order: int64 [H, W], the step of each code, below 0 before the steps that retrieve; None
-            for raster order.
-    """
-
-    codes: np.ndarray
-    order: np.ndarray | None = None
+    codes: np.ndarray  # int64 [H, W]
+    order: np.ndarray | None = None  # as of ``attribute_patches``
 
 
 class RecordingAugmentation(Augmentation):
@@ -32,30 +27,17 @@ class RecordingAugmentation(Augmentation):
 
     def __init__(self, augment: Augmentation) -> None:
         self.augment = augment
-        self.known: list[torch.Tensor] = []  # bool [B, H, W] each
+        self.known: list[Tensor] = []  # bool [B, H, W] each
 
-    def on_step_start(
-        self, codes: torch.Tensor, known: torch.Tensor, positions: torch.Tensor
-    ) -> None:
-        """As the augmentation itself."""
+    def on_step_start(self, codes: Tensor, known: Tensor, positions: Tensor) -> None:
         self.augment.on_step_start(codes, known, positions)
 
-    def on_probs(
-        self,
-        probs: torch.Tensor,
-        codes: torch.Tensor,
-        known: torch.Tensor,
-        positions: torch.Tensor,
-    ) -> torch.Tensor:
-        """As the augmentation itself."""
+    def on_probs(self, probs: Tensor, codes: Tensor, known: Tensor, positions: Tensor) -> Tensor:
         self.known.append(known.clone())
         return self.augment.on_probs(probs, codes, known, positions)
 
-    def order(self) -> torch.Tensor:
-        """The step of each code, counted from the first recorded one: int64 [B, H, W].
-
-        -1: the code was known before.
-        """
+    def order(self) -> Tensor:
+        """The step of each code from the first recorded on (-1: before it): int64 [B, H, W]."""
         return (~torch.stack(self.known)).sum(0) - 1
 
 

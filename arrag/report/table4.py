@@ -63,13 +63,12 @@ def write_table4(config: Config, config_path: Path, timing_path: Path, out: Path
             row |= {"label": method.label, "paper_key": method.paper_key}
     frame, page = make_table4({**timing, "not_run": config.skipped}, timing_path)
     write_report(out.with_suffix(""), frame, page)
-    rows = timing["rows"]
-    labels = {key: row["label"] for key, row in rows.items() if key in config.methods}
+    labels = {key: row["label"] for key, row in timing["rows"].items() if key in config.methods}
     about = {"kind": "timing", "benchmark": timing["benchmark"], "config": str(config_path)}
     scores = {key: {"timing": timing_path} for key in labels}
     forms, layout = (".csv", ".tex"), Layout(config)
     write_table_record(out.with_suffix(".md"), forms, layout, labels, about, scores)
-    return rows
+    return timing["rows"]
 
 
 def make_table4(timing: Mapping[str, Any], path: Path | None = None) -> tuple[pd.DataFrame, Page]:
@@ -85,7 +84,12 @@ def make_table4(timing: Mapping[str, Any], path: Path | None = None) -> tuple[pd
     if timing.get("kind") != "timing" or not timing.get("rows"):
         hint = "make one with `arrag benchmark --out FILE`"
         raise FormatError("not a timing run", path=path, hint=hint)
-    frame = pd.DataFrame([*_measured(timing), *_reported()], columns=COLUMNS)
+    reported = [
+        ["paper", "paper", key, paper.paper_label(key), 1, column, number, None, None]
+        for key in paper.paper_rows(TABLE)
+        for column, number in paper.paper_values(TABLE, key).items()
+    ]
+    frame = pd.DataFrame([*_measured(timing), *reported], columns=COLUMNS)
     head = HEAD[timing["scale"]]
     if timing["weights"] == "random":
         head = f"{RANDOM} {head}"
@@ -102,16 +106,10 @@ def paper_ordered(timing: Mapping[str, Any]) -> list[str]:
 
 
 def timing_value(timing: Mapping[str, Any], key: str, run: str, column: str) -> Estimate | None:
-    """A number of Table 4, with its interval over rounds.
+    """A number of Table 4 (column of ``HEADINGS``), with its interval over rounds.
 
-    Args:
-        timing: A timing run.
-        key: Key of the row.
-        run: ``one`` or ``best``: one image at a time, or the best batch.
-        column: A key of ``HEADINGS``.
-
-    Returns:
-        The number; None if it was not timed, or has no bare row of its generator to compare with.
+    ``run`` is ``one`` or ``best``: one image at a time, or the best batch. None if it was not
+    timed, or has no bare row of its generator to compare with.
     """
     rows = timing["rows"]
     if (found := rows[key]["runs"].get(run)) is None:
@@ -134,19 +132,8 @@ def _measured(timing: Mapping[str, Any]) -> Iterator[list[Any]]:
                     yield [timing["scale"], run, key, row["label"], batch, column, *found]
 
 
-def _reported() -> Iterator[list[Any]]:
-    for key in paper.paper_rows(TABLE):
-        for column, number in paper.paper_values(TABLE, key).items():
-            yield ["paper", "paper", key, paper.paper_label(key), 1, column, number, None, None]
-
-
 def timing_blocks(frame: pd.DataFrame, timing: Mapping[str, Any] | None = None) -> list[Block]:
-    """The tables of Table 4.
-
-    Args:
-        frame: The tidy table.
-        timing: The timing run, for remarks that the tidy table does not hold; None without them.
-    """
+    """The tables of Table 4; of ``timing``, if given, are remarks that the CSV does not hold."""
     blocks = []
     for run, title in (("one", "One image at a time, as in the paper"), ("best", "The best batch")):
         lines = []

@@ -17,7 +17,6 @@ from arrag.report.model import (
     Cell,
     Difference,
     Table,
-    TableRow,
     difference_status,
 )
 from arrag.report.render import NONE, interval_cell, interval_cells, number_text
@@ -41,7 +40,13 @@ def measured_block(table: Table, frame: pd.DataFrame) -> Block:
             cells = interval_cells(found, table.csv_columns.values(), table.measure.digits)
             lines.append([Cell(label), Cell(_params(table.scores[row.key])), *cells])
         if key is not None and table.scale == "paper":
-            lines += _paper_lines(table, frame, key, ours)
+            label = paper.paper_label(key)
+            note = "" if ours else paper.not_run(key, table.not_run)
+            first = Cell(f"paper: {label}", note)
+            lines.append(_printed(table, frame, "paper", key, first, table.columns))
+            if key in paper.authors_values(table.measure.table):
+                first = Cell(f"authors' repository: {label}")
+                lines.append(_printed(table, frame, "authors", key, first, table.columns))
     notes = [LOWER] if table.measure.lower_is_better else []
     if table.scale == "paper":
         notes.append(f"paper: {paper.paper_tables()['source']}.")
@@ -55,19 +60,6 @@ def _params(scores: Scores) -> str:
     if number is None:
         return NONE
     return f"{number / 1e9:.1f}B" if number >= 1e8 else f"{number / 1e6:.1f}M"
-
-
-def _paper_lines(
-    table: Table, frame: pd.DataFrame, key: str, ours: Sequence[TableRow]
-) -> list[list[Cell]]:
-    """The paper's row and its authors' other numbers; each with whether it is in our interval."""
-    label = paper.paper_label(key)
-    note = "" if ours else paper.not_run(key, table.not_run)
-    lines = [_printed(table, frame, "paper", key, Cell(f"paper: {label}", note), table.columns)]
-    if key in paper.authors_values(table.measure.table):
-        first = Cell(f"authors' repository: {label}")
-        lines.append(_printed(table, frame, "authors", key, first, table.columns))
-    return lines
 
 
 def _printed(

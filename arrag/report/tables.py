@@ -41,11 +41,7 @@ HEAD = {
 
 
 def write_table(
-    config: Config,
-    config_path: Path,
-    table: str,
-    out: Path,
-    benchmark: str | None = None,
+    config: Config, config_path: Path, table: str, out: Path, benchmark: str | None = None
 ) -> dict[str, dict[str, float]]:
     """Write Table 1, 2 or 3 as Markdown, CSV and LaTeX, with its record.
 
@@ -68,12 +64,9 @@ def write_table(
     benchmark = benchmark or config.benchmark_of_kind(kind)
     if benchmark is None or config.benchmark(benchmark).kind != kind:
         found = ", ".join(f"{name} ({b.kind})" for name, b in config.benchmarks.items())
-        raise ConfigError(
-            f"{table} needs a benchmark of kind {kind}, found {found}",
-            path=config_path,
-            field="benchmarks",
-            hint="add one, or name it with --benchmark",
-        )
+        message = f"{table} needs a benchmark of kind {kind}, found {found}"
+        hint = "add one, or name it with --benchmark"
+        raise ConfigError(message, path=config_path, field="benchmarks", hint=hint)
     rows, layout = table_rows(config, benchmark), Layout(config)
     scores = read_scores(layout, rows, benchmark)
     frame, page = make_table(Table(kind, rows, scores, config.scale, config.skipped))
@@ -103,12 +96,8 @@ def read_scores(layout: Layout, rows: Sequence[TableRow], benchmark: str) -> dic
     Raises:
         MissingError: A score is missing.
     """
-    return {
-        row.key: {
-            metric: read_json(path) for metric, path in layout.scores(row.key, benchmark).items()
-        }
-        for row in rows
-    }
+    paths = {row.key: layout.scores(row.key, benchmark) for row in rows}
+    return {key: {m: read_json(path) for m, path in found.items()} for key, found in paths.items()}
 
 
 def make_table(table: Table) -> tuple[pd.DataFrame, Page]:
@@ -119,7 +108,12 @@ def make_table(table: Table) -> tuple[pd.DataFrame, Page]:
         MismatchError: Scores are of different prompts or judges.
     """
     _check(table)
-    differences = list(_differences(table))
+    rows, differences = {row.key: row for row in table.rows}, []
+    for row in table.rows:
+        if row.baseline is not None:
+            pair = table.scores[row.key], table.scores[row.baseline]
+            found = table.measure.differences(*pair), table.measure.test(*pair)
+            differences.append(Difference(row, rows[row.baseline], *found))
     frame = pd.DataFrame(
         [*_measured(table), *_compared(table, differences), *_reported(table)], columns=COLUMNS
     )
@@ -149,23 +143,11 @@ def _check(table: Table) -> None:
             refuse("has no score", row.key, "score its samples first")
         if row.baseline is not None and row.baseline not in keys:
             refuse(f"{row.baseline!r} is not a row", f"{row.key}.baseline", f"use one of {keys}")
-        if row.paper_key is not None and row.paper_key not in known:
-            found = f"{row.paper_key!r} is not a row of the paper"
-            refuse(found, f"{row.key}.paper_key", f"use one of {', '.join(known)}")
         table.measure.check(table.scores[keys[0]], table.scores[row.key])
-    if unknown := sorted(set(table.not_run) - set(known)):
-        found = f"{', '.join(unknown)} is not a row of the paper"
-        refuse(found, "not_run", f"use one of {', '.join(known)}")
-
-
-def _differences(table: Table) -> Iterator[Difference]:
-    """Each row that has a baseline, minus it."""
-    rows = {row.key: row for row in table.rows}
-    for row in table.rows:
-        if row.baseline is not None:
-            pair = table.scores[row.key], table.scores[row.baseline]
-            found = table.measure.differences(*pair), table.measure.test(*pair)
-            yield Difference(row, rows[row.baseline], *found)
+    named = {f"{row.key}.paper_key": row.paper_key for row in table.rows if row.paper_key}
+    for field, key in [*named.items(), *(("not_run", key) for key in table.not_run)]:
+        if key not in known:
+            refuse(f"{key!r} is not a row of the paper", field, f"use one of {', '.join(known)}")
 
 
 def _measured(table: Table) -> Iterator[list[Any]]:

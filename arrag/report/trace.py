@@ -29,21 +29,13 @@ TIMED = ("one", "best")  # blocks of Table 4's CSV
 
 @dataclass(frozen=True)
 class TraceStep:
-    """One step from a number to its sources.
+    """One step from a number to its sources."""
 
-    Args:
-        row: Key of the row; empty for the report's own files.
-        what: What is compared, as in ``index of samples``.
-        path: Where it is.
-        recorded: The digest or value that was recorded.
-        found: The digest or value now; None if it cannot be computed here.
-    """
-
-    row: str
-    what: str
+    row: str  # its key; empty for the report's own files
+    what: str  # is compared, as in ``index of samples``
     path: str
-    recorded: str
-    found: str | None
+    recorded: str  # digest or value
+    found: str | None  # the same now; None if it cannot be computed here
 
     @property
     def verified(self) -> bool | None:
@@ -53,25 +45,15 @@ class TraceStep:
 
 @dataclass
 class Trace:
-    """A number of a report, and the steps to its sources.
-
-    Args:
-        report: The report.
-        row: Key of the row.
-        column: Name of the column.
-        value: The number as the CSV has it.
-        interval: Its bounds, empty without an interval.
-        steps: The steps.
-        versions: Versions of the libraries, by stage.
-    """
+    """A number of a report, and the steps to its sources."""
 
     report: str
-    row: str
+    row: str  # its key
     column: str
-    value: str
-    interval: tuple[str, str]
+    value: str  # as the CSV has it
+    interval: tuple[str, str]  # empty texts without an interval
     steps: list[TraceStep] = field(default_factory=list)
-    versions: dict[str, dict[str, str]] = field(default_factory=dict)
+    versions: dict[str, dict[str, str]] = field(default_factory=dict)  # of libraries, by stage
 
     @property
     def holds(self) -> bool:
@@ -117,15 +99,21 @@ def trace_cell(report: str | Path, row: str, column: str) -> Trace:
     report = Path(report)
     path = record_of(report)
     if not path.is_file():
-        again = f"snakemake --cores all --force {report.with_suffix('.md')}"
-        hint = f"make the report again: {again}"
+        hint = f"run `snakemake --cores all --force {report.with_suffix('.md')}`"
         raise MissingError(f"no such record of {report}", path=path, hint=hint)
     record = read_record(path)
     if record.table is None:
         raise FormatError("not the record of a table", path=path, hint="name a table or ablation")
     table = record.table
-    cell = _find_cell(report.with_suffix(".csv"), table, row, column)
-    key = cell["key"]
+    labels = {about["label"]: key for key, about in table["rows"].items()}
+    key = row if row in table["rows"] else labels.get(row)
+    if key is None:
+        raise unknown_name("row", row, [*table["rows"]])
+    cells = cells_of(report.with_suffix(".csv"), table)
+    columns = {name: cell for (of, name), cell in cells.items() if of == key}
+    if column not in columns:
+        raise unknown_name(f"column of row {key}", column, [*columns])
+    cell = columns[column]
     found = Trace(str(report), key, column, cell["value"], (cell["low"], cell["high"]))
     digests: dict[Path, str] = {}
     for name, entry in record.files.items():
@@ -169,18 +157,14 @@ def _row_steps(
             break
     for owner, path, record in _records(roots):
         count = len(record.files)
-        wrong = len(list(changed_files(record_of(path), record)))
-        step = f"{count} files", f"{count - wrong} files"
-        yield TraceStep(key, f"files of {owner}", str(path), *step)
+        whole = count - len(list(changed_files(record_of(path), record)))
+        yield TraceStep(key, f"files of {owner}", str(path), f"{count} files", f"{whole} files")
         for role, source in record.made_of.items():
             now = _digest(Path(source.path), digests)
-            what = f"{role} of {owner}"
-            yield TraceStep(key, what, source.path, source.digest, now)
+            yield TraceStep(key, f"{role} of {owner}", source.path, source.digest, now)
 
 
-def _records(
-    roots: Sequence[tuple[str, Path]],
-) -> Iterator[tuple[str, Path, Record]]:
+def _records(roots: Sequence[tuple[str, Path]]) -> Iterator[tuple[str, Path, Record]]:
     """The results that have a record, with their role: ``roots`` and all that they are made of."""
     queue, seen = list(roots), set()
     for role, path in queue:
@@ -202,7 +186,15 @@ def _run_steps(
     """What a score, or a timing run, says of how the images were generated."""
     last = parts["samples"] / "run.json"
     if "config_hash" in run:
-        now = _config_hash(table["config"], key, table["benchmark"], run)
+        if key in CEILING_LABELS:  # of its own run, not of the configuration
+            now = sha256_json(
+                {k: v for k, v in run.items() if k not in ("config_hash", "versions")}
+            )
+        else:
+            try:
+                now = load_config(table["config"]).config_hash(key, table["benchmark"])
+            except ArragError as error:
+                now = str(error)
         yield TraceStep(key, "settings", table["config"], run["config_hash"], now)
         if last.is_file():
             found = sha256_json(read_json(last))
@@ -220,17 +212,6 @@ def _run_steps(
         else:
             now = _digest(parts[role], digests) if role in parts else None
             yield TraceStep(key, role, str(parts.get(role, "")), digest, now)
-
-
-def _config_hash(config: str, key: str, benchmark: str, run: Mapping[str, Any]) -> str:
-    """The hash of a row's settings in the present configuration; a ceiling's is of its own run."""
-    if key in CEILING_LABELS:
-        rest = {k: v for k, v in run.items() if k not in ("config_hash", "versions")}
-        return sha256_json(rest)
-    try:
-        return load_config(config).config_hash(key, benchmark)
-    except ArragError as error:
-        return str(error)
 
 
 def _recompute(
@@ -254,17 +235,6 @@ def _recompute(
     if name == "mcnemar_p":
         return str(measure.test(found, other).p)
     return str(measure.differences(found, other)[name].value)
-
-
-def _find_cell(path: Path, table: Mapping[str, Any], row: str, column: str) -> dict[str, str]:
-    labels = {about["label"]: key for key, about in table["rows"].items()}
-    key = row if row in table["rows"] else labels.get(row)
-    if key is None:
-        raise unknown_name("row", row, [*table["rows"]])
-    columns = {name: cell for (of, name), cell in cells_of(path, table).items() if of == key}
-    if column not in columns:
-        raise unknown_name(f"column of row {key}", column, [*columns])
-    return columns[column]
 
 
 def cells_of(path: Path, table: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, str]]:

@@ -11,9 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from arrag.data.prompts import first_of_each_task
 from arrag.data.sample_dir import load_image
 from arrag.metrics.geneval.results import NUMBERS
-from arrag.report.gallery import FONT_SIZE, INK, MARGIN, PAPER, wrap
+from arrag.report.gallery import FONT_SIZE, INK, MARGIN, PAPER, save_sheet, wrap
 from arrag.utils.errors import FormatError, UsageError
-from arrag.utils.outputs import atomic_path
 from arrag.utils.readers import parse_json, short_message
 
 TILE = 240  # pixels of an image's longer side on the sheet, at least
@@ -32,11 +31,7 @@ def verdict_sheet(
     Each tile shows the image, a box with class and score for every detection that counted, the
     prompt, and the verdict with its reasons.
 
-    Args:
-        images_dir: Folder of the images, which are found by the last three parts of ``filename``.
-        records: Lines of the results file.
-        out_png: The file to write.
-        columns: Tiles in a row.
+    Images are found in ``images_dir`` by the last three parts of a record's ``filename``.
 
     Raises:
         UsageError: There is no record.
@@ -54,29 +49,22 @@ def verdict_sheet(
         for i, tile in enumerate(row):
             sheet.paste(tile, (MARGIN + i * width, y))
         y += height
-    with atomic_path(out_png) as temporary:
-        sheet.save(temporary, format="PNG", optimize=True)
+    save_sheet(sheet, out_png)
 
 
 def choose(records: Sequence[dict[str, Any]], per_task: int) -> list[dict[str, Any]]:
     """Up to ``per_task`` correct and as many wrong records of each task, in the file's order."""
     kinds = first_of_each_task(records, per_task, lambda r: (r["tag"], bool(r["correct"])))
-    chosen = [records[i] for i in kinds]
-    return sorted(chosen, key=lambda r: (_first(records, r["tag"]), not r["correct"]))
-
-
-def _first(records: Sequence[dict[str, Any]], tag: str) -> int:
-    return next(i for i, record in enumerate(records) if record["tag"] == tag)
+    tasks = list(dict.fromkeys(record["tag"] for record in records))
+    chosen = (records[i] for i in kinds)
+    return sorted(chosen, key=lambda r: (tasks.index(r["tag"]), not r["correct"]))
 
 
 def _tile(root: Path, record: dict[str, Any]) -> Image.Image:
     if not (place := NUMBERS.search(record["filename"])):
-        raise FormatError(
-            "not the path of a sample, such as 00000/samples/0000.png",
-            path=record["filename"],
-            field="filename",
-            hint="give the results of a folder of samples",
-        )
+        message = "not the path of a sample, such as 00000/samples/0000.png"
+        hint = "give the results of a folder of samples"
+        raise FormatError(message, path=record["filename"], field="filename", hint=hint)
     path = root / place[0]
     picture = Image.fromarray(load_image(path))
     longer = max(picture.size)
@@ -109,22 +97,17 @@ def _details(record: dict[str, Any]) -> dict[str, list[list[float]]]:
         if any(len(box) != 5 or box != box for boxes in found.values() for box in boxes):
             raise ValueError("a box needs four corners and a score")
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise FormatError(
-            f"cannot be read ({short_message(error)})",
-            path=record["filename"],
-            field="details",
-            hint="score it again",
-        ) from None
+        message, at = f"cannot be read ({short_message(error)})", record["filename"]
+        raise FormatError(message, path=at, field="details", hint="score it again") from None
     return found
 
 
 def _draw_boxes(picture: Image.Image, record: dict[str, Any], scale: float) -> None:
     """Draw boxes first, then labels, so that no line crosses a text."""
-    details = _details(record)
     pen = ImageDraw.Draw(picture)
     font = ImageFont.load_default(LABEL_SIZE)
     labels = []
-    for i, (name, boxes) in enumerate(details.items()):
+    for i, (name, boxes) in enumerate(_details(record).items()):
         color = BOXES[i % len(BOXES)]
         for x0, y0, x1, y1, score in boxes:
             corners = [x0 * scale, y0 * scale, x1 * scale - 1, y1 * scale - 1]

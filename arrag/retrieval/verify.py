@@ -89,9 +89,7 @@ def nearest_patches(index: PatchIndex, image: int, row: int, column: int, k: int
 
     Args:
         index: The index to search.
-        image: Number of the image in the store.
-        row: Row of the patch, from 0.
-        column: Column of the patch, from 0.
+        image, row, column: The patch, all from 0.
         k: Patches to return.
 
     Returns:
@@ -102,11 +100,8 @@ def nearest_patches(index: PatchIndex, image: int, row: int, column: int, k: int
         UsageError: ``image``, ``row`` or ``column`` is out of range.
     """
     store, (rows, columns) = index.store, index.store.grid
-    for name, value, size in (
-        ("image", image, len(store)),
-        ("row", row, rows),
-        ("col", column, columns),
-    ):
+    limits = (("image", image, len(store)), ("row", row, rows), ("col", column, columns))
+    for name, value, size in limits:
         if not 0 <= value < size:
             raise UsageError(f"found {value}", field=f"--{name}", hint=f"give 0 to {size - 1}")
     codes = torch.from_numpy(store.grids(np.array([image])).astype(np.int64))  # [1, H, W]

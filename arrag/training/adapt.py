@@ -59,8 +59,7 @@ def train_adapter(
 
     Args:
         kind: "finetune", "faid" or "racm3".
-        generator: The generator's settings.
-        training: The training's settings.
+        generator, training: Their settings.
         data: Pairs and what they retrieve.
         out: Folder of the adapter.
         work_dir: Folder of the training's state.
@@ -121,12 +120,10 @@ def _write(trainer: Trainer, out: Path, work_dir: Path, about: dict[str, Any]) -
     model = trainer.model
     with atomic_path(out) as folder:
         folder.mkdir()
-        delta = model.delta()
-        if delta:
+        if delta := model.delta():
             save_delta(folder / DELTA, delta)
         if model.faid is not None:
-            digest = about["training"]["backbone"]
-            model.faid.save(folder / MODULES, backbone_digest=digest)
+            model.faid.save(folder / MODULES, backbone_digest=about["training"]["backbone"])
         losses = trainer.held_out(_loaded(trainer, folder))
         nats = [round(float(loss), 6) for loss in losses]
         about |= {"held_out": {"mean": float(losses.mean()), "nats": nats}}
@@ -175,9 +172,8 @@ def compare_adapters(first: str | Path, second: str | Path) -> dict[str, Any]:
             raise MismatchError(f"is {b}, {first} has {a}", path=second, field=field, hint=hint)
     a, b = (np.array(config.held_out.nats, np.float64) for config in configs)
     if not len(a) or a.shape != b.shape:
-        raise MismatchError(
-            f"has the losses of {len(b)} images, {first} of {len(a)}", path=second, hint=hint
-        )
+        found = f"has the losses of {len(b)} images, {first} of {len(a)}"
+        raise MismatchError(found, path=second, hint=hint)
     values = {"first": a, "second": b, "difference": a - b}
     estimates = {k: bootstrap(["image"] * len(v), v)["image"] for k, v in values.items()}
     return {"images": len(a)} | {k: [round(x, 5) for x in e] for k, e in estimates.items()}

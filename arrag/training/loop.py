@@ -76,12 +76,9 @@ def train(
         parallel: The model as the accelerator's ``prepare`` returned it.
         grad_accum_steps: Micro-batches of a step, over whose losses it takes the mean.
         images: Images of a step, to show the speed.
-        warmup: Steps of the warm-up.
-        decay: See :func:`learning_rate`.
+        warmup, decay: See :func:`learning_rate`.
         weight_decay: Of AdamW.
-        log_every: Steps between two lines of the log.
-        validate_every: Steps between two validations.
-        save_seconds: Seconds between two saves of the state.
+        log_every, validate_every, save_seconds: Steps, or seconds, between two of these.
 
     Raises:
         MismatchError: The saved state has another ``train_config`` or other weights.
@@ -100,14 +97,8 @@ def train(
     scales = [group.get("scale", 1.0) for group in optimizer.param_groups]
     saved = mark = time.monotonic()
     marked = first
-    bar = tqdm(
-        range(first, steps),
-        initial=first,
-        total=steps,
-        desc=work_dir.name,
-        mininterval=5,
-        disable=not main,
-    )
+    shown = dict(initial=first, total=steps, desc=work_dir.name, mininterval=5, disable=not main)
+    bar = tqdm(range(first, steps), **shown)
     for step in bar:
         rate = learning_rate(step, steps, peak, warmup, decay)
         for group, scale in zip(optimizer.param_groups, scales, strict=True):
@@ -133,8 +124,7 @@ def train(
             if main:
                 log.write(json.dumps(row) + "\n")
                 log.flush()
-            shown = {k: f"{row[k]:.4g}" for k in ("loss", "images_per_second") if k in row}
-            bar.set_postfix(shown)
+            bar.set_postfix({k: f"{row[k]:.4g}" for k in ("loss", "images_per_second") if k in row})
             mark, marked = time.monotonic(), done
         if main and (time.monotonic() - saved > save_seconds or done == steps):
             _save(work_dir / STATE, model, plain, train_config, done)
@@ -204,19 +194,16 @@ def _reopen_log(path: Path, first: int):
 
 def plot_log(log: Path, out: Path) -> None:
     """Draw training loss and every validation figure of a log against the step."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     figures = sorted({k for row in rows for k in row} - TIMING - {"step", "lr", "loss"})
-    fig, axes = plt.subplots(1, 1 + len(figures), figsize=(4.2 * (1 + len(figures)), 3.2))
-    for axis, name in zip([axes] if not figures else axes, ["loss", *figures], strict=True):
+    fig = Figure(figsize=(4.2 * (1 + len(figures)), 3.2))
+    axes = fig.subplots(1, 1 + len(figures), squeeze=False)[0]
+    for axis, name in zip(axes, ["loss", *figures], strict=True):
         points = [(row["step"], row[name]) for row in rows if name in row]
         axis.plot(*zip(*points, strict=True), linewidth=1)
         axis.set(title=name, xlabel="step")
         axis.grid(alpha=0.3)
     fig.tight_layout()
     fig.savefig(out, dpi=90)
-    plt.close(fig)

@@ -29,25 +29,13 @@ def seeded_known(key: Sequence[int], batch: int, count: int) -> torch.Tensor:
 
 
 def masked_losses(logits: torch.Tensor, codes: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy in nats of the masked tokens, 0 where known: [B, N].
-
-    Args:
-        logits: [B, N, V].
-        codes: int64 [B, N].
-        known: bool [B, N].
-    """
+    """Cross-entropy in nats of the masked tokens of logits [B, N, V], 0 where known: [B, N]."""
     losses = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none")
     return losses.view(codes.shape).where(~known, 0.0)
 
 
 class StepMasks:
-    """The random masks of a training, drawn step by step.
-
-    Args:
-        key: Numbers that determine them.
-        images: Images of a step.
-        count: Tokens of an image.
-    """
+    """Random masks of a training, drawn by ``key``: ``images`` of ``count`` tokens each step."""
 
     def __init__(self, key: Sequence[int], images: int, count: int) -> None:
         self._key, self._images, self._count = tuple(key), images, count
@@ -62,10 +50,8 @@ class StepMasks:
         """
         step = int(indices[0]) // self._images
         if self._step != step:
-            self._step, self._known = (
-                step,
-                seeded_known([*self._key, step], self._images, self._count),
-            )
+            self._step = step
+            self._known = seeded_known([*self._key, step], self._images, self._count)
         unknown = (~self._known).sum(1).float()
         rows = indices % self._images
         return self._known[rows], (unknown / unknown.mean())[rows]

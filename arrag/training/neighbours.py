@@ -49,22 +49,23 @@ def retrieve_neighbours(
 ) -> dict[str, Any]:
     """Write the ``k`` nearest patches of every position of all pairs; continues after a kill.
 
-    Args:
-        pairs: The pairs.
-        index: Over the database.
-        out: Folder to write.
-        k: Patches a position.
-        shard_images: Pairs of a shard.
-        part: Search only for that part of the shards, see ``write_shards``.
-
-    Returns:
-        The manifest.
+    ``part`` and the returned manifest are as of :func:`arrag.training.shards.write_shards`.
 
     Raises:
         MismatchError: The tokenizers differ, or the folder was begun with other settings.
         UsageError: The index's entries cannot be traced to images, or it has fewer than ``k``.
     """
-    _check(pairs, index, k)
+    ours, theirs = pairs.store.tokenizer_digest, index.store.tokenizer_digest
+    if ours != theirs:
+        found = f"its tokenizer is {ours}, the database's {theirs}"
+        hint = "encode both with the generator's tokenizer"
+        raise MismatchError(found, path=pairs.path, hint=hint)
+    if index.meta.mode == "official":
+        message = "is 'official', whose entries name no image, so that an image could find itself"
+        raise UsageError(message, field="index: mode", hint="build an index over your own store")
+    if not 1 <= k <= index.meta.entries:
+        found = f"is {k}, expected 1 to {index.meta.entries}, the entries of the index"
+        raise UsageError(found, field="-k")
     header = {
         "format": FORMAT,
         "pairs_digest": pairs.digest,
@@ -79,16 +80,8 @@ def retrieve_neighbours(
     def rows_of(images: np.ndarray) -> np.ndarray:
         return nearest_others(index, pairs.store.grids(images), [own()(i) for i in images], k)
 
-    return write_shards(
-        out,
-        header,
-        len(pairs.store),
-        rows_of,
-        rows_in_shard=shard_images,
-        rows_at_once=BATCH,
-        what="retrieve",
-        part=part,
-    )
+    sizes = dict(rows_in_shard=shard_images, rows_at_once=BATCH)
+    return write_shards(out, header, len(pairs.store), rows_of, **sizes, what="retrieve", part=part)
 
 
 def nearest_others(
@@ -150,10 +143,6 @@ def own_images(pairs: TokenStore, database: TokenStore) -> Callable[[int], np.nd
 class Neighbours:
     """Finished retrieval of some pairs.
 
-    Attributes:
-        k: Patches a position.
-        manifest: The manifest of the shards.
-
     Raises:
         MissingError: It is not finished.
         MismatchError: It is of other pairs or of another index, or has fewer than ``k`` patches.
@@ -164,35 +153,12 @@ class Neighbours:
         expected = {"format": FORMAT, "pairs_digest": pairs.digest, "index_digest": index_digest}
         self._shards = Shards(path, expected, again)
         self.manifest = self._shards.manifest
-        self.k: int = self.manifest["k"]
-        if self.k < k:
-            raise MismatchError(
-                f"is {self.k}, but {k} patches of a position are needed",
-                path=path,
-                field="k",
-                hint=f"run `arrag train neighbours` again with -k {k}, or train with fewer",
-            )
+        if (found := self.manifest["k"]) < k:
+            hint = f"run `arrag train neighbours` again with -k {k}, or train with fewer"
+            message = f"is {found}, but {k} patches of a position are needed"
+            raise MismatchError(message, path=path, field="k", hint=hint)
 
     def codes(self, images: np.ndarray, k: int) -> torch.Tensor:
         """The first k patches of some pairs: int64 [B, N, k], -1 where absent."""
         codes = self._shards.rows(images)[..., :k].astype(np.int64)
         return torch.from_numpy(np.where(codes == ABSENT, -1, codes))
-
-
-def _check(pairs: Pairs, index: PatchIndex, k: int) -> None:
-    ours, theirs = pairs.store.tokenizer_digest, index.store.tokenizer_digest
-    if ours != theirs:
-        raise MismatchError(
-            f"its tokenizer is {ours}, the database's {theirs}",
-            path=pairs.path,
-            hint="encode both with the generator's tokenizer",
-        )
-    if index.meta.mode == "official":
-        raise UsageError(
-            "is 'official', whose entries name no image, so that an image could retrieve itself",
-            field="index: mode",
-            hint="build an index over your own store",
-        )
-    if not 1 <= k <= index.meta.entries:
-        found = f"is {k}, expected 1 to {index.meta.entries}, the entries of the index"
-        raise UsageError(found, field="-k")

@@ -11,7 +11,8 @@ A caption is in a file with the name of its image: ``.txt``, or ``.json`` with a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -20,17 +21,18 @@ from pydantic import BaseModel, NonNegativeInt
 
 from arrag.data.encode import encode_source
 from arrag.data.files import members
-from arrag.data.sources import open_source
+from arrag.data.sources import chain_files, matching_files, open_source
 from arrag.data.token_store import TokenStore
 from arrag.utils.errors import FormatError, MismatchError, MissingError, UsageError
 from arrag.utils.files import read_model, write_json, write_text
-from arrag.utils.globs import TARS, files_of
+from arrag.utils.globs import TARS
 from arrag.utils.hashing import check_file, sha256_file, sha256_json
 from arrag.utils.readers import numbered_lines, parse_json, read_text, short_message
 
 FORMAT = 1
 CAPTIONS, PAIRS = "captions.jsonl", "pairs.json"
 FIELDS = ("caption", "prompt", "text")
+CAPTION_SUFFIXES = (".json", ".txt")  # of a folder a .txt wins, being read later
 ADVICE = "put a .txt (or a .json with a field caption) of the same name beside each image"
 
 
@@ -63,9 +65,7 @@ class Pairs:
         self.store = TokenStore.open(path)
         self.held_out = np.asarray(manifest.held_out, np.int64)
         dropped = np.asarray(manifest.dropped, np.int64)
-        self.train = np.setdiff1d(
-            np.arange(len(captions)), np.concatenate([self.held_out, dropped])
-        )
+        self.train = np.setdiff1d(np.arange(len(captions)), [*self.held_out, *dropped])
         self.digest = sha256_json(manifest.model_dump())
 
     @classmethod
@@ -79,23 +79,17 @@ class Pairs:
         """
         path = Path(path)
         if (path / "manifest.json").is_file() and not (path / CAPTIONS).is_file():
-            raise MissingError(
-                f"is a token store without captions ({CAPTIONS})",
-                path=path,
-                hint="make images with captions by `arrag train pairs`",
-            )
+            message = f"is a token store without captions ({CAPTIONS})"
+            hint = "make images with captions by `arrag train pairs`"
+            raise MissingError(message, path=path, hint=hint)
         manifest = read_model(path / PAIRS, PairsManifest, "run `arrag train pairs` again")
         hint = "delete the folder and run `arrag train pairs` again"
         sha256 = manifest.captions_sha256
         check_file(path / CAPTIONS, says=PAIRS, remedy=hint, sha256=sha256)
         pairs = cls(path, manifest, _read_captions(path / CAPTIONS))
         if pairs.store.digest != manifest.store_digest:
-            raise MismatchError(
-                f"is {manifest.store_digest}, that of the store is {pairs.store.digest}",
-                path=path / PAIRS,
-                field="store_digest",
-                hint=hint,
-            )
+            found = f"is {manifest.store_digest}, that of the store is {pairs.store.digest}"
+            raise MismatchError(found, path=path / PAIRS, field="store_digest", hint=hint)
         return pairs
 
 
@@ -120,17 +114,13 @@ def make_pairs(
     dropped.
 
     Args:
-        source: As for ``arrag db encode``.
+        source, assets, exclude, batch_size, workers: As of ``encode_source``.
         checkpoint: Of the image tokenizer.
         out: Folder to write.
         count: Pairs to train on.
         held_out: Further pairs to measure the loss on.
         seed: Of the sampling.
         first_held_out: Number of the first held-out scene of the micro world; None is ``count``.
-        assets: Pictures of the micro world.
-        exclude: Folder of test images, see ``encode_source``.
-        batch_size: Images encoded at a time.
-        workers: Processes that decode images.
 
     Returns:
         How many pairs were made, of each kind.
@@ -142,29 +132,24 @@ def make_pairs(
     if source.partition(":")[0] == "micro":
         begin = count if first_held_out is None else first_held_out
         if begin < count:
-            raise UsageError(
-                f"scenes from {begin} on would be held out, but {count} are trained on",
-                field=source,
-                hint="hold out later ones",
-            )
+            found = f"scenes from {begin} on would be held out, but {count} are trained on"
+            raise UsageError(found, field=source, hint="hold out later ones")
         numbers = [*range(count), *range(begin, begin + held_out)]
         captions = _micro_captions(source, numbers, assets)
         last, held = begin + held_out, set(list(captions)[count:])
     else:
-        everything = find_captions(source)
-        captions, held = _sample(source, everything, count, held_out, seed)
-        last = None
+        everything, last = find_captions(source), None
+        keys = list(everything)
+        if len(keys) < count + held_out:
+            found = f"{len(keys)} images have a caption, {count} + {held_out} are needed"
+            raise MissingError(found, path=source, hint=f"ask for fewer, or {ADVICE}")
+        chosen = np.random.default_rng(seed).permutation(len(keys))[: count + held_out]
+        held = {keys[i] for i in chosen[count:]}
+        captions = {keys[i]: everything[keys[i]] for i in np.sort(chosen)}
     encoded = encode_source(
-        source,
-        checkpoint,
-        out,
-        batch_size=batch_size,
-        limit=last,
-        assets=assets,
-        exclude=exclude,
-        workers=workers,
-        only=captions.keys(),
-    )
+        source, checkpoint, out, batch_size=batch_size, limit=last, assets=assets,
+        exclude=exclude, workers=workers, only=captions.keys(),
+    )  # fmt: skip
     store = TokenStore.open(out)
     keys = [store.keys(i) for i in range(len(store))]
     lines = [json.dumps({"key": k, "caption": captions[k]}, ensure_ascii=False) for k in keys]
@@ -205,8 +190,11 @@ def find_captions(source: str) -> dict[str, str]:
     Raises:
         MissingError: No image has a caption.
     """
-    texts = dict(_tar_texts(source) if source.endswith(TARS) else _folder_texts(Path(source)))
-    captions = {}
+    texts, captions = {}, {}
+    for key, load in _caption_files(source):
+        stem, suffix = key.rsplit(".", 1)
+        where = key if source.endswith(TARS) else f"{source}/{key}"
+        texts[stem] = _caption(load(), suffix, where)
     for key, _ in open_source(source, None, None):
         stem = str(PurePosixPath(key).with_suffix(""))
         if text := texts.get(stem, "").strip():
@@ -216,54 +204,28 @@ def find_captions(source: str) -> dict[str, str]:
     return captions
 
 
-def _folder_texts(folder: Path) -> Iterator[tuple[str, str]]:
-    for suffix in (".json", ".txt"):  # a .txt wins, being read later
-        for path in sorted(folder.rglob(f"*{suffix}")):
-            text = _caption(path.read_bytes(), suffix, str(path))
-            yield str(path.relative_to(folder).with_suffix("")), text
-
-
-def _tar_texts(pattern: str) -> Iterator[tuple[str, str]]:
-    """The same of tars, keyed as ``open_source`` keys their images."""
-    tars = [Path(name) for name in files_of(pattern)]
-    names = [tar.name for tar in tars]
-    labels = names if len(set(names)) == len(names) else [str(tar) for tar in tars]
-    for path, label in zip(tars, labels, strict=True):
-        if not path.is_file():
-            raise MissingError("no such file", path=path, hint="correct the source")
-        for key, load in members(path, label, lambda name: name.endswith((".json", ".txt"))):
-            name = PurePosixPath(key)
-            yield str(name.with_suffix("")), _caption(load(), name.suffix, key)
+def _caption_files(source: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Caption files of a folder or of tars: keys like those of their images, and their contents."""
+    if source.endswith(TARS):
+        wanted = partial(members, wanted=lambda name: name.endswith(CAPTION_SUFFIXES))
+        yield from chain_files(matching_files(source), wanted)
+    else:
+        for suffix in CAPTION_SUFFIXES:
+            for path in sorted(Path(source).rglob(f"*{suffix}")):
+                yield str(path.relative_to(source)), path.read_bytes
 
 
 def _caption(data: bytes, suffix: str, where: str) -> str:
     """The caption in a caption file, "" if it has none."""
     try:
         text = data.decode("utf-8")
-        if suffix == ".txt":
+        if suffix == "txt":
             return text
         fields = parse_json(text)
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are both
         raise FormatError(f"not a caption ({error})", path=where, hint="correct it") from None
     found = [fields[f] for f in FIELDS if isinstance(fields, dict) and f in fields]
     return str(found[0]) if found else ""
-
-
-def _sample(
-    source: str, captions: dict[str, str], count: int, held_out: int, seed: int
-) -> tuple[dict[str, str], set[str]]:
-    """A seeded choice of captioned images, in the source's order, and which are held out."""
-    keys = list(captions)
-    if len(keys) < count + held_out:
-        raise MissingError(
-            f"{len(keys)} images have a caption, {count} to train on and {held_out} to hold out "
-            "are needed",
-            path=source,
-            hint=f"ask for fewer, or {ADVICE}",
-        )
-    chosen = np.random.default_rng(seed).permutation(len(keys))[: count + held_out]
-    held = {keys[i] for i in chosen[count:]}
-    return {keys[i]: captions[keys[i]] for i in np.sort(chosen)}, held
 
 
 def _micro_captions(

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
+from arrag.config.training import LoraSettings
 from arrag.methods.adapter_folder import LORA_A, LORA_B
 from arrag.methods.faid.adapter import FAiD
 from arrag.training.masked import masked_losses
 
 TARGETS = ("q_proj", "v_proj")
-
-
-@dataclass(frozen=True)
-class Lora:
-    """LoRA (arXiv 2106.09685) of the query and value projections; the paper's settings."""
-
-    r: int = 128
-    alpha: float = 256
-    dropout: float = 0.05
 
 
 class PeftBackbone(nn.Module):
@@ -32,12 +22,14 @@ class PeftBackbone(nn.Module):
 
     Args:
         backbone: The backbone; its model is converted to float32.
-        lora: Settings of LoRA on the query and value projections; None trains none.
+        lora: LoRA (arXiv 2106.09685) of the query and value projections; None trains none.
         head: Name of the part of the backbone's ``model`` to train; None trains none.
         faid: The adapter, which is attached to the backbone.
     """
 
-    def __init__(self, backbone, *, lora: Lora | None, head: str | None, faid: FAiD | None) -> None:
+    def __init__(
+        self, backbone, *, lora: LoraSettings | None, head: str | None, faid: FAiD | None
+    ) -> None:
         super().__init__()
         self.backbone = backbone  # no module: its weights are those of ``model``
         self.model, self.faid, self.lora = backbone.model.float(), faid, lora
@@ -70,8 +62,7 @@ class PeftBackbone(nn.Module):
         """Mean cross-entropy in nats of each image's (masked) tokens: [B].
 
         Args:
-            ids: Of the prompts, [B, T].
-            mask: Of the prompts, [B, T].
+            ids, mask: Of the prompts, [B, T].
             codes: int64 [B, N].
             retrieved: int64 [B, N, K], -1 where absent; for FAiD.
             prefix: [B, R, D], see ``JanusBackbone.teacher_forced``.
@@ -93,9 +84,8 @@ class PeftBackbone(nn.Module):
             if hasattr(module, "lora_A") and "default" in module.lora_A:
                 weight = f"{name}.weight"
                 changes[weight + LORA_A] = module.lora_A["default"].weight
-                changes[weight + LORA_B] = (
-                    module.lora_B["default"].weight * module.scaling["default"]
-                )
+                scale = module.scaling["default"]
+                changes[weight + LORA_B] = module.lora_B["default"].weight * scale
         if self._head is not None:
             head = self.model.get_submodule(self._head)
             changes |= {f"{self._head}.{name}": value for name, value in head.named_parameters()}

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from arrag.data.clip import OpenClip
-from arrag.data.token_store import TokenStore
 from arrag.retrieval.image_index import ImageIndex
 from arrag.training.pairs import Pairs
 from arrag.training.shards import Shards, write_shards
@@ -36,26 +35,25 @@ def retrieve_references(
     Raises:
         MissingError: Every image that a caption retrieves is its own.
     """
-    fetch = min(FETCH, len(index.store))
+    store = index.store
+
+    def first_other(images: np.ndarray, grid: np.ndarray) -> int:
+        images = images[images >= 0]
+        for image, other in zip(images, store.grids(images), strict=True):
+            if not np.array_equal(other, grid):
+                return int(image)
+        message = "has no other image than the training image for some caption"
+        raise MissingError(message, path=store.path, hint="use a larger database")
 
     def rows_of(numbers: np.ndarray) -> np.ndarray:
         texts = torch.cat([clip.encode_texts([pairs.captions[i]]) for i in numbers])
         own = [pairs.store.keys(i) for i in numbers]
-        found = index.search(texts, fetch, own=own)[1].numpy()  # [n, fetch]
-        grids = pairs.store.grids(numbers)
-        return np.array(
-            [_first_other(index.store, f, g) for f, g in zip(found, grids, strict=True)], np.int64
-        )
+        found = index.search(texts, min(FETCH, len(store)), own=own)[1].numpy()  # [n, FETCH]
+        return np.array([*map(first_other, found, pairs.store.grids(numbers))], np.int64)
 
-    return write_shards(
-        out,
-        _header(pairs, index),
-        len(pairs.store),
-        rows_of,
-        rows_in_shard=CAPTIONS_AT_ONCE,
-        rows_at_once=CAPTIONS_AT_ONCE,
-        what="references",
-    )
+    sizes = dict(rows_in_shard=CAPTIONS_AT_ONCE, rows_at_once=CAPTIONS_AT_ONCE)
+    header, total = _header(pairs, index), len(pairs.store)
+    return write_shards(out, header, total, rows_of, **sizes, what="references")
 
 
 def _header(pairs: Pairs, index: ImageIndex) -> dict[str, Any]:
@@ -65,18 +63,6 @@ def _header(pairs: Pairs, index: ImageIndex) -> dict[str, Any]:
         "database_digest": index.store.digest,
         "clip_digest": index.meta.model_digest,
     }
-
-
-def _first_other(store: TokenStore, images: np.ndarray, grid: np.ndarray) -> int:
-    images = images[images >= 0]
-    for image, other in zip(images, store.grids(images), strict=True):
-        if not np.array_equal(other, grid):
-            return int(image)
-    raise MissingError(
-        "has no other image than the training image for some caption",
-        path=store.path,
-        hint="use a larger database",
-    )
 
 
 class References:

@@ -77,25 +77,19 @@ def write_shards(
     }
     own = part.slice(list(ranges)) if part else list(ranges)
     hint = f"delete {out} and run the same command again"
-    whole = {
-        path
-        for path in own
-        if path.exists() and len(read_npy(path, hint, KINDS)) == len(ranges[path])
-    }
-    with tqdm(
-        total=sum(len(ranges[path]) for path in own),
-        initial=sum(len(ranges[path]) for path in whole),
-        desc=f"{what} {part}" if part else what,
-        unit="image",
-    ) as bar:
-        for path in (path for path in own if path not in whole):
+    sizes = {path: len(ranges[path]) for path in own}
+    missing = [p for p in own if not p.exists() or len(read_npy(p, hint, KINDS)) != sizes[p]]
+    rows_left, desc = sum(sizes[path] for path in missing), f"{what} {part}" if part else what
+    all_rows = sum(sizes.values())
+    with tqdm(total=all_rows, initial=all_rows - rows_left, desc=desc, unit="image") as bar:
+        for path in missing:
             rows = []
             for start in ranges[path][::rows_at_once]:
                 stop = min(start + rows_at_once, ranges[path].stop)
                 rows.append(rows_of(np.arange(start, stop)))
                 bar.update(len(rows[-1]))
             writer.write(path, partial(np.save, arr=np.concatenate(rows)))
-    shards = [{**ShardFile.describe(path), "rows": len(ranges[path])} for path in own]
+    shards = [{**ShardFile.describe(path), "rows": sizes[path]} for path in own]
     manifest = {**header, "shards": shards}
     return manifest if part else writer.finish(manifest)
 
@@ -120,19 +114,14 @@ class Shards:
     def __init__(self, path: str | Path, expected: dict[str, Any], again: str) -> None:
         path = Path(path)
         if (path / PARTIAL).is_file() and not (path / FINAL).is_file():
-            raise MissingError(
-                f"not finished: has {PARTIAL}, but no {FINAL}", path=path, hint=again
-            )
+            found = f"not finished: has {PARTIAL}, but no {FINAL}"
+            raise MissingError(found, path=path, hint=again)
         manifest = read_model(path / FINAL, RowsManifest, again)
         self.path, self.manifest = path, manifest.model_dump()
         for field, wanted in expected.items():
             if (found := self.manifest.get(field)) != wanted:
-                raise MismatchError(
-                    f"is {found}, but {wanted} is in use",
-                    path=path / FINAL,
-                    field=field,
-                    hint=again,
-                )
+                found = f"is {found}, but {wanted} is in use"
+                raise MismatchError(found, path=path / FINAL, field=field, hint=again)
         for shard in manifest.shards:
             shard.check(path, again)
         self._shards = [read_npy(path / shard.file, again, KINDS) for shard in manifest.shards]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from arrag.methods.faid.adapter import FAiD, FaidSettings
 from arrag.training.masked import StepMasks, seeded_known
 from arrag.training.neighbours import Neighbours
 from arrag.training.pairs import Pairs
-from arrag.training.peft_model import Lora, PeftBackbone
+from arrag.training.peft_model import PeftBackbone
 from arrag.training.references import References
 from arrag.utils.errors import MismatchError, UsageError
 
@@ -63,22 +62,36 @@ class Trainer:
         self.accelerator, self.batch_size = accelerator, batch_size
         self.generator = generator
         self.backbone = load_trainable(generator, str(accelerator.device))
-        _check_fit(self.backbone, data.pairs, generator.checkpoint)
+        ours = self.backbone.grid, self.backbone.codebook_size
+        theirs = data.pairs.store.grid, len(data.pairs.store.codebook)
+        if ours != theirs:
+            raise MismatchError(
+                "has grids {} of {} codes, {} needs {} of {}".format(
+                    *theirs, generator.checkpoint, *ours
+                ),
+                path=data.pairs.path,
+                hint="make the pairs with this generator's tokenizer",
+            )
         torch.manual_seed(seed)
         faid = new_faid(self.backbone, training.faid) if kind == "faid" else None
-        lora = training.lora and Lora(**training.lora.model_dump())
-        if lora is None and not training.head and faid is None:
+        if training.lora is None and not training.head and faid is None:
             raise UsageError(
                 f"lora is null and head false, so that '{kind}' would train nothing",
                 field="training",
                 hint="set one of them",
             )
         head = self.backbone.trainable_head if training.head else None
-        self.model = PeftBackbone(self.backbone, lora=lora, head=head, faid=faid)
+        self.model = PeftBackbone(self.backbone, lora=training.lora, head=head, faid=faid)
         self.parallel = accelerator.prepare(self.model)
-        self.grad_accum_steps = _grad_accum_steps(
-            training.global_batch, batch_size, accelerator.num_processes
-        )
+        at_once = batch_size * accelerator.num_processes
+        if training.global_batch % at_once:
+            raise UsageError(
+                f"{training.global_batch} is no multiple of the {at_once} images that all "
+                "processes take at a time",
+                field="training.global_batch",
+                hint="change --batch-size or the number of processes",
+            )
+        self.grad_accum_steps = training.global_batch // at_once
         self.epoch = len(data.pairs.train)
         self.steps = max(1, round(training.epochs * self.epoch / training.global_batch))
         self._permutation: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
@@ -107,8 +120,7 @@ class Trainer:
         pairs, losses = self.data.pairs.held_out, []
         known = None
         if self._masks is not None:
-            known = seeded_known(HELD_OUT_MASKS, len(pairs), self._codes)
-            known = known.to(self.accelerator.device)
+            known = seeded_known(HELD_OUT_MASKS, len(pairs), self._codes).to(self.backbone.device)
         model.eval()
         for i in range(0, len(pairs), self.batch_size):
             some = slice(i, i + self.batch_size)
@@ -168,30 +180,7 @@ def load_trainable(generator: Generator, device: str) -> Backbone:
 
 def new_faid(backbone, training: FaidTraining) -> FAiD:
     """A fresh FAiD adapter for a backbone."""
-    settings = FaidSettings(
-        hops=training.hops, modules=training.modules, k=training.k, context=backbone.context
-    )
+    shape = dict(hops=training.hops, modules=training.modules, k=training.k)
+    settings = FaidSettings(**shape, context=backbone.context)
     size, layers = backbone.hidden_size, len(backbone.decoder_layers)
     return FAiD(size, layers, settings, init_gain=training.init_gain)
-
-
-def _grad_accum_steps(global_batch: int, batch_size: int, processes: int) -> int:
-    at_once = batch_size * processes
-    if global_batch % at_once:
-        raise UsageError(
-            f"{global_batch} is no multiple of {batch_size} images on {processes} processes",
-            field="training.global_batch",
-            hint="change --batch-size or the number of processes",
-        )
-    return global_batch // at_once
-
-
-def _check_fit(backbone, pairs: Pairs, checkpoint: Path) -> None:
-    found, wanted = len(pairs.store.codebook), backbone.codebook_size
-    if pairs.store.grid != backbone.grid or found != wanted:
-        raise MismatchError(
-            f"has grids {list(pairs.store.grid)} of {found} codes, {checkpoint} needs "
-            f"{list(backbone.grid)} of {wanted}",
-            path=pairs.path,
-            hint="make the pairs with this generator's tokenizer",
-        )

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig
 
 from arrag.backbones.janus import JanusBackbone
-from arrag.backbones.micro_janus import build_tokenizer
+from arrag.backbones.micro import build_janus_tokenizer
 from arrag.methods.faid.adapter import FAiD, FaidSettings
 
 HIDDEN, SIDE, CODES, LAYERS, PROMPT = 2048, 24, 16384, 2, 16
@@ -32,7 +32,7 @@ MIB = 2**20
 
 def backbone(device: str) -> JanusBackbone:
     """Two layers of Janus-Pro-1B with random weights; the unused parts are small."""
-    tokenizer = build_tokenizer()
+    tokenizer = build_janus_tokenizer()
     text = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=HIDDEN, intermediate_size=5632,
         num_hidden_layers=LAYERS, num_attention_heads=16, num_key_value_heads=16,

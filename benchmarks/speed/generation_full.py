@@ -22,7 +22,7 @@ import torch
 import yaml
 from transformers import JanusForConditionalGeneration
 
-from arrag.backbones import micro_janus as janus
+from arrag.backbones import micro
 from arrag.config.root import load_config
 from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.methods.adapter_folder import MODULES, save_config
@@ -78,8 +78,8 @@ timing: {{images: 100, rounds: 3, max_batch: 128, weights: random}}
 
 def write_checkpoint(out: Path, size: str) -> None:
     """A Janus of random weights with the micro world's tokenizer."""
-    tokenizer = janus.build_tokenizer()
-    config = janus.build_config(tokenizer)
+    tokenizer = micro.build_janus_tokenizer()
+    config = micro.build_janus_config(tokenizer)
     for part, settings in SIZES[size].items():
         for name, value in settings.items():
             setattr(getattr(config, part), name, value)
@@ -91,9 +91,9 @@ def write_checkpoint(out: Path, size: str) -> None:
     torch.manual_seed(0)
     model = JanusForConditionalGeneration(config)
     model.generation_config.update(pad_token_id=tokenizer.pad_token_id, guidance_scale=5.0)
-    boi = tokenizer.convert_tokens_to_ids(janus.MARKERS["boi_token"])
+    boi = tokenizer.convert_tokens_to_ids(micro.MARKERS["boi_token"])
     model.generation_config.generation_kwargs = {"boi_token_id": boi}
-    janus.save(model, tokenizer, out)
+    micro.save_janus(model, tokenizer, out)
 
 
 def write_adapter(out: Path, checkpoint: Path) -> None:

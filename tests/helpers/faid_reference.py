@@ -14,7 +14,7 @@ from transformers import (
     PhiForCausalLM,
 )
 
-from arrag.backbones import micro_janus as micro
+from arrag.backbones import micro
 from arrag.backbones.base import ImageTokenSpans, TokenSpan
 from arrag.backbones.janus import JanusBackbone
 
@@ -23,7 +23,7 @@ SIDE, CODES, HIDDEN = 5, 30, 16
 
 def tiny_janus(dtype=torch.float64, layers=4):
     """Random weights in the architecture of Janus-Pro: 4 layers, 5 x 5 codes."""
-    tokenizer = micro.build_tokenizer()
+    tokenizer = micro.build_janus_tokenizer()
     text = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=HIDDEN, intermediate_size=16,
         num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=2,

@@ -34,17 +34,15 @@ from arrag.utils.files import read_json
 from arrag.utils.outputs import atomic_path
 
 VQ = "model.vqmodel."
-UNUSED = ("vision_model.vision_tower.attn_pool.", *(f"gen_vision_model.{n}" for n in UNUSED_VQ))
-POSITIONS = "vision_model.vision_tower.pos_embed"
+TOWER = "vision_model.vision_tower"
+UNUSED = (f"{TOWER}.attn_pool.", *(f"gen_vision_model.{n}" for n in UNUSED_VQ))
+POSITIONS = f"{TOWER}.pos_embed"
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
 IMAGE = "<image_placeholder>"
 
 _PARTS = (
     (r"^model\.vision_model\.embeddings\.position_embedding\.weight$", POSITIONS),
-    (
-        r"^model\.vision_model\.embeddings\.patch_embedding\.",
-        "vision_model.vision_tower.patch_embed.proj.",
-    ),
+    (r"^model\.vision_model\.embeddings\.patch_embedding\.", f"{TOWER}.patch_embed.proj."),
     (r"^model\.vision_model\.encoder\.layers\.", "vision_model.vision_tower.blocks."),
     (r"^model\.vision_model\.post_layernorm\.", "vision_model.vision_tower.norm."),
     (r"\.self_attn\.projection_layer\.", ".attn.proj."),
@@ -132,11 +130,9 @@ def janus_config(raw: dict[str, Any], path: Path) -> JanusConfig:
         )
         text = LlamaConfig(**{k: v for k, v in raw["language_config"].items() if k != "model_type"})
     except (KeyError, TypeError) as error:
-        raise FormatError(
-            f"is not the configuration of an official Janus ({error} is missing or invalid)",
-            path=path,
-            hint="give the folder of deepseek-ai/Janus-Pro-1B or -7B",
-        ) from None
+        found = f"is not the configuration of an official Janus ({error} is missing or invalid)"
+        hint = "give the folder of deepseek-ai/Janus-Pro-1B or -7B"
+        raise FormatError(found, path=path, hint=hint) from None
     return JanusConfig(text_config=text, vision_config=vision, vq_config=vq)
 
 
@@ -145,12 +141,7 @@ def _known(config: type, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def convert_janus(source: Path, out: Path) -> dict[str, Any]:
-    """Write the folder ``out`` in transformers' format.
-
-    Args:
-        source: The official folder, or a weights file in it.
-        out: The folder to write.
-    """
+    """Write ``out`` in transformers' format; ``source`` is a folder or a weights file in it."""
     folder = source if source.is_dir() else source.parent
     config = janus_config(read_json(folder / "config.json"), folder / "config.json")
     tokenizer = read_tokenizer(folder)
@@ -186,8 +177,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
-        hint = "download the checkpoint's tokenizer too"
-        raise MissingError("no such file", path=path, hint=hint)
+        raise MissingError("no such file", path=path, hint="download the tokenizer too")
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(path), bos_token=BOS, eos_token=EOS, pad_token=PAD, padding_side="left"
     )

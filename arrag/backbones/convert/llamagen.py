@@ -68,20 +68,11 @@ def read_published(path: Path) -> dict[str, torch.Tensor]:
     arguments = torch.serialization.safe_globals([argparse.Namespace])  # of the training
     with loading(path, "weights alone"), arguments:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    found = next((loaded[k] for k in WRAPPERS if isinstance(loaded, dict) and k in loaded), {})
-    if (
-        not isinstance(found, dict)
-        or not found
-        or not all(
-            isinstance(name, str) and isinstance(value, torch.Tensor)
-            for name, value in found.items()
-        )
-    ):
-        raise FormatError(
-            f"has no weights under {', '.join(map(repr, WRAPPERS))}",
-            path=path,
-            hint="give a file of peizesun/llamagen_t2i",
-        )
+    found = next((loaded[k] for k in WRAPPERS if isinstance(loaded, dict) and k in loaded), None)
+    pairs = found.items() if isinstance(found, dict) else ()
+    if not pairs or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in pairs):
+        message = f"has no weights under {', '.join(map(repr, WRAPPERS))}"
+        raise FormatError(message, path=path, hint="give a file of peizesun/llamagen_t2i")
     return found
 
 
@@ -96,16 +87,8 @@ def read_sizes(state: dict[str, torch.Tensor], grid: int, path: Path) -> GptConf
         length, text_width = state["cls_embedding.uncond_embedding"].shape
         intermediate = len(state["layers.0.feed_forward.w1.weight"])
     layers = len({name.split(".")[1] for name in state if name.startswith("layers.")})
-    return GptConfig(
-        grid=grid,
-        width=width,
-        layers=layers,
-        heads=max(width // HEAD, 1),
-        intermediate=intermediate,
-        codes=codes,
-        text_length=length,
-        text_width=text_width,
-    )
+    heads = max(width // HEAD, 1)
+    return GptConfig(grid, width, layers, heads, intermediate, codes, length, text_width)
 
 
 def _vq_sizes(state: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:

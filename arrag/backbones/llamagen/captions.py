@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
+from functools import reduce
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote_plus
@@ -88,21 +89,18 @@ def clean_caption(caption: str) -> str:
 
 
 def _clean(caption: str) -> str:
-    caption = _replace(unquote_plus(caption).strip().lower(), BEFORE_TAGS)
+    def replace(text: str, rules: Sequence[tuple[str, str]]) -> str:
+        return reduce(lambda text, rule: re.sub(*rule, text), rules, text)
+
+    caption = replace(unquote_plus(caption).strip().lower(), BEFORE_TAGS)
     parser = _Text()
     parser.feed(caption)
     parser.close()
-    caption = _replace("".join(parser.parts), AFTER_TAGS)
+    caption = replace("".join(parser.parts), AFTER_TAGS)
     if len(re.findall(r"[-_]", caption)) > 3:  # words-joined-like-this
         caption = re.sub(r"[-_]", " ", caption)
     caption = html.unescape(html.unescape(ftfy.fix_text(caption))).strip()
-    return _replace(caption, AFTER_ENTITIES).strip()
-
-
-def _replace(text: str, rules: Sequence[tuple[str, str]]) -> str:
-    for pattern, replacement in rules:
-        text = re.sub(pattern, replacement, text)
-    return text
+    return replace(caption, AFTER_ENTITIES).strip()
 
 
 class CaptionEncoder:
@@ -115,10 +113,9 @@ class CaptionEncoder:
 
     def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of more than ``length`` tokens."""
-        return [prompt for prompt in prompts if self._count(prompt) > self.length]
-
-    def _count(self, prompt: str) -> int:
-        return len(self.tokenizer(clean_caption(prompt), verbose=False).input_ids)
+        cleaned = [clean_caption(prompt) for prompt in prompts]
+        lengths = [len(self.tokenizer(text, verbose=False).input_ids) for text in cleaned]
+        return [p for p, length in zip(prompts, lengths, strict=True) if length > self.length]
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,29 +131,23 @@ class CaptionEncoder:
         cleaned = [clean_caption(prompt) for prompt in prompts]
         for prompt, text in zip(prompts, cleaned, strict=True):
             if not text:
-                raise UsageError(
-                    "is empty once addresses, file names and Chinese characters are removed, as "
-                    "they were from the model's training captions",
-                    field=f"prompt {prompt!r}",
-                    hint="write it in words",
-                )
+                found = "is empty without addresses, file names and Chinese characters, which the "
+                found += "model's training captions did not have"
+                raise UsageError(found, field=f"prompt {prompt!r}", hint="write it in words")
         warn_truncated(self.truncated_prompts(prompts), self.length)
-        rows = [self._encode(text) for text in cleaned]
-        features, masks = zip(*rows, strict=True)
+        features, masks = zip(*map(self._encode, cleaned), strict=True)
         return torch.stack(features), torch.stack(masks)
 
     def _encode(self, text: str) -> tuple[torch.Tensor, torch.Tensor]:
         # One at a time: rounding depends on the batch.
-        device = self.model.device
         ids = self.tokenizer(
             text, max_length=self.length, padding="max_length", padding_side="right",
             truncation=True, return_tensors="pt",
-        )  # fmt: skip
-        mask = ids.attention_mask.to(device)
-        found = self.model(input_ids=ids.input_ids.to(device), attention_mask=mask)
-        count = int(mask.sum())
-        features = found.last_hidden_state[0].roll(self.length - count, 0)  # [length, width]
-        mask = mask[0].flip(0)
+        ).to(self.model.device)  # fmt: skip
+        found = self.model(input_ids=ids.input_ids, attention_mask=ids.attention_mask)
+        padding = self.length - int(ids.attention_mask.sum())
+        features = found.last_hidden_state[0].roll(padding, 0)  # [length, width]
+        mask = ids.attention_mask[0].flip(0)
         return features * mask[:, None], mask
 
 

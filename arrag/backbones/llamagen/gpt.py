@@ -10,44 +10,33 @@ Source: LlamaGen (arXiv 2406.06525) and its public code.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers import Cache
 
 
 @dataclass(frozen=True)
 class GptConfig:
-    """Sizes; the defaults are those of text-conditional LlamaGen-XL at 256 pixels.
+    """Sizes; the defaults are those of text-conditional LlamaGen-XL at 256 pixels."""
 
-    Attributes:
-        grid: Codes a side.
-        intermediate: Width inside the feed-forward layers; None for 8/3 of ``width``, rounded up
-            to a multiple of 256.
-        codes: Size of the codebook.
-        text_length: Conditioning positions.
-        text_width: Width of the text encoder's features.
-    """
-
-    grid: int = 16
+    grid: int = 16  # codes a side
     width: int = 1280
     layers: int = 36
     heads: int = 20
-    intermediate: int | None = None
+    intermediate: int | None = None  # None: 8/3 of width, rounded up to a multiple of 256
     codes: int = 16384
-    text_length: int = 120
-    text_width: int = 2048
+    text_length: int = 120  # conditioning positions
+    text_width: int = 2048  # of the text encoder's features
 
     @property
     def feed_forward(self) -> int:
-        """Width inside the feed-forward layers."""
         return self.intermediate or -(-int(8 * self.width / 3) // 256) * 256
 
 
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer; none in the model has a bias."""
-    return nn.Linear(inputs, outputs, bias=False)
+_linear = partial(nn.Linear, bias=False)
 
 
 class RmsNorm(nn.Module):
@@ -57,7 +46,7 @@ class RmsNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         scale = (wide.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
         return (wide * scale).to(x.dtype) * self.weight
@@ -72,7 +61,7 @@ class FeedForward(nn.Module):
         self.w3 = _linear(config.width, config.feed_forward)
         self.w2 = _linear(config.feed_forward, config.width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
@@ -86,12 +75,8 @@ class Attention(nn.Module):
         self.wo = _linear(config.width, config.width)
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        rotary: torch.Tensor,
-        mask: torch.Tensor,
-        cache: Cache | None,
-    ) -> tuple[torch.Tensor]:
+        self, hidden_states: Tensor, rotary: Tensor, mask: Tensor, cache: Cache | None
+    ) -> tuple[Tensor]:
         """hidden_states [B, t, D], rotary [t, d / 2, 2], mask bool [B, 1, t, T] -> ([B, t, D],)."""
         batch, length, width = hidden_states.shape
         parts = self.wqkv(hidden_states).view(batch, length, 3, self.heads, -1)
@@ -114,12 +99,10 @@ class Layer(nn.Module):
 
     @property
     def self_attn(self) -> Attention:
-        """The attention, under the name that :mod:`arrag.backbones.base` asks for."""
+        """The attention, by the name of :attr:`Backbone.decoder_layers`."""
         return self.attention
 
-    def forward(
-        self, x: torch.Tensor, rotary: torch.Tensor, mask: torch.Tensor, cache: Cache | None
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor, cache: Cache | None) -> Tensor:
         normed = self.attention_norm(x)
         x = x + self.attention(hidden_states=normed, rotary=rotary, mask=mask, cache=cache)[0]
         return x + self.feed_forward(self.ffn_norm(x))
@@ -133,7 +116,7 @@ class Projection(nn.Module):
         self.fc1 = _linear(config.text_width, config.width)
         self.fc2 = _linear(config.width, config.width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
@@ -160,19 +143,15 @@ class Gpt(nn.Module):
         self.output = _linear(config.width, config.codes)
 
     def forward(
-        self,
-        inputs: torch.Tensor,
-        rotary: torch.Tensor,
-        mask: torch.Tensor,
-        cache: Cache | None = None,
-    ) -> torch.Tensor:
+        self, inputs: Tensor, rotary: Tensor, mask: Tensor, cache: Cache | None = None
+    ) -> Tensor:
         """Last hidden states [B, t, D]; arguments as of :class:`Attention`."""
         for layer in self.layers:
             inputs = layer(inputs, rotary, mask, cache)
         return self.norm(inputs)
 
 
-def rotary_table(config: GptConfig) -> torch.Tensor:
+def rotary_table(config: GptConfig) -> Tensor:
     """Cosine and sine for each pair of a head's numbers: float32 [text_length + N, d / 2, 2].
 
     The first half of the pairs is rotated by the row, the second by the column; pair k of n of a
@@ -188,7 +167,7 @@ def rotary_table(config: GptConfig) -> torch.Tensor:
     return F.pad(table, (0, 0, 0, 0, config.text_length, 0))
 
 
-def apply_rotary(x: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+def apply_rotary(x: Tensor, rotary: Tensor) -> Tensor:
     """Rotate neighbouring pairs of numbers: x [B, heads, t, d], rotary [t, d / 2, 2] -> like x."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     a, b = wide.unflatten(-1, (-1, 2)).unbind(-1)  # [B, heads, t, d / 2]

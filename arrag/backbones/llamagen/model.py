@@ -51,18 +51,14 @@ class LlamaGenBackbone(CausalBackbone):
         model = load_assigned(lambda: Gpt(config), read_tensors(checkpoint), checkpoint, dtype)
         captions = load_captions(checkpoint / TEXT, dtype, config.text_length)
         if captions.width != config.text_width:
-            raise MismatchError(
-                f"its features have {captions.width} numbers, the checkpoint takes "
-                f"{config.text_width}",
-                path=checkpoint / TEXT,
-                hint="use the encoder that the checkpoint was trained with (flan-t5-xl)",
-            )
+            found = f"its features have {captions.width} numbers, expected {config.text_width}"
+            hint = "use the encoder that the checkpoint was trained with (flan-t5-xl)"
+            raise MismatchError(found, path=checkpoint / TEXT, hint=hint)
         captions.model.to(device)
         return cls(model.to(device), captions)
 
     @property
     def decoder_layers(self) -> list[nn.Module]:
-        """The decoder layers, first to last."""
         return list(self.model.layers)
 
     def start(self, prompts: list[str], guidance_scale: float) -> State:
@@ -79,14 +75,12 @@ class LlamaGenBackbone(CausalBackbone):
         return features.to(weight), mask.to(weight.device)
 
     def truncated_prompts(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts that are longer than the text encoder reads."""
         return self.captions.truncated_prompts(prompts)
 
     def _embed_text(self, text: torch.Tensor) -> torch.Tensor:
         return self.model.cls_embedding.cap_proj(text)
 
     def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """Input embeddings [..., D] of image tokens, int64 [...]."""
         return self.model.tok_embeddings(codes)
 
     def _hidden(
@@ -106,14 +100,12 @@ def read_config(raw: dict[str, Any], path: Path) -> GptConfig:
     Raises:
         FormatError: It is of another model, or its heads do not divide its width into fours.
     """
-    known = {field.name for field in fields(GptConfig)}
-    sizes = {name: value for name, value in raw.items() if name in known}
-    config = GptConfig(**sizes)
-    if raw.get("_class_name") != "LlamaGen" or config.width % (4 * config.heads):
-        raise FormatError(
-            f"_class_name is {raw.get('_class_name')!r}, expected 'LlamaGen', and width "
-            f"{config.width} must be {config.heads} heads of a multiple of 4",
-            path=path,
-            hint="give a folder that `arrag convert llamagen` made",
-        )
+    config = GptConfig(**{f.name: raw[f.name] for f in fields(GptConfig) if f.name in raw})
+    hint = "give a folder that `arrag convert llamagen` made"
+    if raw.get("_class_name") != "LlamaGen":
+        found = f"is {raw.get('_class_name')!r}, expected 'LlamaGen'"
+        raise FormatError(found, path=path, field="_class_name", hint=hint)
+    if config.width % (4 * config.heads):
+        found = f"is {config.width}, expected {config.heads} heads of a multiple of 4"
+        raise FormatError(found, path=path, field="width", hint=hint)
     return config

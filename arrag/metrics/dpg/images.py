@@ -20,6 +20,7 @@ from arrag.data.sample_dir import image_size, load_image, numbered_images, read_
 from arrag.metrics.types import Gaps
 from arrag.utils.errors import FormatError, MismatchError, MissingError, UsageError
 from arrag.utils.outputs import atomic_path
+from arrag.utils.readers import is_file_name
 
 GRID = 2  # images a side of a grid
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -193,7 +194,7 @@ def write_grids(root: str | Path, out: str | Path) -> list[str]:
     if not items:
         raise MissingError("holds no folder of samples", path=root, hint=HINT)
     for item in items:
-        if item in (".", "..") or "\0" in item or Path(item).name != item:
+        if not is_file_name(item):
             message = f"is {item[:60]!r}, expected the name of a file"
             raise FormatError(message, path=root, field="item_id", hint="correct the table")
     images, gaps = _from_folders(root, folders, items, GRID * GRID, None)

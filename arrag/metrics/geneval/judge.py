@@ -18,43 +18,23 @@ from arrag.metrics.types import Box, ColorNamer, Detection
 SCORE_THRESHOLD = 0.3  # a detection counts strictly above this
 COUNTING_THRESHOLD = 0.9  # the same for the counting task
 MAX_OBJECTS = 16  # best detections kept a class
-MAX_OVERLAP = 1.0  # IoU at which the lesser of two boxes is dropped; 1 keeps every box
 POSITION_MARGIN = 0.1  # share of both objects' extent that an offset must exceed
 DIRECTION_THRESHOLD = 0.5  # a relation holds strictly above this share of the raw offset's length
 NEGLIGIBLE_OFFSET = 1e-3  # pixels
 
 
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union with GenEval's pixel count: an extent is x1 - x0 + 1."""
-
-    def area(x0: float, y0: float, x1: float, y1: float) -> float:
-        return max(x1 - x0 + 1, 0) * max(y1 - y0 + 1, 0)
-
-    both = area(max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
-    union = area(*a) + area(*b) - both
-    return both / union if union else 0.0
-
-
-def keep_detections(
-    detections: list[Detection], tag: str, max_overlap: float = MAX_OVERLAP
-) -> dict[str, list[Detection]]:
+def keep_detections(detections: list[Detection], tag: str) -> dict[str, list[Detection]]:
     """Detections that count for a prompt of task ``tag``: {class: best first, at most 16}.
 
     Scores are compared in float32, as the official arrays have them; of equal scores the later
-    detection comes first, as the official descending sort has it.
+    detection comes first, as the official descending sort has it. Overlapping boxes are all kept,
+    which is the official default.
     """
     threshold = np.float32(COUNTING_THRESHOLD if tag == "counting" else SCORE_THRESHOLD)
     groups: dict[str, list[Detection]] = defaultdict(list)
     for detection in sorted(reversed(detections), key=lambda d: -d.score):
         if np.float32(detection.score) > threshold and len(groups[detection.label]) < MAX_OBJECTS:
             groups[detection.label].append(detection)
-    if max_overlap < 1:
-        for group in groups.values():
-            left, group[:] = list(group), []
-            while left:
-                best = left.pop(0)
-                group.append(best)
-                left = [d for d in left if iou(best.box, d.box) < max_overlap]
     return {label: group for label, group in groups.items() if group}
 
 
@@ -95,12 +75,15 @@ def failure_reasons(
     reasons: list[str] = []
     matched: list[list[Detection] | None] = []
     for clause in metadata.get("include", []):
-        objects = found.get(clause["class"], [])[: clause["count"]]
-        failure = (
-            _count_failure(objects, clause)
-            or _color_failure(image, objects, clause, color)
-            or _position_failure(objects, clause, matched)
-        )
+        name, count = clause["class"], clause["count"]
+        objects = found.get(name, [])[:count]
+        failure = None
+        if len(objects) < count:
+            failure = f"expected {name}>={count}, found {len(objects)}"
+        if not failure and "color" in clause:
+            failure = _color_failure(image, objects, clause, color)
+        if not failure and "position" in clause:
+            failure = _position_failure(objects, clause, matched)
         matched.append(None if failure else objects)
         reasons += [failure] if failure else []
     for clause in metadata.get("exclude", []):
@@ -110,17 +93,9 @@ def failure_reasons(
     return reasons
 
 
-def _count_failure(objects: list[Detection], clause: dict[str, Any]) -> str | None:
-    if len(objects) >= clause["count"]:
-        return None
-    return f"expected {clause['class']}>={clause['count']}, found {len(objects)}"
-
-
 def _color_failure(
     image: np.ndarray, objects: list[Detection], clause: dict[str, Any], color: ColorNamer
 ) -> str | None:
-    if "color" not in clause:
-        return None
     name, wanted = clause["class"], clause["color"]
     seen = [color.classify(image, d.mask, d.box, name) for d in objects]
     hits = seen.count(wanted)
@@ -133,8 +108,6 @@ def _color_failure(
 def _position_failure(
     objects: list[Detection], clause: dict[str, Any], matched: list[list[Detection] | None]
 ) -> str | None:
-    if "position" not in clause:
-        return None
     name = clause["class"]
     relation, target = clause["position"]
     others = matched[target]

@@ -64,25 +64,21 @@ def write_figure(
     """
     if lacks := lacking_for(config, name):
         raise ConfigError(lacks, path=config_path, field=name)
-    if name == "figure4":
-        about = write_figure4(config, out)
-    elif name == "figure5":
-        about = write_figure5(config, out, open_method)
-    elif name == "figure6":
-        about = write_figure6(config, out)
-    else:
-        about = write_figure7(config, out, reports)
+    write, more = {
+        "figure4": (write_figure4, ()),
+        "figure5": (write_figure5, (open_method,)),
+        "figure6": (write_figure6, ()),
+        "figure7": (write_figure7, (reports,)),
+    }[name]
+    about = write(config, out, *more)
     write_record(out, *sorted(out.parent.glob(f"{out.stem}[-.][!r]*")))
     return about
 
 
 def write_figures(config: Config, drawn: Path, out: Path) -> None:
-    """Collect the figures of a configuration in a folder with a page that shows them.
+    """Collect the figures in the folder ``drawn`` in one with a page that shows them.
 
-    Args:
-        config: The configuration; of a figure that it cannot have, the page says why.
-        drawn: Folder of the figures.
-        out: The folder to write.
+    Of a figure that the configuration cannot have, the page says why.
 
     Raises:
         MissingError: A figure has not been drawn.
@@ -99,12 +95,9 @@ def write_figures(config: Config, drawn: Path, out: Path) -> None:
         lines += [f"![{name}]({file}.png)" for file in shown]
         lines.append(f"{CAPTIONS[name]} [PDF]({name}.pdf), [numbers]({name}.csv).")
     if absent := [file for file in copied if not (drawn / file).is_file()]:
-        raise MissingError(
-            "no such figure",
-            path=drawn / absent[0],
-            hint=f"draw it with `arrag report {absent[0][:7]}`, or make all with "
-            "`snakemake --cores all reports/figures`",
-        )
+        hint = f"draw it with `arrag report figure {absent[0][6]}`, or make all with "
+        hint += "`snakemake --cores all reports/figures`"
+        raise MissingError("no such figure", path=drawn / absent[0], hint=hint)
     with atomic_path(out) as partial:
         partial.mkdir()
         for file in copied:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,8 @@ from arrag.metrics.bootstrap import OVERALL, Estimate, bootstrap
 from arrag.metrics.memorization import WINDOW, nearest_similarity, other_images, patch_copy_rate
 from arrag.pipeline.layout import Layout
 from arrag.pipeline.reports import figure5_methods
+from arrag.report.figures import style
 from arrag.report.figures.samples import picture_grid
-from arrag.report.figures.style import (
-    COLORS,
-    WIDTH,
-    apply_style,
-    save,
-    save_rows,
-    subplot_figure,
-)
 from arrag.retrieval.image_index import ImageIndex
 from arrag.utils.batching import batched_by_memory
 from arrag.utils.errors import MismatchError
@@ -44,26 +38,16 @@ CSV = ("block", "method", "measure", "against", "prompt", "image", "value", "low
 
 @dataclass(frozen=True)
 class Copying:
-    """What was measured of n generated images.
-
-    Args:
-        prompts: Their texts.
-        references: int64 [n], the database image that image-level retrieval gives the generator.
-        others: int64 [n], a random image of the database.
-        values: {label: {measure: {"reference" or "other": float64 [n]}}}.
-    """
+    """What was measured of n generated images."""
 
     prompts: Sequence[str]
-    references: np.ndarray
-    others: np.ndarray
+    references: np.ndarray  # int64 [n], the database image that image-level retrieval gives
+    others: np.ndarray  # int64 [n], a random image of the database
+    # {label: {measure: {"reference" or "other": float64 [n]}}}
     values: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]
 
     def estimates(self) -> dict[tuple[str, str, str], Estimate]:
-        """Means over the prompts with 95 % intervals; the difference is paired.
-
-        Returns:
-            {(label, measure, "reference", "other" or "difference"): estimate}.
-        """
+        """Means over the prompts by label, measure, and "reference", "other" or "difference"."""
         found = {}
         for label, measures in self.values.items():
             for measure, values in measures.items():
@@ -96,9 +80,13 @@ def write_figure5(
     drawn: dict[str, np.ndarray] = {}
     pictures: dict[str, np.ndarray] = {}
     for name in methods:
-        generator = open_method(name)
-        label = config.method(name).label
-        codes = _generate_codes(generator, prompts, config)
+        generator, label = open_method(name), config.method(name).label
+
+        def generate(some: Sequence[str], generator: TokenGenerator = generator) -> torch.Tensor:
+            return generator.generate_codes(some, [0] * len(some), config.seed).cpu()
+
+        batches = batched_by_memory(generate, prompts, config.resources.batch_size)
+        codes = torch.cat([some for _, some in tqdm(batches, desc="codes", unit="batch")])
         drawn[label], pictures[label] = codes.numpy(), generator.image_tokenizer.decode(codes)
         if name == methods[0]:
             shown = torch.from_numpy(grids[: len(prompts)].astype("int64"))
@@ -107,16 +95,6 @@ def write_figure5(
     figure5(found, pictures, out.with_suffix(""))
     means = {f"{a} {b} {c}": e.value for (a, b, c), e in found.estimates().items() if b == "share"}
     return {"prompts": len(prompts), "shares": means}
-
-
-def _generate_codes(
-    generator: TokenGenerator, prompts: Sequence[str], config: Config
-) -> torch.Tensor:
-    def generate(some: Sequence[str]) -> torch.Tensor:
-        return generator.generate_codes(some, [0] * len(some), config.seed).cpu()
-
-    batches = batched_by_memory(generate, prompts, config.resources.batch_size)
-    return torch.cat([codes for _, codes in tqdm(batches, desc="codes", unit="batch")])
 
 
 def measure(
@@ -133,27 +111,19 @@ def measure(
         drawn: {label: codes, integer [n, H, W]}, one image for each prompt.
         prompts: The n texts.
         grids: Codes [2n, H, W] of the references and then of the others.
-        references: int64 [n], the references' numbers in the database.
-        others: int64 [n], the others' numbers.
+        references, others: int64 [n], their numbers in the database.
         vectors: float [V, d], the codebook.
     """
     n = len(prompts)
     shown = {"reference": grids[:n], "other": grids[n:]}
+    rates = {"share": patch_copy_rate, "similarity": partial(nearest_similarity, vectors=vectors)}
     values = {}
     for label, codes in drawn.items():
         if len(codes) != n:
             raise MismatchError(f"{label} has {len(codes)} images of {n} prompts", field="figure 5")
         values[label] = {
-            "share": {
-                key: np.array([patch_copy_rate(a, b) for a, b in zip(codes, grid, strict=True)])
-                for key, grid in shown.items()
-            },
-            "similarity": {
-                key: np.array(
-                    [nearest_similarity(a, b, vectors) for a, b in zip(codes, grid, strict=True)]
-                )
-                for key, grid in shown.items()
-            },
+            name: {key: np.array([*map(rate, codes, grid)]) for key, grid in shown.items()}
+            for name, rate in rates.items()
         }
     return Copying(prompts, references, others, values)
 
@@ -163,38 +133,30 @@ def figure5(
 ) -> None:
     """Write ``out_stem``.png, .pdf (the measurement), .csv, and ``out_stem``-images.png, .pdf.
 
-    Args:
-        copying: What was measured.
-        pictures: {heading: uint8 [n, S, S, 3]}.
-        out_stem: Path of the files without their suffix.
-        shown: Number of prompts drawn: those of which the first label copies most, where copying
-            can be seen.
+    ``pictures`` are {heading: uint8 [n, S, S, 3]}, of which those of ``shown`` prompts are drawn
+    that the first label copies most, where copying can be seen.
     """
     estimates = copying.estimates()
     most = np.argsort(-next(iter(copying.values.values()))["share"]["reference"], kind="stable")
     chosen = np.sort(most[:shown])
-    with apply_style():
-        figure = subplot_figure(WIDTH, 2.4)
+    with style.apply_style():
+        figure = style.subplot_figure(style.WIDTH, 2.4)
         for axes, name in zip(figure.subplots(1, 2), MEASURES, strict=True):
             _dots(axes, name, list(copying.values), estimates)
         figure.axes[0].legend(fontsize=7)
-        save(figure, out_stem)
-        notes = [[_note(copying, heading, i) for heading in pictures] for i in chosen]
-        stem = Path(out_stem)
-        picture_grid(
-            list(pictures),
-            [copying.prompts[i] for i in chosen],
-            [[[images[i]] for images in pictures.values()] for i in chosen],
-            stem.with_name(f"{stem.name}-images"),
-            notes,
-        )
-    save_rows(out_stem, CSV, _rows(copying, estimates))
+        style.save(figure, out_stem)
 
+        def note(heading: str, i: int) -> str:
+            if heading not in copying.values:
+                return f"database image {copying.references[i]}"
+            return f"{copying.values[heading]['share']['reference'][i]:.0%} found in it"
 
-def _note(copying: Copying, heading: str, i: int) -> str:
-    if heading not in copying.values:
-        return f"database image {copying.references[i]}"
-    return f"{copying.values[heading]['share']['reference'][i]:.0%} found in it"
+        notes = [[note(heading, i) for heading in pictures] for i in chosen]
+        prompts = [copying.prompts[i] for i in chosen]
+        cells = [[[images[i]] for images in pictures.values()] for i in chosen]
+        stem = Path(out_stem).with_name(f"{Path(out_stem).name}-images")
+        picture_grid(list(pictures), prompts, cells, stem, notes)
+    style.save_rows(out_stem, CSV, _rows(copying, estimates))
 
 
 def _dots(axes: Axes, name: str, labels: Sequence[str], estimates: Mapping) -> None:
@@ -205,8 +167,8 @@ def _dots(axes: Axes, name: str, labels: Sequence[str], estimates: Mapping) -> N
         found = [estimates[label, name, against] for label in labels]
         values = np.array([e.value for e in found])
         bounds = np.array([[e.value - e.low, e.high - e.value] for e in found]).T.clip(min=0)
-        style = dict(color=COLORS[at], label=text, fmt="os"[at], ms=4, capsize=2, elinewidth=0.8)
-        axes.errorbar(places + 0.2 * (at - 0.5), values, yerr=bounds, **style)
+        look = dict(color=style.COLORS[at], label=text, fmt="os"[at], ms=4, capsize=2)
+        axes.errorbar(places + 0.2 * (at - 0.5), values, yerr=bounds, elinewidth=0.8, **look)
     axes.set_xticks(places, labels)
     axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.set_title(MEASURES[name])
@@ -219,6 +181,5 @@ def _rows(copying: Copying, estimates: Mapping[tuple[str, str, str], Estimate]):
     for label, measures in copying.values.items():
         for name, values in measures.items():
             for against in AGAINST:
-                numbers = zip(copying.prompts, images[against], values[against], strict=True)
-                for prompt, image, value in numbers:
-                    yield ["image", label, name, against, prompt, image, value, "", ""]
+                for row in zip(copying.prompts, images[against], values[against], strict=True):
+                    yield ["image", label, name, against, *row, "", ""]

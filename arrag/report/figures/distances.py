@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from arrag.config.root import Config
@@ -17,14 +18,7 @@ from arrag.data.token_store import TokenStore
 from arrag.metrics.bootstrap import OVERALL, Estimate, bootstrap
 from arrag.pipeline.layout import Layout
 from arrag.pipeline.reports import find_method
-from arrag.report.figures.style import (
-    COLORS,
-    WIDTH,
-    apply_style,
-    save,
-    save_rows,
-    subplot_figure,
-)
+from arrag.report.figures.style import COLORS, WIDTH, apply_style, save, save_rows
 from arrag.retrieval.base import PatchIndex
 from arrag.retrieval.index import open_index
 from arrag.tokenizers.base import load_tokenizer
@@ -37,16 +31,12 @@ IMAGES_AT_ONCE = 8
 class Distances:
     """Squared L2 distances to the true code's vector, means over the positions of n images.
 
-    Args:
-        by_rank: float64 [n, K], of the k-th retrieved patch.
-        uniform: float64 [n], of a code drawn uniformly from the codebook.
-        database: float64 [n], of the code of a random patch of the database: what retrieval
-            without any knowledge of the neighbourhood would give.
+    A random patch of the database is what retrieval would give that knows no neighbour.
     """
 
-    by_rank: np.ndarray
-    uniform: np.ndarray
-    database: np.ndarray
+    by_rank: np.ndarray  # float64 [n, K], of the k-th retrieved patch
+    uniform: np.ndarray  # float64 [n], of a code drawn uniformly from the codebook
+    database: np.ndarray  # float64 [n], of the code of a random patch of the database
 
 
 def write_figure6(config: Config, out: Path) -> dict[str, Any]:
@@ -88,7 +78,6 @@ def measure(index: PatchIndex, codes: torch.Tensor, k: int) -> Distances:
 
     Raises:
         MissingError: There is no image.
-        ArragError: Codes or k do not fit the index.
     """
     if not len(codes):
         raise MissingError("no held-out image", field="figure 6", hint="name a reference with some")
@@ -129,7 +118,7 @@ def figure6(distances: Distances, out_stem: str | Path, about: str) -> None:
         "a code of the codebook, at random": _mean(distances.uniform),
     }
     with apply_style():
-        figure = subplot_figure(WIDTH / 2, 2.5)
+        figure = Figure(figsize=(WIDTH / 2, 2.5), layout="constrained")
         axes = figure.subplots()
         x = np.arange(1, k + 1)
         lows, highs = ([e[i] for e in ranks] for i in (1, 2))
@@ -137,9 +126,8 @@ def figure6(distances: Distances, out_stem: str | Path, about: str) -> None:
         few = "o" if k <= 30 else None
         axes.plot(x, [e.value for e in ranks], color=COLORS[0], marker=few, ms=2.5, lw=1.2)
         axes.annotate("k-th retrieved", (k, ranks[-1].value), (0, -10), **_LABEL, color=COLORS[0])
-        for (text, level), color, dash in zip(
-            levels.items(), COLORS[1:], ("--", ":"), strict=False
-        ):
+        for text, color, dash in zip(levels, COLORS[1:3], ("--", ":"), strict=True):
+            level = levels[text]
             axes.axhline(level.value, color=color, ls=dash, lw=1.2)
             axes.annotate(text, (k, level.value), (0, 3), **_LABEL, color=color)
         axes.set(xlabel="rank k", ylabel="squared distance to the true code", ylim=(0, None))

@@ -33,20 +33,12 @@ from arrag.utils.errors import ConfigError, FormatError, MissingError
 
 @dataclass(frozen=True)
 class HeatMap:
-    """One column of a grid of two paths.
-
-    Args:
-        title: Title of the panel.
-        axes: Values of the rows' path, then of the columns' path.
-        values: float64 [rows, columns].
-        differs: bool [rows, columns]; whether the difference to the baseline excludes 0.
-        measure: How the benchmark's scores are read.
-    """
+    """One column of a grid of two paths."""
 
     title: str
-    axes: Mapping[str, Sequence[Any]]
-    values: np.ndarray
-    differs: np.ndarray
+    axes: Mapping[str, Sequence[Any]]  # values of the rows' path, then of the columns' path
+    values: np.ndarray  # float64 [rows, columns]
+    differs: np.ndarray  # bool [rows, columns], whether the difference to the baseline excludes 0
     measure: Measure
 
 
@@ -65,8 +57,7 @@ def draw_grid(
     Args:
         frame: The grid's tidy table (``arrag.report.ablation.grid_frame``).
         axes: Values of each path that the points differ in.
-        column: The column to draw.
-        heading: Its heading.
+        column, heading: The column to draw, and its heading.
         measure: How the benchmark's scores are read.
         stem: Path of the pictures without their suffix.
     """
@@ -82,7 +73,7 @@ def draw_grid(
             if label is not None:
                 title += f"; {label}: {base.value.iloc[0]:.{measure.digits}f}"
             draw_map(figure.subplots(), heat_map(points, axes, title, measure))
-        elif len(values) == 1 and _numeric(values[0]):
+        elif len(values) == 1 and all(type(value) in (int, float) for value in values[0]):
             figure = subplot_figure(WIDTH * 0.55, 2.5)
             panel = figure.subplots()
             _line(panel, values[0], points, base, label)
@@ -171,10 +162,6 @@ def _bounds(points: pd.DataFrame) -> np.ndarray:
     return np.nan_to_num(bars).clip(min=0)
 
 
-def _numeric(values: Sequence[Any]) -> bool:
-    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-
-
 def write_figure7(config: Config, out: Path, reports: Path) -> dict[str, Any]:
     """Write Figure 7 from the CSV files of the grids' reports in the folder ``reports``."""
     names = figure7_grids(config)
@@ -204,12 +191,7 @@ def read_map(config: Config, name: str, reports: Path) -> tuple[str, HeatMap]:
 
 
 def figure7(maps: Mapping[str, tuple[str, HeatMap]], stem: str | Path) -> None:
-    """Draw heat maps side by side as ``stem``.png, .pdf and .csv.
-
-    Args:
-        maps: (column drawn, heat map) by the grid's name.
-        stem: Path of the files without their suffix.
-    """
+    """Draw heat maps, (column drawn, map) by the grid's name, as ``stem``.png, .pdf and .csv."""
     if not maps:
         hint = "add one of two paths as in config/micro.yaml"
         raise ConfigError("figure 7 has no grid of two paths", field="grids", hint=hint)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from arrag.config.root import Config
 from arrag.data.prompts import first_of_each_task, load_prompt_set
-from arrag.data.sample_dir import load_image, prompt_text
+from arrag.data.sample_dir import load_image, prompt_text, sample_path
 from arrag.pipeline.layout import Layout
 from arrag.pipeline.reports import figure4_methods
 from arrag.report.figures.style import WIDTH, apply_style, save, save_rows
@@ -54,10 +54,8 @@ def figure4(
         found = f"found {len(columns)} methods, {len(prompts)} prompts, {each} images each"
         raise ConfigError(found, field="figures", hint="each must be at least 1")
     texts = [prompt_text(next(iter(columns.values())), i) for i in prompts]
-    names = [
-        [[sample_file(root, i, k) for k in range(each)] for root in columns.values()]
-        for i in prompts
-    ]
+    roots = columns.values()
+    names = [[[sample_path(r, i, k) for k in range(each)] for r in roots] for i in prompts]
     pictures = [[[load_image(path) for path in cell] for cell in row] for row in names]
     with apply_style():
         picture_grid(list(columns), texts, pictures, out_stem)
@@ -68,11 +66,6 @@ def figure4(
         for k, path in enumerate(cell)
     ]
     save_rows(out_stem, ("prompt", "text", "method", "sample", "file", "sha256"), rows)
-
-
-def sample_file(root: str | Path, prompt: int, sample: int) -> Path:
-    """Path of an image in GenEval's layout."""
-    return Path(root) / f"{prompt:05d}" / "samples" / f"{sample:04d}.png"
 
 
 def picture_grid(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -30,7 +30,7 @@ from arrag.report.ablation import FIXED, NUMBERS, grid_blocks
 from arrag.report.measures import MEASURES
 from arrag.report.model import Block, Cell, Page, Table
 from arrag.report.page.facts import run_facts
-from arrag.report.page.run import Column, Run, columns, gallery_cards, traced_samples
+from arrag.report.page.run import Run, columns, gallery_cards, traced_samples
 from arrag.report.provenance import PROVENANCE
 from arrag.report.render import number_text, read_frame
 from arrag.report.table4 import timing_blocks
@@ -59,21 +59,13 @@ Section = dict[str, Any]  # kind, id, link (text in the navigation, empty for no
 
 @dataclass(frozen=True)
 class Options:
-    """How much the page shows.
+    """How much the page shows."""
 
-    Args:
-        prompts: Prompts of each task in the gallery; None for all.
-        images: Images of each prompt in the gallery.
-        traced_prompts: Prompts of each task whose patches are traced.
-        traced_images: Images of each of those prompts.
-        neighbours: Retrieved patches shown for each position.
-    """
-
-    prompts: int | None = None
-    images: int = 2
-    traced_prompts: int = 2
-    traced_images: int = 1
-    neighbours: int = 6
+    prompts: int | None = None  # of each task in the gallery; None for all
+    images: int = 2  # of each prompt in the gallery
+    traced_prompts: int = 2  # of each task
+    traced_images: int = 1  # of each of those prompts
+    neighbours: int = 6  # retrieved patches shown for each position
 
 
 def write_page(
@@ -112,7 +104,14 @@ def write_page(
     prompts = load_prompt_set(config.benchmark(run.benchmark))
     images = config.benchmark(run.benchmark).images_per_prompt
     sections = [s for name in TABLES if (s := _table(run, name))]
-    sections += [*_table4(reports), *_figures(reports), *_ablations(config, reports)]
+    if (path := reports / "table4.csv").is_file():
+        remark = "Machine, prompts, weights and versions: see table4.md."
+        page = Page("Table 4: cost of generation", "", timing_blocks(read_frame(path)), [remark])
+        sections.append({"kind": "report", "id": "table4", "link": "Table 4", **_report(page)})
+    if pictures := [_picture(path) for path in sorted((reports / "figures").glob("*.png"))]:
+        figures = {"kind": "figures", "id": "figures", "link": "Figures", "pictures": pictures}
+        sections.append(figures)
+    sections += _ablations(config, reports)
     chosen = first_of_each_task(prompts, options.traced_prompts)
     each = range(min(options.traced_images, images))
     jobs = [(i, prompts[i]["prompt"], sample) for i in chosen for sample in each]
@@ -124,23 +123,29 @@ def write_page(
         listed = first_of_each_task(prompts, options.prompts)
         shown_images = min(options.images, images)
         cards = gallery_cards(shown, prompts, listed, shown_images, traced)
-        sections.append(_gallery(shown, missing, cards, shown_images))
+        tags = list(dict.fromkeys(card["tag"] for card in cards if card["tag"]))
+        gallery = {"kind": "gallery", "id": "gallery", "link": "Gallery"}
+        gallery |= {"images": shown_images, "missing": missing, "columns": shown, "cards": cards}
+        gallery["tags"] = [(tag, tag.replace("_", " ")) for tag in tags]
+        gallery["judged"] = any(column.verdicts for column in shown)
+        sections.append(gallery)
     facts = run_facts(config, config_path.name, [column.folder for column in shown])
     sections.append({"kind": "facts", "id": "run", "link": "What was run", "facts": facts})
-    html = (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            title=TITLE[config.scale],
-            lead=LEAD[config.scale],
-            banner=BANNER.get(config.scale),
-            scale=config.scale,
-            generator=f"arrag {arrag.__version__}",
-            style=_asset("page.css"),
-            script=_asset("page.js"),
-            sections=sections,
-            data=data if data["samples"] else None,
-        )
+    templates = files("arrag.report") / "templates"
+    style, script = (
+        Markup((templates / f"page.{kind}").read_text("utf-8")) for kind in ("css", "js")
+    )
+    template = _environment().get_template("page.html.j2")
+    html = template.render(
+        title=TITLE[config.scale],
+        lead=LEAD[config.scale],
+        banner=BANNER.get(config.scale),
+        scale=config.scale,
+        generator=f"arrag {arrag.__version__}",
+        style=style,
+        script=script,
+        sections=sections,
+        data=data if data["samples"] else None,
     )
     write_text(out, html)
     write_record(out)
@@ -165,19 +170,14 @@ def _environment() -> Environment:
     )
     compact = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
     environment.policies["json.dumps_kwargs"] = compact
-    environment.filters["csp_digest"] = _csp_digest
+
+    def csp_digest(content: str) -> Markup:
+        """A script or style sheet as a Content-Security-Policy names it."""
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        return Markup(f"'sha256-{digest}'")
+
+    environment.filters["csp_digest"] = csp_digest
     return environment
-
-
-def _csp_digest(content: str) -> str:
-    """A script or style sheet as a Content-Security-Policy names it."""
-    digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-    return Markup(f"'sha256-{digest}'")
-
-
-def _asset(name: str) -> Markup:
-    """A style sheet or script of this package."""
-    return Markup(files("arrag.report").joinpath("templates", name).read_text("utf-8"))
 
 
 def _table(run: Run, name: str) -> Section | None:
@@ -186,19 +186,17 @@ def _table(run: Run, name: str) -> Section | None:
     benchmark = run.config.benchmark_of_kind(kind)
     if benchmark is None:
         return None
-    section = {"kind": "report", "id": name, "link": f"Table {name.removeprefix('table')}"}
+    section = {"id": name, "link": f"Table {name.removeprefix('table')}"}
     rows = table_rows(run.config, benchmark)
     wanted = [p for row in rows for p in run.layout.scores(row.key, benchmark).values()]
     if absent := sum(not path.is_file() for path in wanted):
         command = f"snakemake --cores all reports/{name}.md"
         found = {"absent": absent, "wanted": len(wanted), "command": command}
-        return section | found | {"kind": "missing"}
+        return {"kind": "missing", **section, **found}
     scores = read_scores(run.layout, rows, benchmark)
     table = Table(kind, rows, scores, run.config.scale, run.config.skipped)
-    _, page = make_table(table)
-    # The page has a banner of its own.
-    page = Page(page.title, "", page.blocks, page.footer)
-    return section | _report(page) | {"chart": interval_chart(table)}
+    page = replace(make_table(table)[1], head="")  # the web page has a banner of its own
+    return {"kind": "report", **section, **_report(page), "chart": interval_chart(table)}
 
 
 def _report(page: Page, picture: Section | None = None) -> Section:
@@ -242,30 +240,16 @@ def interval_chart(table: Table) -> dict[str, Any] | None:
     }
 
 
-def _table4(reports: Path) -> list[Section]:
-    path = reports / "table4.csv"
-    if not path.is_file():
-        return []
-    remark = "Machine, prompts, weights and versions: see table4.md."
-    page = Page("Table 4: cost of generation", "", timing_blocks(read_frame(path)), [remark])
-    return [{"kind": "report", "id": "table4", "link": "Table 4", **_report(page)}]
-
-
-def _figures(reports: Path) -> list[Section]:
-    pictures = [_picture(path) for path in sorted((reports / "figures").glob("*.png"))]
-    section = {"kind": "figures", "id": "figures", "link": "Figures", "pictures": pictures}
-    return [section] if pictures else []
-
-
 def _ablations(config: Config, reports: Path) -> list[Section]:
     sections = []
     for i, path in enumerate(sorted(reports.glob("ablation_*.csv"))):
         picture = path.with_suffix(".png")
-        page = _ablation(config, path)
-        found = _report(page, _picture(picture) if picture.is_file() else None)
-        identity = re.sub(r"[^a-z0-9]+", "-", path.stem.lower())
-        link = "" if i else "Ablations"
-        sections.append({"kind": "report", "id": identity, "link": link, **found})
+        report = _report(_ablation(config, path), _picture(picture) if picture.is_file() else None)
+        about = {
+            "id": re.sub(r"[^a-z0-9]+", "-", path.stem.lower()),
+            "link": "" if i else "Ablations",
+        }
+        sections.append({"kind": "report", **about, **report})
     return sections
 
 
@@ -305,20 +289,3 @@ def _title(path: Path) -> str:
     words = re.sub(r"[_-]+", " ", path.stem.removeprefix("ablation_"))
     words = re.sub(r"(?<=figure)(?=\d)", " ", words)
     return words[:1].upper() + words[1:]
-
-
-def _gallery(
-    shown: Sequence[Column], missing: Sequence[str], cards: Sequence[Section], images: int
-) -> Section:
-    tags = list(dict.fromkeys(card["tag"] for card in cards if card["tag"]))
-    return {
-        "kind": "gallery",
-        "id": "gallery",
-        "link": "Gallery",
-        "images": images,
-        "missing": missing,
-        "tags": [(tag, tag.replace("_", " ")) for tag in tags],
-        "judged": any(column.verdicts for column in shown),
-        "columns": shown,
-        "cards": cards,
-    }

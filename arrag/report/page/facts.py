@@ -17,12 +17,9 @@ Fact = tuple[str, str, str | None]  # term, text, digest
 
 
 def run_facts(config: Config, name: str, samples: Sequence[Path]) -> list[Fact]:
-    """Scale, configuration, generators, database, prompts, methods and versions.
+    """Scale, configuration (file ``name``), generators, database, prompts, methods and versions.
 
-    Args:
-        config: The configuration.
-        name: Name of its file.
-        samples: Folders of samples, whose ``run.json`` has the versions of the libraries.
+    The ``run.json`` of the folders ``samples`` have the versions of the libraries.
     """
     digest = sha256_json(config.model_dump(mode="json", exclude={"resources"}))
     facts: list[Fact] = [

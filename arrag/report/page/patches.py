@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from arrag.data.sample_dir import load_image, read_codes
-from arrag.report.attribution import Attribution, Blend, attribute_patches
+from arrag.report.attribution import Blend, attribute_patches
 from arrag.report.replay import SampleCodes
 from arrag.retrieval.base import PatchIndex
 from arrag.tokenizers.base import ImageTokenizer
@@ -32,15 +32,10 @@ Job = tuple[int, str, int]  # prompt, its text, sample
 class PatchDatabase:
     """A database that patches were retrieved from.
 
-    Args:
-        number: Its number among the page's databases.
-        index: The index that was searched.
-        tokenizer: The tokenizer of its codes.
-        used: Place of each database image among the page's pictures; only images of which a patch
-            is shown have one.
+    ``used`` has the place among the page's pictures of each image of which a patch is shown.
     """
 
-    number: int
+    number: int  # among the page's databases
     index: PatchIndex
     tokenizer: ImageTokenizer
     used: dict[int, int] = field(default_factory=dict)
@@ -66,22 +61,14 @@ class PatchDatabase:
 
 @dataclass(frozen=True)
 class TracedMethod:
-    """A method whose patches are traced.
-
-    Args:
-        key: The method's name.
-        label: Its label.
-        image: Path of a sample, given its prompt and number.
-        k: Number of retrieved patches.
-        blend: How DAiD blends them; None where they are blended into hidden states.
-        replay: Generates [(prompt's text, sample)] again; None if it cannot.
-    """
+    """A method whose patches are traced."""
 
     key: str
     label: str
-    image: Callable[[int, int], Path]
-    k: int
-    blend: Blend | None
+    image: Callable[[int, int], Path]  # path of a sample, given its prompt and number
+    k: int  # number of retrieved patches
+    blend: Blend | None  # how DAiD blends them; None where they are blended into hidden states
+    # Generates [(prompt's text, sample)] again; None if it cannot.
     replay: Callable[[list[tuple[str, int]]], list[SampleCodes]] | None = None
 
 
@@ -108,19 +95,16 @@ def read_sample_codes(
             order = None if in_raster else codes.order
             found[prompt, sample] = SampleCodes(codes.codes, order)
     return {
-        (prompt, sample): codes
-        for (prompt, sample), codes in found.items()
-        if _decodes_to(database.tokenizer, codes.codes, method.image(prompt, sample))
+        at: codes
+        for at, codes in found.items()
+        if _decodes_to(database.tokenizer, codes.codes, method.image(*at))
     }
 
 
 def _decodes_to(tokenizer: ImageTokenizer, codes: np.ndarray, path: Path) -> bool:
     if codes.shape != tuple(tokenizer.grid) or codes.max() >= len(tokenizer.codebook):
-        raise MismatchError(
-            f"its codes are of another tokenizer (grid {list(codes.shape)})",
-            path=path,
-            hint="generate it again",
-        )
+        message = f"its codes are of another tokenizer (grid {list(codes.shape)})"
+        raise MismatchError(message, path=path, hint="generate it again")
     # On a GPU the last bit may differ from where it was generated.
     gap = _decode(tokenizer, codes).astype(int) - load_image(path)
     return int(abs(gap).max()) <= 1
@@ -143,6 +127,20 @@ def trace_sample(
     origins = attribute_patches(
         found.codes, database.index, method.k, neighbours, method.blend, found.order
     )
+    blended, patches = origins.weights is not None, {}
+    for row, position in enumerate(origins.positions):
+        nearest = [
+            [
+                database.place(entry),
+                int(origins.codes[row, slot]),
+                _rounded(origins.distances[row, slot]),
+                _rounded(origins.weights[row, slot]) if blended else None,
+            ]
+            for slot, entry in enumerate(origins.entries[row])
+            if entry >= 0
+        ]
+        weight = _rounded(origins.drawn_weight[row]) if blended else None
+        patches[int(position)] = [int(origins.agreeing[row]), weight, nearest]
     return {
         "method": method.key,
         "label": method.label,
@@ -154,26 +152,8 @@ def trace_sample(
         "lam": method.blend.lam if method.blend else None,
         "picture": data_uri(load_image(method.image(prompt, sample)), lossless=True),
         "codes": found.codes.flatten().tolist(),
-        "patches": {
-            int(position): _patch(origins, row, database)
-            for row, position in enumerate(origins.positions)
-        },
+        "patches": patches,
     }
-
-
-def _patch(origins: Attribution, row: int, database: PatchDatabase) -> list[Any]:
-    nearest = [
-        [
-            database.place(entry),
-            int(origins.codes[row, slot]),
-            _rounded(origins.distances[row, slot]),
-            None if origins.weights is None else _rounded(origins.weights[row, slot]),
-        ]
-        for slot, entry in enumerate(origins.entries[row])
-        if entry >= 0
-    ]
-    weight = None if origins.drawn_weight is None else _rounded(origins.drawn_weight[row])
-    return [int(origins.agreeing[row]), weight, nearest]
 
 
 def _rounded(value: float) -> float:

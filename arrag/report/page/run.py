@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arrag.config.root import Config
-from arrag.data.sample_dir import load_image
+from arrag.data.sample_dir import load_image, sample_path
 from arrag.data.token_store import TokenStore
 from arrag.metrics.geneval.results import NUMBERS, read_results
 from arrag.pipeline.layout import Layout
@@ -49,7 +49,7 @@ class Column:
 
     def image(self, prompt: int, sample: int) -> Path:
         """Path of an image."""
-        return self.folder / f"{prompt:05d}" / "samples" / f"{sample:04d}.png"
+        return sample_path(self.folder, prompt, sample)
 
 
 def columns(run: Run) -> tuple[list[Column], list[str]]:
@@ -94,8 +94,7 @@ def gallery_cards(
 
     Args:
         shown: The methods.
-        prompts: All prompts.
-        listed: Indices of those shown.
+        prompts, listed: All prompts, and the indices of those shown.
         images: Images of each prompt.
         traced: (method, prompt, sample) of the samples whose patches the page traces.
     """

@@ -5,7 +5,7 @@ import torch
 from tiny_backbones import CODES, SIDE, N, emu3_parts
 
 from arrag.backbones.base import TokenSpan
-from arrag.backbones.emu3 import BOI, BOS, CODE, IMAGE, NEGATIVE, ROW_END, Emu3Backbone
+from arrag.backbones.emu3 import BOI, BOS, CODE, IMAGE, NEGATIVE, POSITIVE, ROW_END, Emu3Backbone
 from arrag.methods.decoding import decode_raster
 from arrag.tokenizers.vq import emu3_grid_side
 
@@ -34,19 +34,13 @@ def test_greedy_equals_transformers_token_for_token(backbone, guidance):
     words = backbone.tokenizer.get_vocab()
     mine = decode_raster(backbone, PROMPTS, None, guidance_scale=guidance)
     for i, prompt in enumerate(PROMPTS):
-        texts = [
-            f"{BOS}{text}{BOI}{SIDE}*{SIDE}{IMAGE}"
-            for text in (prompt + backbone.positive, NEGATIVE)
-        ]
+        pair = (prompt + POSITIVE, NEGATIVE)
+        texts = [f"{BOS}{text}{BOI}{SIDE}*{SIDE}{IMAGE}" for text in pair]
         ids, negative = (backbone.tokenizer(t, return_tensors="pt").input_ids for t in texts)
         theirs = backbone.model.generate(
-            ids,
-            negative_prompt_ids=negative,
-            guidance_scale=guidance,
-            max_new_tokens=SIDE * (SIDE + 1),
-            do_sample=False,
-            prefix_allowed_tokens_fn=allowed(words),
-        )[0, ids.shape[1] :]
+            ids, negative_prompt_ids=negative, guidance_scale=guidance, do_sample=False,
+            max_new_tokens=SIDE * (SIDE + 1), prefix_allowed_tokens_fn=allowed(words),
+        )[0, ids.shape[1] :]  # fmt: skip
         rows = theirs.view(SIDE, SIDE + 1)
         assert (rows[:, -1] == words[ROW_END]).all()
         codes = rows[:, :-1] - words[CODE.format(0)]

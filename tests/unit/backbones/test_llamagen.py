@@ -120,20 +120,19 @@ def test_text_is_encoded_as_the_library_does_and_stands_on_the_right(backbone, c
         assert (features[i, : -ids.shape[1]] == 0).all()
 
 
-@pytest.mark.parametrize(
-    ("caption", "cleaned"),
-    [
-        ("A photo of a Bench", "a photo of a bench"),
-        ("A cat -- on http://a.com/b?c=1 a mat...", "a cat - on ?c=1 a mat"),
-        ("a <b>bold</b> &amp; red “dog” (8k)", 'a bold red "dog" 8k'),
-        ("one-two-three-four-five", "one two three four five"),
-        ("a dog.png 1920x1080 @me #12 你好 caf\u00e9", "a café"),
-        ("  spaces \n\t and lines ", "spaces and lines"),
-    ],
-)
-def test_captions_are_cleaned(caption, cleaned):
-    """The results are those of the public code of LlamaGen (language/t5.py)."""
-    assert clean_caption(caption) == cleaned
+CLEANED = {
+    "A photo of a Bench": "a photo of a bench",
+    "A cat -- on http://a.com/b?c=1 a mat...": "a cat - on ?c=1 a mat",
+    "a <b>bold</b> &amp; red “dog” (8k)": 'a bold red "dog" 8k',
+    "one-two-three-four-five": "one two three four five",
+    "a dog.png 1920x1080 @me #12 你好 caf\u00e9": "a café",
+    "  spaces \n\t and lines ": "spaces and lines",
+}
+"""By the public code of LlamaGen (language/t5.py)."""
+
+
+def test_captions_are_cleaned():
+    assert {caption: clean_caption(caption) for caption in CLEANED} == CLEANED
 
 
 def test_a_prompt_of_which_nothing_is_left_is_refused(backbone):
@@ -223,9 +222,7 @@ def test_published_files_become_a_checkpoint(published, checkpoint, tmp_path):
 
 REFUSED = {
     "missing": (0, lambda s: s.pop("layers.2.attention.wo.weight"), MismatchError),
-    "shape": (0, lambda s: s.update({"norm.weight": torch.ones(3)}), MismatchError),
     "no language model": (0, lambda s: s.pop("cls_embedding.uncond_embedding"), FormatError),
-    "extra": (1, lambda s: s.update({"encoder.mid.9.bias": torch.ones(1)}), MismatchError),
     "no image tokenizer": (1, lambda s: s.pop("encoder.conv_in.weight"), FormatError),
     "no weights": (1, lambda s: s.clear(), FormatError),
 }

@@ -77,27 +77,20 @@ def test_the_first_prompts_of_each_task():
 # -- captions ----------------------------------------------------------------------------------
 
 
-def test_captions_in_mjhq_s_own_file(tmp_path):
+def test_captions_of_either_format_and_bad_ones(tmp_path):
     path = tmp_path / "meta_data.json"
     path.write_text(json.dumps({"ab12": {"category": "animals", "prompt": "a fox"}}))
     assert load_captions(path) == [{"id": "ab12", "category": "animals", "prompt": "a fox"}]
-
-
-@pytest.mark.parametrize(
-    ("text", "field"),
-    [
+    for text, field in (
         ("", None),
         ("{", None),
         ('{"text": "x"}', "entry 1"),
         ('{"prompt": " "}', "entry 1"),
         ('{"prompt": "a", "id": 1}\n{"prompt": "b", "id": "1"}', "entry 2"),
-    ],
-)
-def test_bad_captions_are_named(tmp_path, text, field):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text(text)
-    with refused(FormatError, path=path, field=field):
-        load_captions(path)
+    ):
+        (tmp_path / "prompts.jsonl").write_text(text)
+        with refused(FormatError, path=tmp_path / "prompts.jsonl", field=field):
+            load_captions(tmp_path / "prompts.jsonl")
 
 
 def test_shipped_captions_are_of_scenes_each_once(root, assets):

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from arrag.backbones import micro_janus
+from arrag.backbones import micro
 from arrag.cli.main import main
 from arrag.config.root import load_config
 from arrag.data.encode import encode_source
@@ -151,8 +151,8 @@ def test_bad_input_leaves_no_samples(config, changed, database, tmp_path):
     with pytest.raises(ArragError) as error:
         sample(config, out, "daid", paths=ArtifactPaths(store=database.store))
     assert error.value.field == "index"
-    model, tokenizer = micro_janus.build_model(seed=9)
-    micro_janus.save(model, tokenizer, tmp_path / "other")
+    model, tokenizer = micro.build_janus(seed=9)
+    micro.save_janus(model, tokenizer, tmp_path / "other")
     with pytest.raises(ArragError):
         other = changed(generators__janus__checkpoint=str(tmp_path / "other"))
         sample(other, out, "daid", paths=database)

@@ -34,15 +34,6 @@ def make_score(verdicts, tags=TAGS, **fields):
     } | fields
 
 
-def percentile(values, q):
-    """Linear interpolation between order statistics, written out."""
-    ordered = sorted(values)
-    place = q / 100 * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
-
-
 def test_bootstrap_equals_a_plain_loop_over_the_same_draws():
     drawn = resample_indices(TAGS, resamples=500, seed=7)
     spread = {"colors": [], "position": [], "overall": []}
@@ -59,8 +50,8 @@ def test_bootstrap_equals_a_plain_loop_over_the_same_draws():
     found = bootstrap(TAGS, VALUES, resamples=500, seed=7)
     assert list(found) == ["colors", "position", "overall"]
     for name, values in spread.items():
-        assert found[name].low == pytest.approx(percentile(values, 2.5), abs=1e-12)
-        assert found[name].high == pytest.approx(percentile(values, 97.5), abs=1e-12)
+        assert found[name].low == pytest.approx(np.percentile(values, 2.5), abs=1e-12)
+        assert found[name].high == pytest.approx(np.percentile(values, 97.5), abs=1e-12)
     assert found["colors"].value == pytest.approx(4.0 / 7)
     assert found["position"].value == pytest.approx(1.25 / 3)
     assert found["overall"].value == pytest.approx((4.0 / 7 + 1.25 / 3) / 2)
@@ -97,16 +88,7 @@ def test_paired_difference_is_the_bootstrap_of_per_prompt_differences():
     assert set(same.values()) == {Estimate(0.0, 0.0, 0.0)} and same["overall"].holds(0)
 
 
-def test_pairing_narrows_the_interval():
-    # Prompts differ widely, the method adds a little to each: only pairing can see it.
-    rng = np.random.default_rng(1)
-    base = rng.integers(0, 4, 200)
-    first = make_score(["1" * (b + 1) + "0" * (3 - b) for b in base], ["colors"] * 200)
-    second = make_score(["1" * b + "0" * (4 - b) for b in base], ["colors"] * 200)
-    assert paired_difference(first, second)["overall"] == Estimate(0.25, 0.25, 0.25)
-
-
-@pytest.mark.parametrize(("b", "c"), [(0, 1), (5, 5), (9, 2), (2, 9), (0, 12), (30, 18)])
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 1), (5, 5), (2, 9), (30, 18)])
 def test_mcnemar_is_the_exact_binomial_test(b, c):
     both, neither = 3, 4
     first = "1" * b + "0" * c + "1" * both + "0" * neither
@@ -115,26 +97,15 @@ def test_mcnemar_is_the_exact_binomial_test(b, c):
     assert (found.only_first, found.only_second) == (b, c)
     tail = sum(comb(b + c, k) for k in range(min(b, c) + 1)) / 2 ** (b + c)
     assert found.p == pytest.approx(min(1.0, 2 * tail))
-    assert found.p == pytest.approx(binomtest(b, b + c, 0.5).pvalue)
+    if b + c:
+        assert found.p == pytest.approx(binomtest(b, b + c, 0.5).pvalue)
 
 
-def test_mcnemar_without_discordant_pairs():
-    score = make_score(["10"] * 10)
-    assert mcnemar(score, score) == (0, 0, 1.0)
-
-
-def test_mcnemar_pairs_by_sample_not_by_count():
-    found = mcnemar(make_score(["10"] * 10), make_score(["01"] * 10))
-    assert (found.only_first, found.only_second) == (10, 10)
-
-
-@pytest.mark.parametrize("field", ["metric", "prompt_set_sha256", "judge", "compat"])
-@pytest.mark.parametrize("compare", [paired_difference, mcnemar])
-def test_scores_of_other_prompts_or_judges_are_refused(compare, field):
-    with refused(MismatchError, field=field):
-        compare(make_score(["1"] * 10), make_score(["1"] * 10, **{field: "other"}))
-
-
-def test_scores_of_unequal_image_counts_are_refused():
-    with refused(MismatchError):
-        mcnemar(make_score(["1"] * 10), make_score(["11"] * 10))
+def test_scores_that_do_not_fit_are_refused():
+    score = make_score(["1"] * 10)
+    for field in ("metric", "prompt_set_sha256", "judge", "compat"):
+        for compare in (paired_difference, mcnemar):
+            with refused(MismatchError, field=field):
+                compare(score, score | {field: "other"})
+    with refused(MismatchError):  # another number of images
+        mcnemar(score, make_score(["11"] * 10))

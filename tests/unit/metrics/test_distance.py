@@ -194,17 +194,15 @@ def test_fwd_by_folder_statistics_and_wavelet(arrag, sets):
     for field, settings in (("level", {}), ("wavelet", {"level": 2, "wavelet": "db2"})):
         with refused(MismatchError, path="fwd.npz", field=field):
             FWD(FwdSettings(**settings)).score(a, "fwd.npz")
-    np.save("dark.npy", np.full((3, 256, 256, 3), 0.25))
-    np.save("light.npy", np.full((3, 256, 256, 3), 0.75))
+    for name, level in (("dark", 0.25), ("light", 0.75)):
+        np.save(f"{name}.npy", np.full((3, 32, 32, 3), level))
     constant = arrag("score", "fwd", "dark.npy", "light.npy", "--wavelet", "Haar")
-    assert constant["value"] == pytest.approx(192, abs=1e-6) and constant["label"] == "FWD"
+    assert constant["value"] == pytest.approx(3, abs=1e-6) and constant["label"] == "FWD"
     assert paired_difference(*[read_json("fwd.json")] * 2)["overall"] == (0, 0, 0)
 
 
 def test_micro_clip_names_its_column(arrag, sets, root):
-    a, b = sets
-    clip = root / "checkpoints/micro-clip"
-    found = arrag("score", "cmmd", a, b, "--extractor", clip)
+    found = arrag("score", "cmmd", *sets, "--extractor", root / "checkpoints/micro-clip")
     assert found["label"] == "CMMD-micro-clip" and found["value"] > 0
     assert found["interval"][0] >= 0  # as the estimate itself
     assert found["judge"]["normalised"] and found["judge"]["preparation"]["pixels"] == 32
@@ -244,5 +242,4 @@ def test_mjhq_statistics_of_all_and_of_each_category(arrag, tmp_path, network):
     Image.new("RGB", (16, 16)).save(images / "food" / "stranger.png")
     assert "food/stranger.png" in arrag("fid-stats", images, *partly, fails=True)
     meta.write_text(json.dumps({"x": {"prompt": "no category"}}))
-    message = arrag("fid-stats", images, *wide, "--mjhq", meta, "--out", "p", fails=True)
-    assert str(meta) in message and "category" in message
+    assert f"{meta}: " in arrag("fid-stats", images, *partly, fails=True)

@@ -97,7 +97,7 @@ def own_layout(run):
     return run / "samples"
 
 
-def test_own_folders_give_the_same_score_and_become_grids(run, capsys):
+def test_own_folders_give_the_same_score_and_become_grids(run):
     own_layout(run)
     assert score(run, "samples")["overall"] == pytest.approx(75)
     assert write_grids(run / "samples", run / "again") == ["a1", "b2"]
@@ -107,13 +107,9 @@ def test_own_folders_give_the_same_score_and_become_grids(run, capsys):
     (run / "samples/00001/samples/0003.png").unlink()
     with refused(MismatchError, path=run / "samples"):
         score(run, "samples")
-    assert main(["convert", "dpg-grids", str(run / "samples"), "--out", str(run / "no")]) == 2
-    assert "b2" in capsys.readouterr().err
+    with refused(MismatchError, path=run / "samples"):
+        write_grids(run / "samples", run / "no")
     assert not (run / "no").exists()
-
-
-def _truncate(path):
-    path.write_bytes(path.read_bytes()[:-30])
 
 
 @pytest.mark.parametrize(
@@ -121,7 +117,7 @@ def _truncate(path):
     [
         (lambda g: (g / "b2.png").unlink(), "items without an image", 50),
         (lambda g: grid(1, 1, 1, 1).save(g / "c3.png"), "images of no item", 75),
-        (lambda g: _truncate(g / "b2.png"), "damaged images", 50),
+        (lambda g: (g / "b2.png").write_bytes(b"\x89PNG"), "damaged images", 50),
     ],
 )
 def test_what_is_missing_is_refused_or_stated(run, harm, kind, value):
@@ -150,6 +146,12 @@ def test_sizes_that_are_no_grid_are_refused(run, sizes, settings, error):
         list_dpg_images(run / "grids", ["a1", "b2"], **settings)
 
 
+def test_a_log_of_other_models_is_not_used(tmp_path):
+    ResumeLog(tmp_path / "j", ["judge", 1]).add({"a": 1})
+    assert "a" in ResumeLog(tmp_path / "j", ["judge", 1])
+    assert "a" not in ResumeLog(tmp_path / "j", ["judge", 2])
+
+
 def test_a_stopped_run_goes_on_where_it_was(run):
     class Stopping(LevelJudge):
         def answer(self, image, questions):
@@ -165,14 +167,6 @@ def test_a_stopped_run_goes_on_where_it_was(run):
     judge = LevelJudge()
     assert score(run, judge=judge)["overall"] == pytest.approx(75)
     assert judge.asked == 3 and not (run / "out/answers.partial").exists()
-
-
-def test_a_journal_of_other_models_is_not_used(tmp_path):
-    ResumeLog(tmp_path / "j", ["judge", 1]).add({"a": 1, "b": [2]})
-    same, other = ResumeLog(tmp_path / "j", ["judge", 1]), ResumeLog(tmp_path / "j", ["judge", 2])
-    assert same["b"] == [2] and "a" in same and "a" not in other
-    other.add({"c": 3})
-    assert "a" not in ResumeLog(tmp_path / "j", ["judge", 2])
 
 
 # -- judges ------------------------------------------------------------------------------------
@@ -219,12 +213,10 @@ class Colors:
         ("relation - spatial (dog, cup, left of)", "yes"),
         ("relation - spatial (cup, dog, left of)", "no"),
         ("relation - spatial (dog, cat, left of)", "no"),
-        ("other - count (dog, ==1)", "yes"),
         ("other - count (cup, == 1)", "yes"),  # the second is not sure enough to be counted
         ("other - count (cup, ==2)", "no"),
         ("other - count (cat, ==0)", "yes"),
         ("global - objects (==2)", "yes"),  # objects of every kind, those sure enough
-        ("global - objects (==3)", "no"),
     ],
 )
 def test_rules_answer_tuples(text, answer):
@@ -356,5 +348,5 @@ def test_a_model_judges_through_the_command(run, vilt, capsys):
     again = ["score", "dpg", "--questions", str(run / "q.csv")]
     assert main([*again, "--answers", str(run / "s.answers.csv"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["overall"] == printed["overall"]
-    assert main([*command, "--json"]) == 2
-    assert "--detector" in capsys.readouterr().err
+    with refused(UsageError, field="--detector"):
+        open_judge("rules")

@@ -124,7 +124,7 @@ def random_case(rng, missing_parents):
     return rows, answers
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(12))
 def test_official_equals_the_published_steps(seed, tmp_path):
     rng = random.Random(seed)
     rows, answers = random_case(rng, missing_parents=True)
@@ -139,17 +139,18 @@ def test_official_equals_the_published_steps(seed, tmp_path):
     assert found["overall"] == found["value"] == pytest.approx(100 * sum(means) / len(means))
     assert sorted(found["dropped"]) == sorted(dropped)
     assert found["n_items"] == len(means) and found["n_images"] == 4 * len(means)
-    level2 = {name: 100 * sum(v) / len(v) for name, v in shares.items()}
-    assert {k: v["value"] for k, v in found["l2"].items()} == pytest.approx(level2)
-    for broad in {name.split("-")[0].strip() for name in shares}:
-        values = [
-            v for name, vs in shares.items() if name.split("-")[0].strip() == broad for v in vs
-        ]
-        assert found["l1"][broad]["value"] == pytest.approx(100 * sum(values) / len(values))
-        assert found["l1"][broad]["n"] == len(values)
+    near = [text.strip().strip(".").lower() for text in answers.values() if text != "yes"]
+    assert found["n_near_yes"] == near.count("yes")
+    broad = {}
+    for name, values in shares.items():
+        broad.setdefault(name.split("-")[0].strip(), []).extend(values)
+    for level, wanted in (("l1", broad), ("l2", shares)):
+        cells = {name: (100 * sum(v) / len(v), len(v)) for name, v in wanted.items()}
+        given = {name: (cell["value"], cell["n"]) for name, cell in found[level].items()}
+        assert given == {name: pytest.approx(cell) for name, cell in cells.items()}
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(6))
 def test_dsg_equals_the_plain_rule(seed, tmp_path):
     rows, answers = random_case(random.Random(seed), missing_parents=False)
     found = score(tmp_path, rows, answers, "corrected")
@@ -192,17 +193,6 @@ def test_zeroing_runs_on_in_row_order_or_not(tmp_path):
         assert found["compat_values"] == pytest.approx({"official": 0, "corrected": 100 * 2 / 3})
 
 
-def test_the_first_row_skipped_takes_its_prompt_along(tmp_path):
-    """The first prompt loses proposition 1; a child that looks for it drops the prompt."""
-    rows = [("a", 1, "0", ENTITY), ("a", 2, "1", COLOR), ("b", 1, "0", ENTITY)]
-    found = score(tmp_path, rows, all_answers(rows, ["yes", "yes", "no"]))
-    assert found["dropped"] == {"a": "proposition 2 depends on 1, which is not there"}
-    assert found["overall"] == 0 and found["n_items"] == 1
-    assert (
-        score(tmp_path, rows, all_answers(rows, ["yes"] * 2 + ["no"]), "corrected")["value"] == 50
-    )
-
-
 def test_categories_of_the_last_image_raw_or_of_all_zeroed(tmp_path):
     rows = [("x", 1, "0", ENTITY), ("a", 1, "0", ENTITY), ("a", 2, "1", COLOR)]
     answers = {("x", 1, 0): "yes", ("x", 1, 1): "yes", ("a", 1, 0): "yes", ("a", 2, 0): "no"}
@@ -214,23 +204,31 @@ def test_categories_of_the_last_image_raw_or_of_all_zeroed(tmp_path):
     assert corrected["l1"]["attribute"]["n"] == 2
 
 
-def test_only_yes_is_yes_and_what_nearly_is_gets_counted(tmp_path):
-    rows = [("a", n, "0", ENTITY) for n in range(1, 6)]
-    found = score(
-        tmp_path, rows, all_answers(rows, ["yes", "Yes", " yes", "yes.", "no"]), "corrected"
-    )
-    assert found["overall"] == 20 and found["n_near_yes"] == 3
+@pytest.mark.parametrize(
+    ("given", "rules"),
+    [
+        ((None, None), ("official", "official")),
+        ((None, "none"), ("corrected", "none")),
+        (("corrected", None), ("corrected", "dsg")),
+        (("official", "dsg"), ("official", "dsg")),
+    ],
+)
+def test_each_rule_implies_the_other(given, rules):
+    assert choose_rules(*given) == rules
 
 
-def test_each_rule_implies_the_other():
-    assert choose_rules(None, None) == ("official", "official")
-    assert choose_rules(None, "dsg") == ("corrected", "dsg")
-    assert choose_rules(None, "none") == ("corrected", "none")
-    assert choose_rules("corrected", None) == ("corrected", "dsg")
-    assert choose_rules("official", "dsg") == ("official", "dsg")
-
-
-# -- statistics --------------------------------------------------------------------------------
+def test_two_scores_pair_by_prompt(tmp_path):
+    rows = [(f"p{i}", 1, "0", ENTITY) for i in range(8)]
+    good = score(tmp_path, rows, all_answers(rows, ["yes"] * 8), "corrected")
+    half = score(tmp_path, rows, all_answers(rows, ["yes", "no"] * 4), "corrected")
+    half["judge"] = good["judge"]  # recorded answers of two methods have two files
+    difference = paired_difference(good, half)["overall"]
+    assert difference.value == 50 and 0 < difference.low < 50 < difference.high
+    with refused(UsageError):  # there are no verdicts
+        mcnemar(good, half)
+    for change in ({"dependency": "none"}, {"per_prompt": half["per_prompt"][1:]}):
+        with refused(MismatchError, field=next(iter(change))):
+            paired_difference(good, half | change)
 
 
 def test_category_intervals_are_a_ratio_over_the_same_prompts():
@@ -243,21 +241,6 @@ def test_category_intervals_are_a_ratio_over_the_same_prompts():
             spread.append(sum(totals[0][i] for i in draw) / below)
     assert estimate.value == pytest.approx(6 / 10)
     assert [estimate.low, estimate.high] == pytest.approx(list(np.percentile(spread, [2.5, 97.5])))
-
-
-def test_two_scores_pair_by_prompt(tmp_path):
-    rows = [(f"p{i}", 1, "0", ENTITY) for i in range(8)]
-    good = score(tmp_path, rows, all_answers(rows, ["yes"] * 8), "corrected")
-    half = score(tmp_path, rows, all_answers(rows, ["yes", "no"] * 4), "corrected")
-    half["judge"] = good["judge"]  # recorded answers of two methods have two files
-    difference = paired_difference(good, half)["overall"]
-    assert difference.value == 50 and 0 < difference.low < 50 < difference.high
-    with refused(UsageError):  # there are no verdicts
-        mcnemar(good, half)
-    with refused(MismatchError, field="dependency"):
-        paired_difference(good, good | {"dependency": "none"})
-    with refused(MismatchError, field="per_prompt"):
-        paired_difference(good, half | {"per_prompt": half["per_prompt"][1:]})
 
 
 # -- malformed files -----------------------------------------------------------------------------
@@ -338,40 +321,26 @@ def test_repeated_answers_are_refused_unless_one_model_is_chosen(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "field"),
+    ("read", "text", "field"),
     [
-        ("item_id,answer\na,yes\n", "proposition"),
-        ("item_id,proposition_id,answer\na,one,yes\n", "data row 1: proposition_id"),
-        ("item_id,proposition_id,answer\na,1\n", None),
-        ("item_id,proposition_id,answer\n", None),
+        (read_answers, "item_id,answer\na,yes\n", "proposition"),
+        (
+            read_answers,
+            "item_id,proposition_id,answer\na,one,yes\n",
+            "data row 1: proposition_id",
+        ),
+        (read_answers, "item_id,proposition_id,answer\n", None),
+        (read_questions, "item_id,tuple\na,b\n", None),
+        (read_questions, HEADER + "\n", None),
+        (read_questions, HEADER + "\na,,,x,0,,,t,q\n", "data row 1"),
     ],
 )
-def test_a_bad_answers_file(text, field, tmp_path):
-    (tmp_path / "a.csv").write_text(text)
+def test_a_bad_file(read, text, field, tmp_path):
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
     with refused(ArragError, field=field) as caught:
-        read_answers(tmp_path / "a.csv")
-    assert str(tmp_path / "a.csv") in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "text", ["item_id,tuple\na,b\n", HEADER + "\n", HEADER + "\na,,,x,0,,,t,q\n", None]
-)
-def test_a_bad_table(text, tmp_path):
-    path = tmp_path / "q.csv"
-    if text is not None:
-        path.write_text(text)
-    with refused(ArragError) as caught:
-        read_questions(path)
+        read(path)
     assert str(path) in str(caught.value)
-
-
-def test_images_come_in_the_order_of_their_numbers(tmp_path):
-    answers = {("a", 1, image): "yes" for image in (10, 9, 2)}
-    path = write_answers(tmp_path / "a.csv", answers)
-    assert list(read_answers(path)["a"]) == ["2", "9", "10"]
-
-
-# -- the command -------------------------------------------------------------------------------
 
 
 def test_the_command_prints_and_writes_the_score(tmp_path, capsys):
@@ -385,7 +354,4 @@ def test_the_command_prints_and_writes_the_score(tmp_path, capsys):
     assert printed["compat"] == "official" and printed["unit"] == "percent"
     assert set(printed["compat_values"]) == {"official", "corrected"}
     assert written["per_prompt"][0]["item_id"] == "dogs" and "per_prompt" not in printed
-    assert main([*command, "--dependency", "dsg"]) == 0
-    assert json.loads(capsys.readouterr().out)["overall"] == pytest.approx(100 * (1 + 1 / 3) / 2)
     assert main([*command, "--images", str(tmp_path)]) == 2
-    assert "--images, --answers" in capsys.readouterr().err

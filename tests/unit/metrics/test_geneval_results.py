@@ -172,19 +172,13 @@ SAME = record(0, 0, True)["metadata"]
         ([7], "line 1"),
         ([], None),
         ([record(0, 0, True), record(1, 0, True, metadata=SAME, tag="position")], "tag"),
+        ([record(0, 0, True, details="{")], "x/00000/samples/0000.png"),
+        ([record(0, 0, True, details='{"cup": [[0, 0, 4]]}')], "x/00000/samples/0000.png"),
     ],
 )
 def test_a_bad_results_file(records, field, tmp_path):
     with refused(FormatError, field=field):
-        score_results(write(tmp_path / "r.jsonl", records))
+        score_results(write(tmp_path / "r.jsonl", records), rejudge=True)
     (tmp_path / "r.jsonl").write_text("{\n")
     with refused(FormatError, path=tmp_path / "r.jsonl", field="line 1"):
         read_results(tmp_path / "r.jsonl")
-
-
-@pytest.mark.parametrize("details", ["{", '{"cup": [[0, 0, 4]]}', "3"])
-def test_details_that_cannot_be_judged_again(details, tmp_path):
-    path = write(tmp_path / "r.jsonl", [record(0, 0, True, details=details)])
-    assert score_results(path)[0].value == 1
-    with refused(FormatError, path=path, field="x/00000/samples/0000.png"):
-        score_results(path, rejudge=True)

@@ -1,6 +1,7 @@
 """A whole GenEval run on real PNGs: the summary, what is refused, and going on after a stop."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -83,18 +84,6 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:-20])
 
 
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    path.write_bytes(bytes(data))
-
-
-def remove(folder):
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
-    folder.rmdir()
-
-
 def test_a_whole_run(run):
     found, detector = score(run, batch_size=4)
     assert detector.batches == [4, 2]
@@ -139,7 +128,7 @@ def test_official_folders_need_no_prompt_file(run):
 def test_a_partial_run_states_what_is_missing(run):
     (run / "samples/00001/samples/0001.png").unlink()
     truncate(run / "samples/00000/samples/0001.png")
-    remove(run / "samples/00002")
+    shutil.rmtree(run / "samples/00002")
     found, _ = score(run, allow_partial=True)
     assert {what: gap["first"] for what, gap in found.partial.items()} == {
         "prompt folders are missing": ["00002"],
@@ -162,7 +151,7 @@ def test_a_stopped_run_goes_on_where_it_was(run):
 @pytest.mark.parametrize(
     ("harm", "named"),
     [
-        (lambda s: remove(s / "00001"), "00001"),
+        (lambda s: shutil.rmtree(s / "00001"), "00001"),
         (lambda s: (s / "00007").mkdir(), "00007"),
         (
             lambda s: (s / "00001/metadata.jsonl").write_text(json.dumps(PROMPTS[0])),
@@ -171,7 +160,6 @@ def test_a_stopped_run_goes_on_where_it_was(run):
         (lambda s: (s / "00002/samples/0000.png").unlink(), "00002/samples/0000.png"),
         (lambda s: (s / "00002/samples/0002.png").touch(), "00002/samples/0002.png"),
         (lambda s: truncate(s / "00000/samples/0001.png"), "00000/samples/0001.png"),
-        (lambda s: flip(s / "00000/samples/0001.png"), "00000/samples/0001.png"),
     ],
 )
 def test_an_incomplete_set_is_refused_by_name(run, harm, named):
@@ -182,14 +170,10 @@ def test_an_incomplete_set_is_refused_by_name(run, harm, named):
     assert not (run / "out").exists()
 
 
-def test_many_offenders_are_counted_and_the_first_named(run):
-    with refused(ArragError) as caught:
+def test_other_prompts_and_other_classes_are_refused(run):
+    with refused(MismatchError, path=run / "samples") as caught:
         list_samples(run / "samples", PROMPTS + [PROMPTS[0]] * 37)
-    assert "37" in str(caught.value) and "00003" in str(caught.value)
-    assert "00039" not in str(caught.value)
-
-
-def test_a_class_that_the_detector_does_not_know(run):
+    assert "00003" in caught.value.message and "00039" not in caught.value.message
     write_prompts(run, [p | {"include": [CUP | {"class": "zebra"}]} for p in PROMPTS])
     with refused(MismatchError, path=run / "prompts.jsonl", field="class"):
         score(run)

@@ -10,7 +10,6 @@ from scipy.linalg import sqrtm
 
 from arrag.metrics import pixel_buffer as module
 from arrag.metrics.bootstrap import image_weights
-from arrag.metrics.frechet import frechet_distance, gaussian_of_features
 from arrag.metrics.pixel_buffer import PixelArray, PixelBuffer
 from arrag.metrics.wavelet_packets import (
     ImagePackets,
@@ -58,7 +57,6 @@ def upstream_fwd(a, b, wavelet, level):
         ("haar", 2, (32, 32)),
         ("haar", 4, (48, 32)),
         ("sym5", 2, (64, 48)),
-        ("db3", 1, (20, 22)),
         ("haar", 3, (20, 22)),
         ("haar", 4, (75, 45)),
     ],
@@ -84,9 +82,6 @@ def test_constants_have_a_closed_form():
     packets = PacketTransform("haar", 4, 256, 256)
     value, _ = fwd(*(ImagePackets(PixelArray(v), packets) for v in (quarter, most)))
     assert value == pytest.approx(192, abs=1e-6)
-    dark, light = (spooled(np.full((2, 256, 256, 3), v, np.uint8)) for v in (51, 204))
-    value, _ = fwd(ImagePackets(dark, packets), ImagePackets(light, packets))
-    assert value == pytest.approx(768 * 0.6**2, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -139,18 +134,6 @@ def test_resamples_are_the_value_of_the_repeated_images():
     for w, value in zip(weights.astype(int), values, strict=True):
         repeated = ImagePackets(spooled(np.repeat(images, w, axis=0)), packets)
         assert value == pytest.approx(fwd(repeated, reference)[0], rel=1e-6)
-
-
-def test_one_packet_is_a_plain_frechet_distance():
-    a, b = pictures(8, 40, 4, 4), pictures(9, 40, 4, 4)
-    packets = PacketTransform("haar", 1, 4, 4)
-    value, _ = fwd(*(ImagePackets(spooled(z), packets) for z in (a, b)))
-    x, y = (upstream_packets(z, "haar", 1) for z in (a, b))
-    each = [
-        frechet_distance(gaussian_of_features(p), gaussian_of_features(q))
-        for p, q in zip(x, y, strict=True)
-    ]
-    assert value == pytest.approx(np.mean(each), rel=1e-9)
 
 
 def test_bad_input():

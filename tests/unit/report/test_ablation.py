@@ -101,14 +101,6 @@ def test_labelled_points_need_no_path_and_no_baseline(tmp_path):
     assert all(line["difference"] == "" for line in lines)
 
 
-def test_the_same_report_gives_the_same_bytes(tmp_path):
-    for name in ("a", "b"):
-        write_grid(a_map(), tmp_path / name / "ablation")
-    for suffix in (".png", ".pdf", ".csv", ".md"):
-        one, two = (tmp_path / name / f"ablation{suffix}" for name in ("a", "b"))
-        assert one.read_bytes() == two.read_bytes()
-
-
 def test_mistakes_name_the_grid_and_the_field(tmp_path):
     for changed, field in (
         ({"metric": "fdi"}, "grids.daid.metric"),

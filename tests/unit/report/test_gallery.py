@@ -49,13 +49,6 @@ def test_every_sample_stands_in_its_row_and_column_enlarged(runs, tmp_path):
     assert len(places(sheet, (100, 51, 10))[0]) == 0  # prompt 1 was not asked for
 
 
-def test_only_per_prompt_samples_are_shown(runs, tmp_path):
-    contact_sheet(runs, [0], tmp_path / "sheet.png", per_prompt=1, scale=1)
-    sheet = np.array(Image.open(tmp_path / "sheet.png"))
-    assert len(places(sheet, (100, 50, 10))[0]) == 63
-    assert len(places(sheet, (100, 50, 11))[0]) == 0
-
-
 def test_captions_are_drawn_for_prompts_and_methods(runs, tmp_path):
     contact_sheet(runs, [0, 1], tmp_path / "sheet.png", per_prompt=1, scale=8)
     sheet = np.array(Image.open(tmp_path / "sheet.png").convert("L"))

@@ -7,7 +7,6 @@ import re
 import shutil
 from base64 import b64decode, b64encode
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,9 +18,8 @@ from report_data import a_map, a_timing, make_score
 
 from arrag.cli.main import main
 from arrag.data.sample_dir import read_codes
-from arrag.methods.registry import ArtifactPaths
+from arrag.methods.registry import ArtifactPaths, open_method
 from arrag.methods.runner import generate_images
-from arrag.pipeline.generate import open_configured
 from arrag.report.ablation import write_grid
 from arrag.report.attribution import Blend, attribute_patches
 from arrag.report.model import Table, TableRow
@@ -189,9 +187,9 @@ def test_codes_are_read_redrawn_or_left_out_but_never_guessed(project, tmp_path)
 
 def test_a_generation_can_be_repeated(project):
     text = PROMPTS[0]["prompt"]
-    generator = open_configured(project.config, "daid", Path("config.yaml"))
-    (found,) = replay_samples(generator, [(text, 1)], project.config.seed, None)
     at = {"store": project.layout.codes("daid"), "index": project.layout.index("daid")}
+    generator = open_method(project.config, "daid", ArtifactPaths(**at))
+    (found,) = replay_samples(generator, [(text, 1)], project.config.seed, None)
     drawn = generate_images(
         project.config, "daid", [text], seed=0, samples_per_prompt=2, paths=ArtifactPaths(**at)
     )

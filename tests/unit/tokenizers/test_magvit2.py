@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from refusals import refused
 from safetensors.torch import load_file, save_file
 
 from arrag.tokenizers.base import load_tokenizer
@@ -21,25 +22,21 @@ def pictures():
 
 
 def test_names_and_shapes_are_the_published_ones():
+    config = read_config({"_class_name": "MAGVITv2", "_version": "0.0.1"}, Path("config.json"))
     with torch.device("meta"):
-        state = Magvit(MagvitConfig()).state_dict()
+        state = Magvit(config).state_dict()
     shapes = {
         "encoder.conv_in.weight": (128, 3, 3, 3),
-        "encoder.down.0.block.3.conv2.weight": (128, 128, 3, 3),
         "encoder.down.1.block.0.nin_shortcut.weight": (256, 128, 1, 1),
         "encoder.down.3.downsample.conv.weight": (512, 512, 3, 3),
         "encoder.mid.attn_1.proj_out.weight": (512, 512, 1, 1),
-        "encoder.conv_out.weight": (13, 512, 3, 3),
         "encoder.quant_conv.weight": (13, 13, 1, 1),
         "decoder.post_quant_conv.bias": (13,),
-        "decoder.conv_in.weight": (512, 13, 3, 3),
         "decoder.up.4.block.2.norm1.weight": (512,),
         "decoder.up.3.block.0.nin_shortcut.weight": (256, 512, 1, 1),
-        "decoder.up.1.block.0.nin_shortcut.weight": (128, 256, 1, 1),
         "decoder.up.1.upsample.conv.weight": (128, 128, 3, 3),
         "decoder.conv_out.weight": (3, 128, 3, 3),
         "quantize.embedding": (8192, 13),
-        "quantize.power_vals": (13,),
     }
     assert {name: tuple(state[name].shape) for name in shapes} == shapes
     for side, blocks in (("encoder.down", (4, 3, 4, 3, 4)), ("decoder.up", (4, 4, 3, 4, 3))):
@@ -165,44 +162,29 @@ def test_one_tokenizer_serves_both_sizes_of_show_o(tiny_showo, tmp_path):
     assert large.digest == small.digest == load_tokenizer(tiny_showo / "magvitv2").digest
 
 
-def test_published_config_means_published_sizes():
-    raw = {"_class_name": "MAGVITv2", "_version": "0.0.1"}
-    assert read_config(raw, Path("config.json")) == MagvitConfig()
+@pytest.fixture
+def copy(tiny_showo, tmp_path):
+    """A copy of the checkpoint, to be changed."""
+    return shutil.copytree(tiny_showo, tmp_path / "copy")
 
 
-def broken(folder, tmp_path, change):
-    shutil.copytree(folder, tmp_path / "broken")
-    file = tmp_path / "broken/magvitv2/model.safetensors"
-    state = load_file(file)
-    change(state)
-    save_file(state, file)
-    return tmp_path / "broken"
+def test_other_weights_are_refused(copy):
+    file = copy / "magvitv2/model.safetensors"
+    whole = load_file(file)
+    flipped = whole["quantize.embedding"].flip(1).contiguous()
+    for change in ({"a": torch.ones(1)}, {"quantize.embedding": flipped}):
+        save_file(whole | change, file)
+        with pytest.raises(ArragError):
+            load_tokenizer(copy)
 
 
-CHANGES = {
-    "missing": lambda s: s.pop("encoder.quant_conv.bias"),
-    "extra": lambda s: s.update(a=torch.ones(1)),
-    "shape": lambda s: s.update({"decoder.conv_out.bias": torch.ones(4)}),
-    "order": lambda s: s.update(
-        {"quantize.embedding": s["quantize.embedding"].flip(1).contiguous()}
-    ),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_other_weights_are_refused(tiny_showo, tmp_path, change):
-    with pytest.raises(ArragError):
-        load_tokenizer(broken(tiny_showo, tmp_path, change))
-
-
-def test_sizes_that_contradict_each_other(tiny_showo, tmp_path):
-    path = broken(tiny_showo, tmp_path, lambda state: None) / "magvitv2/config.json"
+def test_sizes_that_contradict_each_other(copy):
+    path = copy / "magvitv2/config.json"
     config = json.loads(path.read_text())
     for wrong in ({"channels": 48}, {"encoder_blocks": [1, 1]}):
         path.write_text(json.dumps(config | wrong))
-        with pytest.raises(FormatError) as caught:
-            load_tokenizer(path.parent.parent)
-        assert caught.value.path == path
+        with refused(FormatError, path=path):
+            load_tokenizer(copy)
 
 
 class Trap:
@@ -215,17 +197,15 @@ class Trap:
         return (open, (str(self.path), "w"))
 
 
-def test_pytorch_files_load_without_running_code(tiny_showo, tmp_path):
-    path = broken(tiny_showo, tmp_path, lambda state: None)
-    file = path / "magvitv2/model.safetensors"
-    torch.save(load_file(file), path / "magvitv2/pytorch_model.bin")
+def test_pytorch_files_load_without_running_code(tiny_showo, copy, tmp_path):
+    file = copy / "magvitv2/model.safetensors"
+    pickled = file.with_name("pytorch_model.bin")
+    torch.save(load_file(file), pickled)
     file.unlink()
-    assert load_tokenizer(path).digest == load_tokenizer(tiny_showo).digest
-    torch.save({"a": Trap(tmp_path / "made")}, path / "magvitv2/pytorch_model.bin")
-    for content in (None, b"PK no such file"):
-        if content:
-            (path / "magvitv2/pytorch_model.bin").write_bytes(content)
-        with pytest.raises(FormatError) as caught:
-            load_tokenizer(path)
-        assert caught.value.path == path / "magvitv2/pytorch_model.bin"
+    assert load_tokenizer(copy).digest == load_tokenizer(tiny_showo).digest
+    torch.save({"a": Trap(tmp_path / "made")}, pickled)
+    for content in (pickled.read_bytes(), b"PK no such file"):
+        pickled.write_bytes(content)
+        with refused(FormatError, path=pickled):
+            load_tokenizer(copy)
     assert not (tmp_path / "made").exists()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from refusals import refused
 
 from arrag.backbones.janus import JanusBackbone
 from arrag.config.generators import Emu3, Janus, Showo
@@ -16,12 +17,12 @@ from arrag.methods.adapter_folder import merge_delta, read_adapter, save_delta
 from arrag.training.adapt import compare_adapters, train_adapter
 from arrag.training.neighbours import Neighbours
 from arrag.training.trainer import Data, Trainer
-from arrag.utils.errors import ArragError, MismatchError, UsageError
+from arrag.utils.errors import MismatchError, UsageError
 from arrag.utils.hashing import tree_digest
 
 COUNT, HELD_OUT = 16, 3
 SMALL = Training(
-    source="micro", pairs=COUNT, held_out=HELD_OUT, epochs=1.25, global_batch=4, learning_rate=1e-3,
+    source="micro", pairs=COUNT, held_out=HELD_OUT, epochs=0.5, global_batch=4, learning_rate=1e-3,
     warmup=0.5, drop_prompt=0.3, mixed_precision="no",
     lora=LoraSettings(r=2, alpha=4.0, dropout=0.1), faid=FaidTraining(k=3, hops=[1], init_gain=0.5),
 )  # fmt: skip
@@ -50,7 +51,7 @@ def trained(tmp_path_factory, pairs, index, retrieved, micro_janus):
 def test_an_adapter_s_folder(trained, micro_janus):
     for kind in ("faid", "finetune"):
         config = read_adapter(trained / kind, kind, tree_digest(micro_janus))
-        assert config["steps"] == 5 and len(config["held_out"]["nats"]) == HELD_OUT
+        assert config["steps"] == 2 and len(config["held_out"]["nats"]) == HELD_OUT
         assert (trained / kind / "adapter.safetensors").exists() == (kind == "faid")
         assert "nats a code" in (trained / kind / "README.md").read_text()
 
@@ -64,9 +65,8 @@ def test_comparison_of_two_adapters(trained, tmp_path):
     config = json.loads((tmp_path / "other/config.json").read_text())
     config["training"]["pairs_digest"] = "others"
     (tmp_path / "other/config.json").write_text(json.dumps(config))
-    with pytest.raises(MismatchError) as error:
+    with refused(MismatchError, field="pairs_digest"):
         compare_adapters(tmp_path / "other", trained / "finetune")
-    assert error.value.field == "pairs_digest"
 
 
 def trainer(kind, data, micro_janus, batch_size=4, **changes):
@@ -113,21 +113,6 @@ def test_the_control_sees_the_same_batches(pairs, index, retrieved, micro_janus)
     assert not np.array_equal(epoch, ours._pairs_at(np.arange(16, 32)))
 
 
-def test_gradients_do_not_depend_on_how_a_batch_is_cut(pairs, index, retrieved, micro_janus):
-    data = faid_data(pairs, index, retrieved)
-    still = LoraSettings(r=2, alpha=4.0, dropout=0.0)
-    gradients = []
-    for size in (4, 2):
-        made = trainer("faid", data, micro_janus, batch_size=size, lora=still)
-        assert made.grad_accum_steps == 4 // size
-        for i in range(made.grad_accum_steps):
-            (made.loss_fn(made.grad_accum_steps + i) / made.grad_accum_steps).backward()
-        trained = [p for p in made.model.parameters() if p.requires_grad]
-        assert all(p.grad is not None for p in trained)
-        gradients.append(torch.cat([p.grad.flatten() for p in trained]))
-    assert torch.allclose(*gradients, atol=1e-5 * gradients[0].abs().max())
-
-
 def test_only_what_is_asked_for_is_trained(pairs, micro_janus):
     made = trainer("finetune", Data(pairs), micro_janus, head=False)
     names = [name for name, p in made.model.named_parameters() if p.requires_grad]
@@ -136,35 +121,18 @@ def test_only_what_is_asked_for_is_trained(pairs, micro_janus):
     made = trainer("finetune", Data(pairs), micro_janus, lora=None)
     names = [name for name, p in made.model.named_parameters() if p.requires_grad]
     assert names and all(".generation_head." in name for name in names)
-    with pytest.raises(UsageError):
-        trainer("finetune", Data(pairs), micro_janus, lora=None, head=False)
 
 
-def test_a_batch_that_cannot_be_cut_evenly(pairs, micro_janus):
-    with pytest.raises(UsageError) as error:
-        trainer("finetune", Data(pairs), micro_janus, batch_size=3)
-    assert error.value.field == "training.global_batch"
-
-
-def test_pairs_of_another_generator(pairs, tiny_showo):
-    generator = Showo(kind="showo", checkpoint=tiny_showo, guidance_scale=1.0)
+def test_trainings_that_cannot_be_are_refused(pairs, micro_janus, tiny_showo, tmp_path):
     other = SimpleNamespace(path=pairs.path, store=SimpleNamespace(grid=(24, 24), codebook=[]))
-    with pytest.raises(MismatchError) as error:
-        Trainer("finetune", generator, SMALL, 0, Data(other), Accelerator(cpu=True), 4)
-    assert error.value.path == pairs.path
-
-
-def test_generators_without_adapters_are_refused(pairs, tmp_path):
-    generator = Emu3(kind="emu3", checkpoint=tmp_path)
-    with pytest.raises(UsageError):
-        Trainer("finetune", generator, SMALL, 0, Data(pairs), Accelerator(cpu=True), 4)
-
-
-def test_nan_ends_the_training(pairs, micro_janus, tmp_path):
-    mad = SMALL.model_copy(update={"learning_rate": 1e30, "warmup": 0.0})
-    with pytest.raises(ArragError):
-        train_adapter(
-            "finetune", janus(micro_janus), mad, Data(pairs), tmp_path / "out", tmp_path / "work",
-            batch_size=4, cpu=True,
-        )  # fmt: skip
-    assert not (tmp_path / "out").exists()
+    showo = Showo(kind="showo", checkpoint=tiny_showo, guidance_scale=1.0)
+    nothing = {"lora": None, "head": False}
+    for generator, data, size, changes, error, path, field in (
+        (janus(micro_janus), pairs, 3, {}, UsageError, None, "training.global_batch"),
+        (janus(micro_janus), pairs, 4, nothing, UsageError, None, "training"),
+        (Emu3(kind="emu3", checkpoint=tmp_path), pairs, 4, {}, UsageError, tmp_path, None),
+        (showo, other, 4, {}, MismatchError, pairs.path, None),
+    ):
+        training = SMALL.model_copy(update=changes)
+        with refused(error, path=path, field=field):
+            Trainer("finetune", generator, training, 0, Data(data), Accelerator(cpu=True), size)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 
 from arrag.data.token_store import StoreWriter, TokenStore
 from arrag.retrieval.index import build_index, open_index
@@ -17,11 +18,16 @@ K = 5
 def without(store, images, path):
     """A copy of a store that lacks some images."""
     kept = np.setdiff1d(np.arange(len(store)), images)
+    return written(store, [store.keys(int(i)) for i in kept], store.grids(kept), path)
+
+
+def written(like, keys, grids, path):
+    """A store of the same tokenizer with other images."""
     with StoreWriter(
-        path, tokenizer_digest=store.tokenizer_digest, grid=store.grid, codebook=store.codebook,
+        path, tokenizer_digest=like.tokenizer_digest, grid=like.grid, codebook=like.codebook,
         source="copy", shard_size=100,
     ) as writer:  # fmt: skip
-        writer.add([store.keys(int(i)) for i in kept], store.grids(kept))
+        writer.add(keys, grids)
     return TokenStore.open(path)
 
 
@@ -47,13 +53,8 @@ def test_an_image_does_not_retrieve_itself(pairs, index, retrieved, tmp_path):
 
 def test_copies_under_another_name_are_left_out_too(pairs, index, tmp_path):
     store = index.store
-    writer = StoreWriter(
-        tmp_path / "codes", tokenizer_digest=store.tokenizer_digest, grid=store.grid,
-        codebook=store.codebook, source="copies", shard_size=100,
-    )  # fmt: skip
-    with writer:
-        writer.add([f"copy/{i}" for i in range(40)], store.grids(np.array([0] * 39 + [1])))
-    copies = TokenStore.open(tmp_path / "codes")
+    names, grids = [f"copy/{i}" for i in range(40)], store.grids(np.array([0] * 39 + [1]))
+    copies = written(store, names, grids, tmp_path / "codes")
     assert list(own_images(pairs.store, copies)(0)) == list(range(39))
     build_index(copies, tmp_path / "index", neighborhood=Neighborhood("causal"), mode="exact")
     grid = pairs.store.grids(np.array([0]))
@@ -85,14 +86,11 @@ def test_retrieval_by_parts_is_that_of_one_job(pairs, index, tmp_path):
 
 
 def test_retrieval_of_something_else_is_refused(pairs, index, retrieved, tmp_path):
-    with pytest.raises(MismatchError) as error:
+    with refused(MismatchError, field="index_digest"):
         Neighbours(retrieved, pairs, K, "other")
-    assert error.value.field == "index_digest"
-    with pytest.raises(MismatchError) as error:
+    with refused(MismatchError, field="k"):
         Neighbours(retrieved, pairs, K + 1, index.digest)
-    assert error.value.field == "k"
-    with pytest.raises(MismatchError) as error:
+    with refused(MismatchError, field="k"):
         retrieve_neighbours(pairs, index, retrieved, 4)
-    assert error.value.field == "k"
     with pytest.raises(UsageError):
         retrieve_neighbours(pairs, index, tmp_path / "out", 100_000)

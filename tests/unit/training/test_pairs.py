@@ -53,18 +53,20 @@ def test_captions_stand_beside_their_images(folder, tmp_path):
 def test_a_seed_samples_captioned_images(folder, micro_janus, tmp_path):
     made = [
         make_pairs(str(folder), micro_janus, tmp_path / str(i), count=2, held_out=1, seed=i)
-        for i in (0, 1, 2)
+        for i in (0, 1)
     ]
     assert made[0]["train"] == 2 and made[0]["held_out"] == 1
-    pairs = [Pairs.open(tmp_path / str(i)) for i in (0, 1, 2)]
+    pairs = [Pairs.open(tmp_path / str(i)) for i in (0, 1)]
     for some in pairs:
         keys = [some.store.keys(i) for i in range(3)]
         assert some.captions == [find_captions(str(folder))[key] for key in keys]
         assert not set(some.train) & set(some.held_out)
-    assert len({p.digest for p in pairs}) == 3
+    assert pairs[0].digest != pairs[1].digest
 
 
 def test_training_without_captions_is_refused(folder, micro_janus, index, tmp_path):
+    with pytest.raises(MissingError):  # of four
+        make_pairs(str(folder), micro_janus, tmp_path / "out", count=3, held_out=2)
     for path in [*folder.rglob("*.txt"), *folder.rglob("*.json")]:
         path.unlink()
     with pytest.raises(MissingError):
@@ -72,11 +74,6 @@ def test_training_without_captions_is_refused(folder, micro_janus, index, tmp_pa
     assert not (tmp_path / "out").exists()
     with pytest.raises(MissingError):
         Pairs.open(index.store.path)
-
-
-def test_too_few_captions_are_counted(folder, micro_janus, tmp_path):
-    with pytest.raises(MissingError):
-        make_pairs(str(folder), micro_janus, tmp_path / "out", count=9, held_out=2)
 
 
 def test_held_out_scenes_are_neither_trained_on_nor_in_the_database(pairs):

@@ -7,11 +7,10 @@ from arrag.data.clip import OpenClip
 from arrag.data.encode import encode_source
 from arrag.data.token_store import TokenStore
 from arrag.retrieval.image_index import ImageIndex, build_image_index
-from arrag.training.pairs import Pairs, make_pairs
 from arrag.training.references import References, retrieve_references
 from arrag.utils.errors import ArragError
 
-IMAGES, COUNT, HELD_OUT = 40, 20, 3
+IMAGES = 30  # of the database, as those of the pairs
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +26,6 @@ def images(tmp_path_factory, micro_janus, assets, clip):
     store = TokenStore.open(folder / "codes")
     build_image_index(store, "micro:database", clip, folder / "i", limit=IMAGES, assets=assets)
     return ImageIndex(folder / "i", store, clip.digest)
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory, micro_janus, assets):
-    out = tmp_path_factory.mktemp("pairs") / "pairs"
-    make_pairs(
-        "micro:database", micro_janus, out, count=COUNT, held_out=HELD_OUT, first_held_out=IMAGES,
-        assets=assets,
-    )  # fmt: skip
-    return Pairs.open(out)
 
 
 def test_a_reference_is_the_nearest_other_image(pairs, images, clip, tmp_path):

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 import train_masked_lm as masked_lm
 import training_data as data
 from fit_codebook import to_patches
+from safetensors.torch import save_file
 
-from arrag.backbones import micro_showo as showo
+from arrag.backbones import micro
 from arrag.backbones.showo import ShowoBackbone
 from arrag.data.micro.world import World
 from arrag.tokenizers.base import load_tokenizer
@@ -26,11 +27,11 @@ def pictures(assets):
 
 def test_the_network_computes_the_signs(pictures):
     generator = torch.Generator().manual_seed(3)
-    bits = showo.TOKENIZER.bits
+    bits = micro.SHOWO_TOKENIZER.bits
     coder = signs.SignCoder(
         torch.randn(bits, 48, generator=generator) * 0.3, torch.randn(bits, generator=generator)
     )
-    model = Magvit(showo.TOKENIZER).eval()
+    model = Magvit(micro.SHOWO_TOKENIZER).eval()
     signs.set_signs(model, coder)
     x = torch.from_numpy(pictures[:4]).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
@@ -55,8 +56,6 @@ def test_fitted_bits_say_more_than_random_ones(pictures):
 
     fitted = signs.fit(pictures, bits=6, seed=0, steps=150)
     assert torch.equal(fitted.projection, fitted.projection.half().float())
-    again = signs.fit(pictures, bits=6, seed=0, steps=150)
-    assert torch.equal(fitted.projection, again.projection)
     torch.manual_seed(0)
     chance = signs.SignCoder(torch.randn(6, 48), torch.zeros(6))
     assert error(fitted) < 0.6 * error(chance)
@@ -73,8 +72,12 @@ def test_noise_leaves_the_cosine_s_share_unknown():
     assert np.abs(share - want).max() < 0.03
 
 
-def test_the_loss_is_of_unknown_codes_alone_and_falls(assets):
-    backbone = masked_lm.build_backbone(seed=0)
+@pytest.fixture(scope="module")
+def backbone():
+    return masked_lm.build_backbone(seed=0)
+
+
+def test_the_loss_is_of_unknown_codes_alone_and_falls(backbone, assets):
     model = masked_lm.Masked(backbone).train()
     scenes = data.scenes(World(assets, "training"), 0, 4)
     generator = torch.Generator().manual_seed(0)
@@ -95,8 +98,7 @@ def test_the_loss_is_of_unknown_codes_alone_and_falls(assets):
     assert loss.item() < first - 1
 
 
-def test_dropped_prompts_are_the_unconditional_rows(assets):
-    backbone = masked_lm.build_backbone(seed=0)
+def test_dropped_prompts_are_the_unconditional_rows(backbone, assets):
     scenes = data.scenes(World(assets, "training"), 0, 8)
     coder = signs.SignCoder(torch.randn(12, 48), torch.zeros(12))
     ids, mask, _, _ = masked_lm.batch_of(scenes, backbone, coder, 0, drop=1.0)
@@ -105,19 +107,10 @@ def test_dropped_prompts_are_the_unconditional_rows(assets):
     assert mask.sum(1).tolist() == [3] * 8  # [t2i], [bos], [eos]
 
 
-def test_no_prompt_of_the_grammar_is_too_long():
-    from arrag.data.micro.prompts import benchmark_prompts
-
-    backbone = masked_lm.build_backbone(seed=0)
-    assert backbone.truncated_prompts([prompt["prompt"] for prompt in benchmark_prompts()]) == []
-
-
 def test_parts_join_into_a_checkpoint(tmp_path):
-    from safetensors.torch import save_file
-
-    model, _ = showo.build_showo(seed=4)
+    model, _ = micro.build_showo(seed=4)
     torch.manual_seed(4)
-    tokenizer = Magvit(showo.TOKENIZER)
+    tokenizer = Magvit(micro.SHOWO_TOKENIZER)
     save_file(model.state_dict(), tmp_path / "lm.safetensors")
     save_file(tokenizer.state_dict(), tmp_path / "decoder.safetensors")
     out = tmp_path / "showo"

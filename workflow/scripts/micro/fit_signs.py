@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 from train_decoder import fit_decoder
 
-from arrag.backbones import micro_showo as showo
+from arrag.backbones import micro
 from arrag.data.micro.world import GRID, World
 from arrag.tokenizers.magvit2 import Magvit, codebook
 from arrag.utils.outputs import atomic_path
@@ -92,7 +92,7 @@ def make_signs(assets: Path, out: Path, seed: int = 0) -> SignCoder:
     """Fit on the training split, a seventh of it tinted, and write to ``out`` (.safetensors)."""
     images = data.images_of(data.scenes(World(assets, "training"), 0, 7000))
     images = np.concatenate([images[:6000], data.jitter(images[6000:], seed)])
-    coder = fit(images, showo.TOKENIZER.bits, seed)
+    coder = fit(images, micro.SHOWO_TOKENIZER.bits, seed)
     with atomic_path(out) as partial:
         save_file({"projection": coder.projection, "bias": coder.bias}, partial)
     return coder
@@ -104,7 +104,7 @@ def load_signs(path: Path) -> SignCoder:
 
 
 def set_signs(model: Magvit, coder: SignCoder) -> None:
-    """Set the encoder of a tokenizer of ``showo.TOKENIZER``'s shape to compute ``coder``."""
+    """Set the encoder of a tokenizer of ``micro.SHOWO_TOKENIZER``'s shape to compute ``coder``."""
     set_projection(model.encoder, coder.projection, coder.bias)
     every = range(len(coder.bias))
     with torch.no_grad():
@@ -115,9 +115,9 @@ def train_decoder(assets: Path, signs: Path, out: Path, work_dir: Path, steps: i
     """Train the decoder on the codes of ``signs``; write all tokenizer weights to ``out``."""
     coder = load_signs(signs)
     torch.manual_seed(1)
-    model = Magvit(showo.TOKENIZER)
+    model = Magvit(micro.SHOWO_TOKENIZER)
     set_signs(model, coder)
-    vectors = codebook(showo.TOKENIZER.bits)
+    vectors = codebook(micro.SHOWO_TOKENIZER.bits)
     fit_decoder(
         assets,
         coder.encode,

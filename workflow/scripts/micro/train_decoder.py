@@ -12,7 +12,7 @@ import training_data as data
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from arrag.backbones import micro_janus as janus
+from arrag.backbones import micro
 from arrag.data.micro.world import World
 from arrag.training import loop
 from arrag.utils.outputs import atomic_path
@@ -26,7 +26,7 @@ def make_codebook(assets: Path, out: Path, seed: int = 0) -> codebook.PatchCoder
     world = World(assets, "training")
     images = data.images_of(data.scenes(world, 0, 7000))
     images = np.concatenate([images[:6000], data.jitter(images[6000:], seed)])
-    coder = codebook.fit(images, janus.CODES, seed)
+    coder = codebook.fit(images, micro.CODES, seed)
     names = ("projection", "bias", "codebook")
     tensors = {name: getattr(coder, name).contiguous() for name in names}
     with atomic_path(out) as partial:
@@ -42,7 +42,7 @@ def load_codebook(path: Path) -> codebook.PatchCoder:
 def train_decoder(assets: Path, codes: Path, out: Path, work_dir: Path, steps: int) -> None:
     """Train the decoder on the codes of ``codes``; write all vqmodel weights to ``out``."""
     coder = load_codebook(codes)
-    model = janus.build_model(seed=1)[0].model.vqmodel
+    model = micro.build_janus(seed=1)[0].model.vqmodel
     codebook.set_linear_encoder(model, coder)
     trained = nn.ModuleDict({"decoder": model.decoder, "post": model.post_quant_conv})
     fit_decoder(

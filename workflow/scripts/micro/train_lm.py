@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from train_decoder import load_codebook
 
-from arrag.backbones import micro_janus as janus
+from arrag.backbones import micro
 from arrag.backbones.janus import TEMPLATE, unconditional_row
 from arrag.data.micro.world import TASKS, Scene, World
 from arrag.training import loop
@@ -75,7 +75,7 @@ def batch_of(scenes, tokenizer, coder, seed: int, drop: float):
 
 def drop_prompt(ids: torch.Tensor, tokenizer) -> torch.Tensor:
     """Prompts [B, T] -> their unconditional rows."""
-    boi = tokenizer.convert_tokens_to_ids(janus.MARKERS["boi_token"])
+    boi = tokenizer.convert_tokens_to_ids(micro.MARKERS["boi_token"])
     return unconditional_row(ids, tokenizer.bos_token_id, boi, tokenizer.pad_token_id)
 
 
@@ -83,7 +83,7 @@ def train(assets: Path, codes: Path, out: Path, work_dir: Path, steps: int) -> N
     """Train from scratch for ``steps`` batches; write the trained weights to ``out``."""
     world = World(assets, "training")
     coder = load_codebook(codes)
-    model, tokenizer = janus.build_model(seed=0)
+    model, tokenizer = micro.build_janus(seed=0)
     with torch.no_grad():  # start the input embeddings from what the codes look like
         model.model.generation_embeddings.weight.copy_(coder.codebook)
     trained = Conditioned(model)
@@ -150,8 +150,8 @@ def save(model: nn.Module, out: Path) -> None:
 
 def assemble(lm: Path, vq: Path, out: Path) -> None:
     """Join trained language model and tokenizer into one checkpoint directory."""
-    model, tokenizer = janus.build_model(seed=0)
+    model, tokenizer = micro.build_janus(seed=0)
     Conditioned(model).load_state_dict(load_file(lm))
     model.model.vqmodel.load_state_dict(load_file(vq))
     with atomic_path(out) as partial:
-        janus.save(model, tokenizer, partial)
+        micro.save_janus(model, tokenizer, partial)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from train_lm import fit, save
 
-from arrag.backbones import micro_showo as showo
+from arrag.backbones import micro
 from arrag.backbones.showo import ShowoBackbone
 from arrag.backbones.showo_checkpoint import add_markers
 from arrag.data.micro.world import GRID, World
@@ -36,10 +36,10 @@ class Masked(nn.Module):
 
 def build_backbone(seed: int) -> ShowoBackbone:
     """A freshly initialised micro Show-o, ready to be trained."""
-    model, vocabulary = showo.build_showo(seed)
-    tokenizer = showo.build_text_tokenizer()
+    model, vocabulary = micro.build_showo(seed)
+    tokenizer = micro.build_showo_tokenizer()
     add_markers(tokenizer, vocabulary, Path("micro"))
-    length = showo.TEXT_LENGTH + 1
+    length = micro.TEXT_LENGTH + 1
     backbone = ShowoBackbone(model, tokenizer, vocabulary, GRID * GRID, length)
     backbone.model.requires_grad_(True)
     return backbone
@@ -66,9 +66,9 @@ def train(assets: Path, signs: Path, out: Path, work_dir: Path, steps: int) -> N
 
 def assemble(lm: Path, tokenizer: Path, out: Path) -> None:
     """Join trained language model and tokenizer into one checkpoint directory."""
-    model, _ = showo.build_showo(seed=0)
+    model, _ = micro.build_showo(seed=0)
     model.load_state_dict(load_file(lm))
-    signs = Magvit(showo.TOKENIZER)
+    signs = Magvit(micro.SHOWO_TOKENIZER)
     signs.load_state_dict(load_file(tokenizer))
     with atomic_path(out) as partial:
-        showo.save(model, signs, partial)
+        micro.save_showo(model, signs, partial)
