@@ -67,7 +67,7 @@ def made(tmp_path_factory, tiny_showo, root, assets):
     around = Neighborhood(placed.context, placed.key_hop, placed.border)
     build_index(store, where, neighborhood=around, mode="exact", progress=False)
     run(folder, "pairs", "showo-finetune", "--assets", assets)
-    run(folder, "retrieve", "showo-faid")
+    run(folder, "neighbours", "showo-faid")
     pairs, index = Pairs.open(folder / layout.pairs("showo-faid")), open_index(where, store)
     neighbours = Neighbours(folder / layout.neighbours("showo-faid"), pairs, K, index.digest)
     return SimpleNamespace(
