@@ -149,12 +149,12 @@ class Neighbours:
     """
 
     def __init__(self, path: str | Path, pairs: Pairs, k: int, index_digest: str) -> None:
-        again = "run `arrag train retrieve` again with these pairs and this index"
+        again = "run `arrag train neighbours` again with these pairs and this index"
         expected = {"format": FORMAT, "pairs_digest": pairs.digest, "index_digest": index_digest}
         self._shards = Shards(path, expected, again)
         self.manifest = self._shards.manifest
         if (found := self.manifest["k"]) < k:
-            hint = f"run `arrag train retrieve` again with -k {k}, or train with fewer"
+            hint = f"run `arrag train neighbours` again with -k {k}, or train with fewer"
             message = f"is {found}, but {k} patches of a position are needed"
             raise MismatchError(message, path=path, field="k", hint=hint)
 

@@ -67,7 +67,7 @@ def made(tmp_path_factory, tiny_showo, root, assets):
     around = Neighborhood(placed.context, placed.key_hop, placed.border)
     build_index(store, where, neighborhood=around, mode="exact", progress=False)
     run(folder, "pairs", "showo-finetune", "--assets", assets)
-    run(folder, "retrieve", "showo-faid")
+    run(folder, "neighbours", "showo-faid")
     pairs, index = Pairs.open(folder / layout.pairs("showo-faid")), open_index(where, store)
     neighbours = Neighbours(folder / layout.neighbours("showo-faid"), pairs, K, index.digest)
     return SimpleNamespace(
@@ -80,14 +80,14 @@ def run(folder, command, method, *options):
     """``arrag train`` in a folder."""
     config = ["--config", folder / "config.yaml", "--method", method]
     with contextlib.chdir(folder):
-        assert main(["train", command, *map(str, [*config, *options])]) == 0
+        assert main(["train", *command.split(), *map(str, [*config, *options])]) == 0
 
 
 @pytest.fixture(scope="module")
 def trained(made):
     """FAiD and its control, trained by the commands."""
     for kind in ("faid", "finetune"):
-        run(made.folder, kind, f"showo-{kind}", "--batch-size", 4, "--cpu")
+        run(made.folder, f"adapter {kind}", f"showo-{kind}", "--batch-size", 4, "--cpu")
     adapters = made.layout.trained_adapter
     return {kind: made.folder / adapters(f"showo-{kind}") for kind in ("faid", "finetune")}
 
