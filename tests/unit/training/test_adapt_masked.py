@@ -76,18 +76,18 @@ def made(tmp_path_factory, tiny_showo, root, assets):
     )  # fmt: skip
 
 
-def run(folder, command, method, *options, kind=()):
+def run(folder, command, method, *options):
     """``arrag train`` in a folder."""
     config = ["--config", folder / "config.yaml", "--method", method]
     with contextlib.chdir(folder):
-        assert main(["train", command, *kind, *map(str, [*config, *options])]) == 0
+        assert main(["train", *command.split(), *map(str, [*config, *options])]) == 0
 
 
 @pytest.fixture(scope="module")
 def trained(made):
     """FAiD and its control, trained by the commands."""
     for kind in ("faid", "finetune"):
-        run(made.folder, "adapter", f"showo-{kind}", "--batch-size", 4, "--cpu", kind=[kind])
+        run(made.folder, f"adapter {kind}", f"showo-{kind}", "--batch-size", 4, "--cpu")
     adapters = made.layout.trained_adapter
     return {kind: made.folder / adapters(f"showo-{kind}") for kind in ("faid", "finetune")}
 

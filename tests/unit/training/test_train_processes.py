@@ -30,7 +30,7 @@ def arguments(root, tmp_path, micro_janus, assets):
 
 def train(root, arguments, out, *more, **variables):
     """Train in a process of its own; returns the weights."""
-    command = [sys.executable, "-m", "arrag.cli.main", "train", "finetune", *arguments]
+    command = [sys.executable, "-m", "arrag.cli.main", "train", "adapter", "finetune", *arguments]
     done = subprocess.run(
         [*map(str, command), "--out", str(out), *more], cwd=root, env=os.environ | variables,
         capture_output=True, text=True,
