@@ -101,8 +101,9 @@ def trainer(made, kind, batch_size=4, seed=0, **changes):
 
 def test_generators_that_are_trained_here_are_those_that_training_knows():
     kinds = get_args(get_args(Generator)[0])
-    said = {get_args(k.model_fields["kind"].annotation)[0] for k in kinds if k.trainable}
-    assert said == {kind for kind in BACKBONES if BACKBONES.get(kind).trainable_head}
+    said = {get_args(k.model_fields["kind"].annotation)[0]: k.trainable for k in kinds}
+    heads = {kind: kind in BACKBONES and BACKBONES.get(kind).trainable_head for kind in said}
+    assert said == {kind: bool(head) for kind, head in heads.items()}
 
 
 def test_pairs_retrieve_by_all_their_neighbours(made):
