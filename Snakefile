@@ -2,7 +2,7 @@
 # `--configfile FILE` after the target chooses another configuration than config/micro.yaml.
 #
 # To find how a file is made: its rule is in the module of workflow/rules named by the stage; the
-# rule's shell names the command (`arrag report table1`), whose module in arrag/cli calls the library.
+# rule's shell names the command (`arrag report table 1`), whose module in arrag/cli calls the library.
 # What the rule's output needs, and the arguments of the command, are in arrag/pipeline/plan.py.
 from snakemake.utils import min_version
 

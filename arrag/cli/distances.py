@@ -111,7 +111,10 @@ def distance(
 
     from arrag.metrics.base import get_metric
 
-    model = get_metric(metric, module).Settings
+    model = getattr(get_metric(metric, module), "Settings", None)
+    if model is None:
+        hint = f"use `arrag score {metric}`"
+        raise UsageError(f"{metric} compares no two sets of images", field="METRIC", hint=hint)
     try:
         chosen = TypeAdapter(model).validate_json(settings).model_dump()
     except ValidationError as error:
@@ -154,15 +157,18 @@ def fid_stats(
 
     named = {"extractor": extractor, "mode": mode, "wavelet": wavelet, "level": level, "size": size}
     chosen = get_metric(metric)
-    settings = chosen.Settings(**{k: v for k, v in named.items() if v is not None})
-    options = _options(computing, None)
+    settings = {name: value for name, value in named.items() if value is not None}
+    if unknown := [name for name in settings if name not in chosen.Settings.model_fields]:
+        raise UsageError(f"not for {metric}", field=f"--{unknown[0]}", hint="leave it out")
+    settings, options = chosen.Settings(**settings), _options(computing, None)
     with _recorded_features(options.cache):
         if mjhq is not None:
             written = chosen(settings).write_mjhq_statistics(images, mjhq, out, options)
-            return {"stats": written}
-        about = chosen(settings).write_statistics(images, out, options)
+            about = {"stats": written}
+        else:
+            about = {"stats": out, **chosen(settings).write_statistics(images, out, options)}
     write_record(out)
-    return {"stats": out, **about}
+    return about
 
 
 def _distance(

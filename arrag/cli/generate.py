@@ -78,6 +78,8 @@ def generate(
             config, method, benchmark, out,
             given=vars(artifacts), batch_size=batch_size, part=part, join=join, assets=assets,
         )  # fmt: skip
+    if part or join:
+        raise UsageError("not without --benchmark", field="--part, --join", hint="leave it out")
     if not prompts:
         raise UsageError("missing", field="PROMPT", hint="give prompts, or --benchmark")
     if blank := [text for text in prompts if not text.strip()]:

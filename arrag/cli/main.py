@@ -149,7 +149,7 @@ def _check_inputs(given: dict[str, Any], out: Path) -> None:
     out = Path(os.path.realpath(out))
     for name, value in given.items():
         for path in value if isinstance(value, list | tuple) else [value]:
-            if name == "out" or not isinstance(path, Path) or not path.exists():
+            if name == "out" or not isinstance(path, Path | str) or not os.path.exists(path):
                 continue
             if Path(os.path.realpath(path)).is_relative_to(out):
                 raise OutputError(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from arrag.cli.common import DEFAULT_CONFIG, Count, group
 from arrag.pipeline.layout import RESULTS
-from arrag.pipeline.records import write_record
+from arrag.utils.errors import UsageError
 
 app = group("report", "Write tables, figures and pages from scores and samples.")
 REPORTS = Path("reports")
@@ -41,6 +41,9 @@ def table(
     from arrag.report.table4 import write_table4
     from arrag.report.tables import write_table
 
+    if number == 4 and benchmark or number != 4 and timing:
+        wrong = "--benchmark" if number == 4 else "--timing"
+        raise UsageError(f"not for table {number}", field=wrong, hint="leave it out")
     settings, out = load_config(config), out or REPORTS / f"table{number}.md"
     if number == 4:
         timing = timing or Layout(settings).timing(timed_methods(settings))
@@ -127,7 +130,6 @@ def figures(
     from arrag.report.figures.build import write_figures
 
     write_figures(load_config(config), drawn, out)
-    write_record(out)
     return {"figures": out}
 
 
@@ -196,7 +198,6 @@ def page(
         ),
         open_method=_opener(settings, config),
     )
-    write_record(out)
     return about
 
 
@@ -237,7 +238,6 @@ def crate(
     from arrag.report.crate import write_crate
 
     written = write_crate(config, reports, out)
-    write_record(out)
     return {"crate": out, "files": len(written.data_entities)}
 
 

@@ -97,10 +97,12 @@ def _summary(
     from arrag.metrics.geneval.score import write_records
 
     score, records = score_results(results, prompts, recompute, allow_partial)
+    verdicts = verdicts or (out and out.with_suffix(".jsonl"))
     if verdicts:
         write_records(verdicts, records)
     if out:
         score.write(out)
+        write_score_record(out, score.to_json(), prompts, {}, verdicts)
     return _shown(score.to_json(), out)
 
 
@@ -114,7 +116,8 @@ def dpg(
     compat: Literal["official", "corrected"] | None = None,
     dependency: Literal["none", "dsg", "official"] | None = None,
     judge: str = "rules",
-    judges: Judges | None = None,
+    detector: str | None = None,
+    color: Path | None = None,
     images_per_prompt: Count | None = None,
     resolution: Count | None = None,
     out: Path | None = None,
@@ -140,6 +143,8 @@ def dpg(
         dependency: Zero a question whose parent failed: not, by the parents' answers, or in the
             order of the rows; official for --compat official, dsg for corrected.
         judge: rules (synthetic dataset), mplug, or the folder of a VQA model.
+        detector: For the judge rules: folder of a detector.
+        color: For the judge rules: folder of an open_clip model.
         images_per_prompt: Images; by default the 4 of a grid.
         resolution: Pixels per side of one image, checked.
         out: JSON file of the score, with every prompt's.
@@ -150,16 +155,17 @@ def dpg(
     from arrag.metrics.dpg.judges import open_judge
     from arrag.metrics.dpg.score import DPGBench
 
-    judges = judges or Judges()
     rules = {"compat": compat, "dependency": dependency}
     if _one_of(images, "--images", answers, "--answers") == "--answers":
         options = ScoreOptions(out, allow_partial=allow_partial)
         score = DPGBench(**rules).score_recorded(
             answers, questions, _conditions(filter or []), options
         )
+        if out:
+            write_score_record(out, score.to_json(), questions, {})
         return _shown(score.to_json(), out)
     metric = DPGBench(
-        open_judge(judge, judges.detector, judges.color),
+        open_judge(judge, detector, color),
         per_prompt=images_per_prompt,
         resolution=resolution,
         **rules,
@@ -168,7 +174,7 @@ def dpg(
     options = ScoreOptions(out, records, allow_partial=allow_partial)
     score = metric.score(images, questions, options).to_json()
     if out:
-        models = {"judge": judge, "detector": judges.detector, "color": judges.color}
+        models = {"judge": judge, "detector": detector, "color": color}
         write_score_record(out, score, questions, models, records)
     return _shown(score, out)
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from arrag.cli.common import DEFAULT_CONFIG, Count, PartOf, group
+from arrag.cli.common import DEFAULT_CONFIG, Count, PartOf, Whole, group
 from arrag.pipeline.layout import MICRO, MICRO_ASSETS
 from arrag.pipeline.records import write_record
+from arrag.utils.errors import ConfigError, UsageError
+from arrag.utils.locks import output_lock
 
 if TYPE_CHECKING:
     from arrag.config.root import Config
@@ -72,20 +75,21 @@ def pairs(
     settings, layout, method = _load(config, method, *KINDS)
     resolved = settings.resolved(method)
     training = resolved.training
-    out = out or layout.pairs(method)
-    about = make_pairs(
-        "micro:database" if training.source == MICRO else training.source,
-        resolved.generator.checkpoint,
-        out,
-        count=training.pairs,
-        held_out=training.held_out,
-        seed=settings.seed,
-        first_held_out=resolved.first_held_out,
-        assets=assets,
-        exclude=exclude,
-        batch_size=settings.resources.encode_batch_size,
-        workers=workers - 1,
-    )
+    out = _output(out, layout.pairs(method), exclude=exclude)
+    with _locked(out):
+        about = make_pairs(
+            "micro:database" if training.source == MICRO else training.source,
+            resolved.generator.checkpoint,
+            out,
+            count=training.pairs,
+            held_out=training.held_out,
+            seed=settings.seed,
+            first_held_out=resolved.first_held_out,
+            assets=assets,
+            exclude=exclude,
+            batch_size=settings.resources.encode_batch_size,
+            workers=workers - 1,
+        )
     write_record(out, made_of={"tokenizer": resolved.generator.checkpoint})
     return about
 
@@ -116,11 +120,12 @@ def neighbours(
 
     inputs = inputs or Inputs()
     settings, layout, method = _load(config, method, "faid")
-    out = out or layout.neighbours(method)
+    out = _output(out, layout.neighbours(method), k=k, **vars(inputs))
     found = Pairs.open(inputs.pairs or layout.pairs(method))
     index = _index(inputs, layout, method)
     k = k or settings.resolved(method).training.faid.k
-    manifest = retrieve_neighbours(found, index, out, k, part=part)
+    with nullcontext() if part else _locked(out):
+        manifest = retrieve_neighbours(found, index, out, k, part=part)
     if not part:
         sources = {"index": inputs.index or layout.index(method), "codes": index.store.path}
         write_record(out, made_of={"pairs": found.path, **sources})
@@ -149,10 +154,11 @@ def references(
 
     inputs = inputs or Inputs()
     settings, layout, method = _load(config, method, "racm3")
-    out = out or layout.references(method)
+    out = _output(out, layout.references(method), **vars(inputs))
     model, index = _image_index(inputs, settings, layout, method)
     found = Pairs.open(inputs.pairs or layout.pairs(method))
-    manifest = retrieve_references(found, index, model, out)
+    with _locked(out):
+        manifest = retrieve_references(found, index, model, out)
     write_record(out, made_of={"pairs": found.path, "image_index": index.path})
     return {"references": out, **{k: v for k, v in manifest.items() if k != "shards"}}
 
@@ -169,7 +175,7 @@ def adapter(
     work_dir: Path | None = None,
     batch_size: Count | None = None,
     cpu: bool = False,
-    gpus: Count = 1,
+    gpus: Whole = 1,
 ) -> dict[str, Any]:
     """Train an adapter; resumes after a kill.
 
@@ -184,7 +190,7 @@ def adapter(
         work_dir: Running state and log; by default OUT.work.
         batch_size: Images that a process takes at a time.
         cpu: Train on the CPU even if there is a GPU.
-        gpus: More than 1: a process for each.
+        gpus: GPUs to train on, each with a process; with 0 or 1 this process trains alone.
     """
     if not cpu:
         take_gpus(gpus)
@@ -194,20 +200,21 @@ def adapter(
     inputs = inputs or Inputs()
     settings, layout, method = _load(config, method, kind)
     resolved = settings.resolved(method)
-    out = out or layout.trained_adapter(method)
+    out = _output(out, layout.trained_adapter(method), **vars(inputs))
     found = Pairs.open(inputs.pairs or layout.pairs(method))
-    about = train_adapter(
-        kind,
-        resolved.generator,
-        resolved.training,
-        _data(kind, inputs, settings, layout, method, found),
-        out,
-        work_dir or out.with_name(out.name + ".work"),
-        seed=settings.seed,
-        batch_size=batch_size or settings.resources.train_batch_size,
-        save_minutes=settings.resources.save_minutes,
-        cpu=cpu,
-    )
+    with _locked(out):
+        about = train_adapter(
+            kind,
+            resolved.generator,
+            resolved.training,
+            _data(kind, inputs, settings, layout, method, found),
+            out,
+            work_dir or out.with_name(out.name + ".work"),
+            seed=settings.seed,
+            batch_size=batch_size or settings.resources.train_batch_size,
+            save_minutes=settings.resources.save_minutes,
+            cpu=cpu,
+        )
     held_out = about.pop("held_out", None)
     if held_out:  # of several processes the first writes
         backbone = (resolved.generator.checkpoint, about["training"]["backbone"])
@@ -244,11 +251,23 @@ def take_gpus(count: int) -> None:
     os.execv(sys.executable, [*launcher, "-m", "arrag", *sys.argv[1:]])
 
 
+def _output(out: Path | None, usual: Path, **changed: Any) -> Path:
+    """Return the output; results of other inputs must not replace those of the workflow."""
+    if out is None and (given := [name for name, value in changed.items() if value is not None]):
+        option = "--" + given[0].replace("_", "-")
+        raise UsageError("missing", field="--out", hint=f"with {option} name another folder")
+    return out or usual
+
+
+def _locked(out: Path) -> AbstractContextManager[None]:
+    """Be the only writer of a result; of the processes of a training, the first one is."""
+    return output_lock(out) if os.environ.get("RANK", "0") == "0" else nullcontext()
+
+
 def _load(path: Path, method: str | None, *kinds: str) -> tuple[Config, Layout, str]:
     """Return the configuration, its layout, and the method of one of ``kinds`` to train for."""
     from arrag.config.root import load_config
     from arrag.pipeline.layout import Layout
-    from arrag.utils.errors import ConfigError
 
     config = load_config(path)
 

@@ -2,7 +2,7 @@
 
 ``FidSettings`` (FID and KID), ``CmmdSettings`` and ``FwdSettings`` are the only declaration of
 these metrics' parameters: the metric takes such a model, the command line builds its options from
-it (``arrag.cli.options``), and records hold its ``model_dump()``.
+it (``arrag.cli.common.options_of``), and records hold its ``model_dump()``.
 """
 
 from __future__ import annotations

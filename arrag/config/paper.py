@@ -1,5 +1,5 @@
 """What the paper prints, and why a row of it may not have been run here
-(config/paper_tables.yaml)."""
+(arrag/config/paper_tables.yaml)."""
 
 from __future__ import annotations
 

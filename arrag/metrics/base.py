@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -19,9 +18,9 @@ from pydantic import BaseModel, ConfigDict
 
 from arrag import __version__
 from arrag.metrics.types import Detector
-from arrag.utils.errors import FormatError, UsageError
+from arrag.utils.errors import FormatError
 from arrag.utils.files import read_json, write_json
-from arrag.utils.registry import Registry
+from arrag.utils.registry import Registry, import_registering
 
 
 class Score(BaseModel):
@@ -156,11 +155,7 @@ def get_metric(name: str, module: str | None = None) -> type[Metric]:
         UsageError: The module cannot be imported.
     """
     if module is not None:
-        try:
-            import_module(module)
-        except ImportError as error:
-            hint = "give the dotted name of a module that Python finds"
-            raise UsageError(f"cannot import {module} ({error})", field=name, hint=hint) from None
+        import_registering(module)
     return METRICS.get(name)
 
 

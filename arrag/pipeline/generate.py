@@ -6,9 +6,13 @@ The commands and the reports share these functions, so that an image drawn again
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from arrag.config.base import Model
 from arrag.config.methods import CEILING_LABELS
 from arrag.config.root import Config, load_config
 from arrag.pipeline.layout import INFERENCE_INPUTS, SENTINEL_FILES, Layout
@@ -17,6 +21,7 @@ from arrag.pipeline.records import write_record
 from arrag.pipeline.reports import timed_methods
 from arrag.utils.errors import MissingError, UsageError
 from arrag.utils.files import write_json
+from arrag.utils.locks import output_lock
 from arrag.utils.outputs import atomic_path
 
 if TYPE_CHECKING:
@@ -101,7 +106,7 @@ def generate_prompts(
     config = load_config(path)
     if guidance_scale is not None:
         generator, settings = config.generator_of(method)
-        changed = settings.model_copy(update={"guidance_scale": guidance_scale})
+        changed = _changed(settings, {"guidance_scale": guidance_scale})
         config = config.model_copy(update={"generators": {**config.generators, generator: changed}})
     images = generate_images(
         config,
@@ -113,6 +118,16 @@ def generate_prompts(
         batch_size=batch_size or config.resources.batch_size,
     )
     return {"images": [str(written) for written in _save(images, out)]}
+
+
+def _changed(settings: Model, changed: Mapping[str, Any]) -> Any:
+    """Return settings with some fields changed, validated like those of a configuration."""
+    try:
+        return type(settings).model_validate(settings.model_dump() | changed)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        raise UsageError(first["msg"], field=option, hint="see --help") from None
 
 
 def _save(images: list[np.ndarray], out: Path) -> list[Path]:
@@ -156,7 +171,35 @@ def generate_benchmark(
     """
     config = load_config(path)
     layout = Layout(config)
+    if out is None and any(given.values()):
+        hint = "samples from other artifacts need a folder of their own"
+        raise UsageError("missing", field="--out", hint=hint)
     out = out or layout.samples(method, benchmark)
+    with nullcontext() if part else output_lock(out):
+        run, read = _generate_samples(
+            config, path, method, benchmark, out,
+            given=given, batch_size=batch_size, part=part, join=join, assets=assets,
+        )  # fmt: skip
+        if not part:
+            made_of = with_known_digests(sample_inputs(layout, method, benchmark, read), run)
+            write_record(out, made_of=made_of)
+    return {"samples": out, **run}
+
+
+def _generate_samples(
+    config: Config,
+    path: Path,
+    method: str,
+    benchmark: str,
+    out: Path,
+    *,
+    given: Mapping[str, Path | None],
+    batch_size: int | None,
+    part: JobPart | None,
+    join: bool,
+    assets: Path,
+) -> tuple[dict[str, Any], dict[str, Path | None]]:
+    """Draw the samples; returns the contents of ``run.json`` and what was read, by part."""
     if method in CEILING_LABELS:
         if part:
             raise UsageError(f"'{method}' is made by one job", field="--part", hint="leave it out")
@@ -181,10 +224,7 @@ def generate_benchmark(
         )
         read = {**vars(paths), "codes": paths.store}
         read.pop("store")
-    if not part:
-        made_of = with_known_digests(sample_inputs(layout, method, benchmark, read), run)
-        write_record(out, made_of=made_of)
-    return {"samples": out, **run}
+    return run, read
 
 
 def time_configured(
@@ -206,7 +246,7 @@ def time_configured(
 
     config = load_config(path)
     changed = {name: value for name, value in given.items() if value is not None}
-    settings = config.timing.model_copy(update=changed)
+    settings = _changed(config.timing, changed)
     methods = settings.methods or timed_methods(config)
     for name in methods:
         config.method(name)

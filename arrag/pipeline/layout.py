@@ -85,7 +85,7 @@ class Layout:
         )
 
     def made_digest(self, path: Path | str) -> str | None:
-        """Digest of what a path is made from, if it is the hub's or ``prepare``'s: none is read."""
+        """Digest of what a path is made from, if it is the hub's or ``assets``': none is read."""
         identity = identity_of(Path(path), self.config.assets)
         return identity and sha256_json(identity)
 

@@ -213,6 +213,7 @@ class ResultPlan:
 
     def _pairs(self, method: str, resolved: ResolvedMethod) -> Artifact:
         given: Inputs = {"tokenizer": self.made(resolved.generator.checkpoint)}
+        given |= self.fetched(resolved.training)
         return Artifact("pairs", _assets(resolved.training), given)
 
     def _trained_on(self, part: str, *needs: str) -> Callable[[str, ResolvedMethod], Artifact]:
@@ -281,13 +282,7 @@ class ResultPlan:
             inputs["reference"] = str(reference / "meta_data.json")
         if statistics := self.layout.statistics(benchmark, metric):
             inputs["statistics"] = str(statistics)
-        extractor = getattr(settings, "extractor", "")
-        if extractor.startswith("mobilenetv2:"):
-            inputs["network"] = str(FEATURE_NETWORK / "manifest.json")
-        elif (
-            extractor and not asset_path(extractor, self.config.assets) and Path(extractor).exists()
-        ):
-            given["network"] = extractor
+        self._add_network(settings, inputs, given)
         own = isinstance(settings, OwnMetric)
         if own:  # there are no statistics of the reference
             given |= self.fetched({"": drawn.reference})
@@ -297,6 +292,15 @@ class ResultPlan:
             "settings": options(settings.options if own else settings.model_dump()),
         }
         return Artifact("scores", inputs, given, arguments)
+
+    def _add_network(self, settings: Any, inputs: Inputs, given: Inputs) -> None:
+        """Add the feature network of a metric to what its command reads."""
+        extractor = getattr(settings, "extractor", "")
+        local = extractor and not asset_path(extractor, self.config.assets)
+        if extractor.startswith("mobilenetv2:"):
+            inputs["network"] = str(FEATURE_NETWORK / "manifest.json")
+        elif local and Path(extractor).exists():
+            given["network"] = extractor
 
     def _add_references(self, benchmark: str) -> None:
         """Add the images that a distribution is compared with, or their statistics."""
@@ -309,10 +313,12 @@ class ResultPlan:
             self.add(reference / "meta_data.json", Artifact("reference", {"assets": ASSETS}, given))
         for metric, settings in drawn.metrics.wanted.items():
             if path := self.layout.statistics(benchmark, metric):
+                inputs: Inputs = {}
                 given = self.fetched(settings, {"": drawn.reference})
+                self._add_network(settings, inputs, given)
                 shown = options(settings.model_dump(exclude={"allow_rank_deficient"}))
                 arguments = {"reference": str(reference), "settings": shown}
-                self.add(path, Artifact("reference-statistics", {}, given, arguments))
+                self.add(path, Artifact("reference-statistics", inputs, given, arguments))
 
 
 def _marks(folder: Path, count: int) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from arrag.config.root import load_config
-from arrag.pipeline.layout import SENTINEL_FILES, Layout
+from arrag.pipeline.layout import RESULTS, SENTINEL_FILES, Layout
 from arrag.pipeline.records import SUFFIX, Record, files_of, read_record, write_record
 from arrag.utils.errors import ArragError, MissingError
 from arrag.utils.hashing import digest_of, sha256_file
@@ -21,7 +21,6 @@ from arrag.utils.hashing import digest_of, sha256_file
 OTHER_ROOTS = ("data", "reports")
 REMEDY = "delete it with its record and make it again with snakemake"
 COMPLETED_BY = {
-    "begun.json": "run.json",
     "manifest.partial.json": "manifest.json",
     "meta.partial.json": "meta.json",
     "run.partial.json": "run.json",
@@ -94,23 +93,22 @@ def verify_results(
         config: A configuration; missing scores of its tables are issues too.
         tick: See ``Verifier``.
     """
+    settings = None if config is None else load_config(config)
     recorded = record_unrecorded(results) if record else []
     found = Verifier(results, full, tick).run()
     found.recorded = recorded
-    if config is not None:
-        settings = load_config(config)
-        layout, make = (
-            Layout(settings, results),
-            f"run `snakemake --cores all --configfile {config}`",
-        )
-        wanted = (
-            score
-            for benchmark in settings.benchmarks
-            for row in settings.row_labels(benchmark)
-            for score in layout.scores(row, benchmark).values()
-        )
-        missing = (score for score in wanted if not score.is_file())
-        found.issues += [Issue(str(score), "missing", make) for score in missing]
+    if settings is not None:
+        layout = Layout(settings)  # names contain digests of paths below RESULTS
+        make = f"run `snakemake --cores all --configfile {config}`"
+        for benchmark in settings.benchmarks:
+            for row in settings.row_labels(benchmark):
+                try:
+                    scores = layout.scores(row, benchmark).values()
+                except ArragError as error:
+                    found.issues.append(Issue(f"{config}: {row}", str(error), make))
+                    continue
+                files = (results / score.relative_to(RESULTS) for score in scores)
+                found.issues += [Issue(str(f), "missing", make) for f in files if not f.is_file()]
     return found
 
 

@@ -32,7 +32,9 @@ class TableRow:
 
     key: str
     label: str
-    paper_key: str | None = None  # the paper's row for the same method (config/paper_tables.yaml)
+    paper_key: str | None = (
+        None  # the paper's row for the same method (arrag/config/paper_tables.yaml)
+    )
     kind: Literal["method", "ceiling"] = "method"
     baseline: str | None = None  # key of the row that this row is compared with
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from arrag.utils.errors import ArragError, FormatError, MismatchError, MissingError
 from arrag.utils.readers import short_message
+from arrag.utils.resource_errors import is_out_of_memory
 
 SHOWN = 5
 """Keys named in an error; a wrong checkpoint has thousands."""
@@ -36,6 +37,8 @@ def loading(path: str | Path, what: str, hint: str = "download its files again")
     except ArragError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):  # the file is not at fault
+            raise
         message = f"cannot be read as {what} ({short_message(error)})"
         raise FormatError(message, path=path, hint=hint) from error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from arrag.utils.outputs import clear_leftovers
+
+
+class _Held(threading.local):
+    """Outputs that the thread has locked."""
+
+    def __init__(self) -> None:
+        self.paths: set[Path] = set()
+
+
+_held = _Held()
 
 
 def _acquire(path: Path, message: str) -> FileLock | None:
@@ -42,15 +53,20 @@ def output_lock(path: str | Path) -> Iterator[None]:
     """Be the only writer of a result: wait for another process that writes it.
 
     The one that waited finds what the other made. Temporary files that killed writers left are
-    removed.
+    removed. The thread that holds the lock may take it again.
     """
     path = Path(os.path.abspath(path))
+    if path in _held.paths:
+        yield
+        return
     file = path.with_name(f".{path.name}.lock")
     lock = _acquire(file, f"{path} is being written by another process; waiting for its end")
+    _held.paths.add(path)
     try:
         clear_leftovers(path)
         yield
     finally:
+        _held.paths.discard(path)
         if lock is not None:
             file.unlink(missing_ok=True)  # those that wait notice, and lock a new one
             lock.release()

@@ -32,21 +32,42 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(os.path.realpath(path))
     check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    temporary = holder / path.name
-    lock = _try_lock(holder)  # it ends with the process, however that ends
+    holder, lock = _locked_holder(path)
+    temporary, old = holder / path.name, holder / f"{path.name}.old"
     try:
         yield temporary
         if temporary.is_dir():
             _list_files(temporary)
         check_replaceable(path, by_folder=temporary.is_dir())
-        if path.is_dir():
-            # A directory cannot be replaced in one step: move the old one out of the way first.
-            os.replace(path, holder / f"{path.name}.old")
-        os.replace(temporary, path)
+        try:
+            if path.is_dir():
+                # A directory cannot be replaced in one step: move the old one away first.
+                os.replace(path, old)
+            os.replace(temporary, path)
+        except BaseException:
+            if old.exists() and not os.path.lexists(path):
+                os.replace(old, path)
+            raise
     finally:
         shutil.rmtree(holder, ignore_errors=True)
         if lock is not None:
+            os.close(lock)
+
+
+def _locked_holder(path: Path) -> tuple[Path, int | None]:
+    """Make a temporary folder next to ``path`` and lock it; the lock ends with the process.
+
+    ``clear_leftovers`` of another process may remove the folder before it is locked: then another
+    one is made. The lock is None on a file system without locks.
+    """
+    while True:
+        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        lock = _try_lock(holder)
+        if lock is None and holder.exists():
+            return holder, None
+        if lock is not None:
+            if holder.exists() and os.path.samestat(os.fstat(lock), holder.stat()):
+                return holder, lock
             os.close(lock)
 
 

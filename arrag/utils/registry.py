@@ -60,9 +60,7 @@ class Registry(Generic[T]):
 
     def _target(self, name: str) -> str:
         if name not in self._lazy:
-            raise UnknownNameError(
-                f"unknown {self.kind} {name!r}", field=self.kind, hint=nearest(name, self)
-            )
+            raise unknown_name(self.kind, name, self)
         return self._lazy[name]
 
     def __contains__(self, name: object) -> bool:

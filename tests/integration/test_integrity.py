@@ -261,7 +261,7 @@ def test_a_table_of_other_scores_is_found(here, damaged, capsys):
 
 def test_deleted_inputs_and_unfinished_results_are_notes(here, damaged, capsys):
     damaged(Path("prompts.jsonl"), None)
-    damaged(Path("results/samples/geneval/new-0123456789/begun.json"), b"{}")
+    damaged(Path("results/samples/geneval/new-0123456789/run.partial.json"), b"{}")
     status, found = verified(capsys)
     whats = [note["what"] for note in found["notes"]]
     assert (status, found["issues"]) == (0, []) and len(whats) == 2 * len(ROWS) + 1
@@ -272,7 +272,7 @@ def test_deleted_inputs_and_unfinished_results_are_notes(here, damaged, capsys):
 
 def test_a_folder_that_was_deleted_is_one_issue(here, damaged, capsys):
     old = Path("results/samples/geneval/old-0123456789")
-    for name in ("run.json", "begun.json"):
+    for name in ("run.json", "run.partial.json"):
         damaged(old / name, b"{}")
     write_record(old)
     shutil.rmtree(old)

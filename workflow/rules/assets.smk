@@ -1,6 +1,6 @@
 # What is not in the repository and no stage makes: pinned files of a package index, weights and data
 # of a hub, files by address, and what is converted from them. They are in data/; their names, or the
-# block `prepare`, say what they are, so that everything is planned before they are there.
+# block `assets`, say what they are, so that everything is planned before they are there.
 
 
 # The pictures that the micro world is made of.

@@ -112,13 +112,13 @@ def folder_of_output(wildcards, output):
 
 
 def prepared_paths(folders):
-    """A wildcard's pattern: one of the paths of `prepare` that are folders, or files."""
+    """A wildcard's pattern: one of the paths of `assets` that are folders, or files."""
     names = [name for name, made in CONFIG.assets.items() if made.folder == folders]
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def prepare_inputs(wildcards):
-    """What an entry of `prepare` is made from."""
+    """What an entry of `assets` is made from."""
     sources = sources_of(CONFIG.assets[wildcards.path]).values()
     return [ancient(str(asset_path(path, CONFIG.assets) or path)) for path in sources]
 

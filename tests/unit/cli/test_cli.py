@@ -107,6 +107,13 @@ def test_the_help_loads_no_slow_library():
         (["assets", "get", "hub:nothing"], "NAME"),
         (["config", "check", "missing.yaml"], "missing.yaml"),
         (["index", "info", "missing"], "missing"),
+        (["train", "neighbours", "-k", "5"], "--out"),
+        (["train", "pairs", "--exclude", "x"], "--out"),
+        (["generate", "--benchmark", "geneval", "--method", "daid", "--codes", "x"], "--out"),
+        (["generate", "a", "--method", "daid", "--out", "a.png", "--join"], "--join"),
+        (["score", "distance", "geneval", "a", "b"], "METRIC"),
+        (["fid-stats", "a", "--out", "o", "--metric", "fwd", "--extractor", "clip"], "--extractor"),
+        (["report", "table", "1", "--timing", "x"], "--timing"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_its_place(capsys, words, named):
@@ -144,6 +151,7 @@ def test_a_command_replaces_none_of_its_inputs(capsys, tmp_path):
         words = ["score", "dpg", "--questions", questions, "--answers", questions, "--out", out]
         status, _, err = run(capsys, *words)
         assert status == 2 and "--out" in err
+    assert run(capsys, "db", "scan", questions, "--out", questions)[0] == 2
     assert questions.read_text() == "kept"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter, validators
 
@@ -44,7 +44,7 @@ def signs(*, out: Path, assets: Path = ASSETS) -> None:
 
 @app.command
 def part(
-    name: str,
+    name: Literal["decoder", "lm", "showo-decoder", "showo-lm"],
     /,
     *,
     codes: Path,
@@ -76,7 +76,7 @@ def part(
 
 
 @app.command
-def assemble(name: str, /, *, decoder: Path, lm: Path, out: Path) -> None:
+def assemble(name: Literal["janus", "showo"], /, *, decoder: Path, lm: Path, out: Path) -> None:
     """Join a decoder and a language model as one checkpoint.
 
     Args:
@@ -92,7 +92,7 @@ def assemble(name: str, /, *, decoder: Path, lm: Path, out: Path) -> None:
 
 @app.command
 def judge(
-    name: str,
+    name: Literal["detector", "clip"],
     /,
     *,
     tokenizer: Path,
