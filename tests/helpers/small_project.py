@@ -135,7 +135,8 @@ class SmallProject:
     def left_over(self) -> list[Path]:
         """Hidden files of writers among the results."""
         found = self.path.glob("results/**/.*")
-        return [path for path in found if path.name not in (".run", ".run.lock", ".since")]
+        kept = (".run", ".run.lock", ".since", ".arrag.json")
+        return [path for path in found if path.name not in kept]
 
     def clean(self) -> None:
         """As it was before the first run."""
