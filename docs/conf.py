@@ -23,7 +23,6 @@ html_theme = "furo"
 smartquotes = False  # options begin with two hyphens
 project_copyright = "the arrag developers, Apache-2.0"
 html_title = "arrag"
-html_static_path = ["_static"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
