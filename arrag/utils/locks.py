@@ -86,13 +86,14 @@ class RunLock:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._last_when_planned = self._last_run()
+        self._lock_path = self.path.with_name(f"{self.path.name}.lock")
+        # What is planned while another run works is out of date when that run ends.
+        self._last_when_planned = None if self._is_taken() else self._last_run()
 
     def acquire(self) -> None:
         """Wait until no other run works; restart if one has worked since this one was planned."""
         other = f"another run (process {self._last_run().partition(' ')[0]})"
-        lock_file = self.path.with_name(f"{self.path.name}.lock")
-        self._lock = _acquire(lock_file, f"{other} works in this folder; waiting")
+        self._lock = _acquire(self._lock_path, f"{other} works in this folder; waiting")
         if self._lock is None:
             return
         if self._last_run() != self._last_when_planned:
@@ -100,6 +101,15 @@ class RunLock:
             sys.stderr.flush()
             os.execv(sys.executable, sys.orig_argv)  # the lock ends here
         self.path.write_text(f"{os.getpid()} {time.time_ns()}")
+
+    def _is_taken(self) -> bool:
+        try:
+            with FileLock(self._lock_path, blocking=False, fallback_to_soft=False):
+                return False
+        except Timeout:
+            return True
+        except OSError:
+            return False
 
     def _last_run(self) -> str:
         try:

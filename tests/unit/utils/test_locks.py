@@ -48,3 +48,17 @@ def test_a_folder_that_cannot_be_written_has_no_lock():
 def test_a_first_run_is_noted(tmp_path):
     RunLock(tmp_path / "results/.run").acquire()
     assert (tmp_path / "results/.run").read_text().startswith(f"{os.getpid()} ")
+
+
+def test_a_run_that_was_planned_while_another_worked_plans_anew(tmp_path, monkeypatch):
+    restarted = []
+    monkeypatch.setattr(os, "execv", lambda *words: restarted.append(words))
+    first = RunLock(tmp_path / ".run")
+    first.acquire()
+    second = RunLock(tmp_path / ".run")  # planned after the first noted itself
+    first._lock.release()
+    second.acquire()
+    assert len(restarted) == 1
+    second._lock.release()
+    RunLock(tmp_path / ".run").acquire()
+    assert len(restarted) == 1
