@@ -1,8 +1,8 @@
 """Generators of image tokens: prompts to a state, state and tokens so far to logits.
 
-Imports ``arrag.tokenizers``, ``arrag.data``, ``arrag.config`` and ``arrag.utils``; retrieval and
-decoding are none of its business. Start with :mod:`arrag.backbones.base` (what a backbone is) and
-:mod:`arrag.backbones.janus` (one of them); ``docs/how-to/own-backbone.md`` adds another.
+Imports ``arrag.tokenizers``, ``arrag.data``, ``arrag.config`` and ``arrag.utils``; it knows
+neither retrieval nor the decoding loops. Start with :mod:`arrag.backbones.base` (what a backbone
+is) and :mod:`arrag.backbones.janus` (one of them); ``docs/how-to/own-backbone.md`` adds another.
 """
 
 from importlib import import_module
